@@ -1,0 +1,116 @@
+"""From a config node to a Python object, and back to all of its arguments.
+
+A node is a dict with `_target_` (a dotted path) and arguments; `_partial_: true` leaves the call for
+later. Arguments are bound to the signature before anything runs, so that a misspelt one is found in
+the first second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from decode.core import InputError
+
+# Where things lie and how they are computed; what they are does not change with it.
+PLACES = frozenset({"root", "cache", "device", "offload", "workers"})
+
+
+def locate(path: str, where: str) -> Any:
+    """The object behind a dotted path."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise InputError(f"config.{where}: expected an importable _target_, got {path!r} ({e})") from e
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
+
+
+def _signature(target: Any) -> inspect.Signature:
+    return inspect.signature(target)
+
+
+def check(node: Any, where: str) -> None:
+    """Raise InputError, naming the nearest argument, when a node cannot be bound to its target."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            _check_arguments(node, where)
+        for key, value in node.items():
+            check(value, f"{where}.{key}")
+
+
+def _check_arguments(node: Mapping[str, Any], where: str) -> None:
+    target = locate(node["_target_"], where)
+    signature = _signature(target)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    given = _arguments(node)
+    for name in given:
+        if name not in signature.parameters and not takes_any:
+            near = difflib.get_close_matches(name, signature.parameters, 1)
+            raise InputError(
+                f"config.{where}: {node['_target_']} takes no {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else f"; it takes {list(signature.parameters)}")
+            )
+    if node.get("_partial_"):
+        return
+    missing = [
+        p.name
+        for p in signature.parameters.values()
+        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    missing = [name for name in missing if name not in given]
+    if missing:
+        raise InputError(f"config.{where}: {node['_target_']} needs {missing[0]!r}; add it there")
+
+
+def build(node: Any, where: str = "") -> Any:
+    """The object that a node describes; nested nodes are built first."""
+    if isinstance(node, list):
+        return [build(v, where) for v in node]
+    if not isinstance(node, Mapping):
+        return node
+    built = {k: build(v, f"{where}.{k}") for k, v in _arguments(node).items()}
+    if "_target_" not in node:
+        return built
+    target = locate(node["_target_"], where)
+    if node.get("_partial_"):
+        return partial(target, **built)
+    try:
+        return target(**built)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"config.{where}: {node['_target_']} refused its arguments: {e}") from e
+
+
+def bound(node: Any) -> Any:
+    """The node with every default written out and places left out: what a cache key is made of."""
+    if isinstance(node, list):
+        return [bound(v) for v in node]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {k: bound(v) for k, v in node.items()}
+    signature = _signature(locate(node["_target_"], "node"))
+    defaults = {
+        p.name: p.default for p in signature.parameters.values() if p.default is not inspect.Parameter.empty
+    }
+    everything = {**defaults, **_arguments(node)}
+    kept = {k: bound(_plain(v)) for k, v in everything.items() if k not in PLACES}
+    return {"_target_": node["_target_"], **kept}
+
+
+def _plain(value: Any) -> Any:
+    """Defaults as a config would write them, so that writing one down does not change the key."""
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str | Mapping):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    return repr(value)

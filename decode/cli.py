@@ -1,0 +1,211 @@
+"""The `decode` command: the only file that knows Hydra."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# In a checkout configs/ lies beside the package, in a wheel inside it.
+CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"
+
+HELP = """decode: from brain recordings to what was seen, in one command
+
+  decode [experiment=NAME] [key=value ...]     run what is not yet done, up to the report
+  decode dry=true                              print the plan, touch nothing
+  decode -m experiment=NAME seed=0,1,2         a sweep (launcher=local|joblib|slurm)
+
+Keys: paths.data paths.outputs subjects=[..] seed until=STAGE force=[STAGE,..] dry debug
+Stages: preprocess split features train predict reconstruct evaluate report
+
+Choices (group=choice):
+"""
+
+
+def main() -> None:
+    """Entry point: exit code 0, or 2 with one line for what a researcher can mend."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(HELP + list_choices(CONFIGS))
+        return
+    debug = "debug=true" in [a.lower() for a in arguments]
+    if debug:
+        _hydra()
+        return
+    try:
+        _hydra()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as e:
+        message = explain(e, arguments)
+        if message is None:
+            raise
+        print(f"decode: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def list_choices(configs: Path) -> str:
+    """Every choice of every group, one group per line."""
+    lines = []
+    for group in sorted(p for p in configs.iterdir() if p.is_dir()):
+        names = sorted(str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml"))
+        lines.append(f"  {group.name:<11} {'  '.join(names)}")
+    return "\n".join(lines)
+
+
+def _hydra() -> None:
+    import hydra
+
+    # Hydra would print its own exceptions and exit with 1; ours are printed by main.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(_job)()
+
+
+def _job(composed: Any) -> float | None:
+    """One run: Hydra calls this once, or once per point of a sweep, maybe on another machine."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    config.pop("launcher", None)
+    return run(config)
+
+
+def run(config: dict[str, Any]) -> float | None:
+    """Check the whole config, then plan or execute it; prints the run folder last."""
+    from decode.building import check
+
+    unknown = set(config) - KEYS
+    if unknown:
+        from decode.core import InputError
+
+        raise InputError(f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}")
+    for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines",
+                 "objectives", "trainer", "generator", "metrics"):  # fmt: skip
+        check(config[node], node)
+    from decode.pipeline import Run, execute
+
+    planned = Run(config)
+    if config["dry"]:
+        for task in planned.tasks:
+            print(f"{'done' if planned.is_done(task) else 'to do':<6} {task.stage.name:<12} {task.folder}")
+        return None
+    _quiet()
+    print(f"decode {config['name']}", file=sys.stderr)
+    folder = execute(
+        planned,
+        until=config["until"],
+        force=config["force"],
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    return _tell(planned, folder, config)
+
+
+KEYS = frozenset(
+    "paths name subjects seed until force dry debug data preprocess scaler splits protocol targets "
+    "encoder baselines objectives trainer generator metrics compute".split()
+)
+
+
+def _tell(planned: Any, folder: Path, config: dict[str, Any]) -> float | None:
+    """Print the table of scores, when there is one, and the folder; returns the first score."""
+    from decode.store import read_json
+
+    first = None
+    if config["until"] in ("evaluate", "report"):
+        from decode.report.table import score_table
+
+        summary = read_json(planned.folder("evaluate") / "summary.json")
+        print(score_table(summary, simulated=planned.dataset.facts.simulated))
+        first = summary[0]["value"] if summary else None
+    print(folder.resolve())
+    return first
+
+
+def _quiet() -> None:
+    """Libraries may warn in a log, not between our lines."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"(mne|nilearn|diffusers|transformers|lightning)")
+    for name in ("mne", "diffusers", "transformers", "lightning", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def explain(error: BaseException, arguments: list[str]) -> str | None:
+    """One line for errors that the researcher can mend, None for faults of ours."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for e in chain:
+        kind = type(e).__name__
+        if kind == "InputError":
+            return " ".join(str(e).split())
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            return (
+                f"the disk is full ({e.filename or 'while writing'}); free space or set paths.outputs "
+                "to another disk, then run the same command again"
+            )
+        if isinstance(e, PermissionError):
+            return f"no permission for {e.filename}; set paths.outputs to a folder that can be written"
+        if kind == "MissingConfigException":
+            return _missing_choice(str(e))
+        if kind == "MissingMandatoryValue":
+            return f"{' '.join(str(e).split())}; choose one, for example with experiment=quickstart"
+        if kind in ("ConfigCompositionException", "ConfigAttributeError", "ConfigKeyError"):
+            return _misspelt(e, arguments)
+        if kind in ("OverrideParseException", "HydraException", "ConfigTypeError", "ValidationError",
+                    "InterpolationKeyError"):  # fmt: skip
+            return " ".join(str(e).split())
+    return None
+
+
+def _missing_choice(message: str) -> str:
+    """`Could not find 'experiment/quikstart'` -> the nearest choice of that group."""
+    found = re.search(r"find '([\w/]+)/([^/']+)'", message)
+    if not found:
+        return " ".join(message.split())
+    group, name = found.group(1).split("/")[0], found.group(0).split("'")[1].split("/", 1)[1]
+    folder = CONFIGS / group
+    choices = sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml"))
+    return f"{group}: expected one of its choices, got {name!r}; {_nearest(name, choices)}"
+
+
+def _misspelt(error: BaseException, arguments: list[str]) -> str:
+    text = " ".join(str(error).split())
+    found = re.search(r"Key '([^']+)' is not in struct", text) or re.search(
+        r"Could not override '([^']+)'", text
+    )
+    if not found:
+        return text
+    wrong = found.group(1).split(".")[-1]
+    full = next((a.split("=")[0] for a in arguments if wrong in a.split("=")[0]), wrong)
+    return f"unknown key {full!r}; {_nearest(wrong, _all_keys())}"
+
+
+def _all_keys() -> list[str]:
+    groups = [p.name for p in CONFIGS.iterdir() if p.is_dir()]
+    words = re.findall(r"^\s*([a-z_]+):", "\n".join(p.read_text() for p in CONFIGS.rglob("*.yaml")), re.M)
+    return sorted({*KEYS, *groups, *words, "experiment"})
+
+
+def _nearest(word: str, choices: Any) -> str:
+    near = difflib.get_close_matches(word, list(choices), 1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"choices: {', '.join(sorted(choices))}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Read me first: the nouns of the house and the contracts of its six rooms.
+
+A *data* plug-in turns raw files into recordings and stimuli, a *target* turns stimuli into vectors,
+an *encoder* turns windows of brain signal into predicted vectors, an *objective* says how wrong they
+are, a *generator* turns predicted vectors into media, and a *metric* turns all of it into rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["image", "text", "audio", "video", "mesh", "event"]
+Modality = Literal["fmri", "eeg", "meg", "ieeg"]
+Shape = tuple[int, ...]
+Tensors = dict[str, Tensor]
+
+
+class InputError(Exception):
+    """Something the researcher can mend; the command prints it as one line and exits with 2.
+
+    The message says what was expected, what came, which file or key, and what to do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Stimulus:
+    """Something shown or played; `uid` is stable across subjects and runs.
+
+    `start` and `duration` are seconds inside the file; `labels` are known facts about it (category,
+    number, concept) that a target, a split or a metric may name. Clips of one `block` share context,
+    so a block never crosses a split. An `event` has neither file nor text, only labels.
+    """
+
+    uid: str
+    kind: Kind
+    path: str | None = None
+    text: str | None = None
+    start: float = 0.0
+    duration: float | None = None
+    block: str | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Hash of the content itself, so that equal stimuli share features whatever they are called."""
+        h = hashlib.sha256()
+        if self.path is not None:
+            try:
+                h.update(Path(self.path).read_bytes())
+            except OSError as e:
+                raise InputError(
+                    f"stimulus {self.uid!r}: expected a readable file at {self.path}, got "
+                    f"{e.strerror or e}; put the file there or correct the events that name it"
+                ) from e
+        for part in (self.text, self.start, self.duration, sorted(self.labels.items())):
+            h.update(repr(part).encode())
+        return h.hexdigest()[:20]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """One run of one subject.
+
+    `signal` is (time, channel) float32 in SI units (V, T) or percent signal change, maybe a memmap;
+    `sfreq` in Hz is 1/TR for BOLD and 1.0 when each sample is one trial (beta maps).
+    `channels` has one row per channel: name, kind, x, y, z (m; nan = unknown), roi ("" = none).
+    `events` has one row per trial: onset (s), duration (s), stimulus (uid), split ("train", "test" or
+    "" when nothing is published) and any label columns.
+    """
+
+    subject: str
+    session: str
+    run: str
+    modality: Modality
+    signal: np.ndarray
+    sfreq: float
+    channels: pd.DataFrame
+    events: pd.DataFrame
+
+    @property
+    def where(self) -> str:
+        """How messages name this recording."""
+        return f"subject {self.subject}, session {self.session or '-'}, run {self.run or '-'}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The passport of a signal: all that an encoder needs to be built.
+
+    `positions` is (channel, 3) in metres, nan where unknown; `rois` names a region per channel.
+    """
+
+    modality: Modality
+    names: tuple[str, ...]
+    positions: np.ndarray
+    rois: tuple[str, ...]
+    sfreq: float
+    n_times: int
+
+    @property
+    def n_channels(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Trials on their way to an encoder.
+
+    `brain` is (batch, channel, time) float32, zero-padded to the widest subject; `targets` maps a
+    name to (batch, *shape) and is empty for self-supervision; `subject` and `stimulus` are
+    (batch,) int64 - equal stimulus numbers are the same stimulus: positives, never negatives;
+    `trial` is (batch,) int64, the row of `Trials.table`.
+    """
+
+    brain: Tensor
+    targets: Tensors
+    subject: Tensor
+    stimulus: Tensor
+    trial: Tensor
+
+    def __len__(self) -> int:
+        return len(self.brain)
+
+    def _map(self, move: Any) -> Batch:
+        new = {f.name: move(getattr(self, f.name)) for f in fields(self) if f.name != "targets"}
+        return replace(self, targets={k: move(v) for k, v in self.targets.items()}, **new)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        return self._map(lambda x: x.pin_memory())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Media:
+    """Something made or shown: an image (3, h, w) in [0, 1], audio (channel, sample) in [-1, 1],
+    video (frame, 3, h, w), mesh (point, 3 or 6) or text; `rate` is samples or frames per second.
+    """
+
+    kind: Kind
+    data: Tensor | str
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind != "image" or isinstance(self.data, str):
+            return
+        if self.data.ndim != 3 or self.data.shape[0] != 3:
+            raise ValueError(f"an image is (3, h, w), got {tuple(self.data.shape)}")
+        if not bool(torch.isfinite(self.data).all()):
+            raise ValueError("an image holds NaN or infinite values")
+        if self.data.min() < 0 or self.data.max() > 1:
+            raise ValueError(
+                f"an image lies in [0, 1], got [{self.data.min():.3g}, {self.data.max():.3g}]"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What only a simulation knows: the noiseless response to each stimulus, and the noise.
+
+    `stimuli` are uids; `response` is (stimulus, feature), the expected preprocessed response of a
+    single trial; `noise` is (feature,), the noise variance of one such trial, after an orthogonal
+    change of axes that makes the noise white where needed. `approximation` says what was left out.
+    """
+
+    stimuli: tuple[str, ...]
+    response: np.ndarray
+    noise: np.ndarray
+    approximation: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Results:
+    """Everything that a metric may look at: test rows only, pooled over folds.
+
+    `trials` has one row per prediction (subject, stimulus, split, fold, label columns); `predicted`
+    and `truth` map a target to (row, *shape); `shown` and `made` are aligned with the rows;
+    `made` is None when nothing was generated.
+    """
+
+    trials: pd.DataFrame
+    predicted: Tensors
+    truth: Tensors
+    shown: Sequence[Stimulus]
+    made: Sequence[Media] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a data set declares about itself and a test recomputes; None where it varies."""
+
+    citation: str
+    licence: str
+    modality: Modality
+    n_subjects: int | None = None
+    n_channels: int | None = None
+    sfreq: float | None = None
+    n_stimuli: int | None = None
+    n_trials: int | None = None
+    simulated: bool = False
+
+
+class Dataset(Protocol):
+    """Raw files -> recordings and stimuli. Raises InputError for missing or broken files."""
+
+    facts: ClassVar[Facts]
+    subjects: tuple[str, ...]
+
+    def recordings(self, subject: str) -> Iterator[Recording]: ...
+
+    def stimuli(self) -> Mapping[str, Stimulus]: ...
+
+    def truth(self, subject: str) -> Truth | None:
+        """The noiseless response where it is known (simulations), else None."""
+        ...
+
+
+class Target(Protocol):
+    """Stimuli -> (n, *shape) on the CPU; the same input always gives the same output."""
+
+    accepts: ClassVar[frozenset[Kind]]
+
+    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor: ...
+
+
+class Encoder(nn.Module):
+    """A batch of brain windows -> one prediction per target.
+
+    Subclasses take `(layouts: Mapping[subject, Layout], shapes: Mapping[target, Shape], *, knobs)`.
+    The order of `layouts` is the meaning of `Batch.subject`.
+    """
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        """Solve what has a closed form, from training rows (validation rows may choose strengths)."""
+
+    def forward(self, batch: Batch) -> Tensors:
+        """Predictions (batch, *shape) per target: always the inference meaning."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it predicts")
+
+    def embed(self, targets: Tensors) -> Tensors:
+        """The stimulus side of a two-sided model; the identity unless a model says otherwise."""
+        return targets
+
+
+class Objective(nn.Module):
+    """(encoder, batch, progress) -> named, weighted loss terms; the trainer minimises their sum.
+
+    `progress` runs from 0 to 1 over training. Calling `encoder(batch)` twice with the same batch
+    costs one forward pass.
+    """
+
+    def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
+        raise NotImplementedError(f"{type(self).__name__} must say what it minimises")
+
+
+class Generator:
+    """Predictions -> one Media per row."""
+
+    makes: ClassVar[Kind] = "image"
+    needs: tuple[str, ...] = ()
+
+    def check(self, shapes: Mapping[str, Shape]) -> None:
+        """Raise InputError, before any training, when the targets' shapes do not fit."""
+        missing = [name for name in self.needs if name not in shapes]
+        if missing:
+            raise InputError(
+                f"generator {type(self).__name__} needs targets {list(self.needs)}, the experiment has "
+                f"{sorted(shapes)}; add a target named {missing[0]!r} or choose another generator"
+            )
+
+    def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
+        """Learn from the fold's training stimuli and their targets (stimulus, *shape), if it must."""
+
+    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
+        """One Media per row of `predicted`; row i depends on its prediction and seeds[i] only."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it generates")
+
+
+class Metric(Protocol):
+    """Results -> rows: metric, subject, trial (row of results.trials), value, chance[, better].
+
+    `looks_at` says whether it reads predictions or made media; `better` is "higher" or "lower".
+    A score is the mean of its rows.
+    """
+
+    looks_at: Literal["predictions", "media"]
+
+    def __call__(self, results: Results) -> pd.DataFrame: ...

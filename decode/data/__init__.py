@@ -1,0 +1,1 @@
+"""Raw files -> recordings and stimuli: one file per data set."""

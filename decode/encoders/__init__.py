@@ -1,0 +1,1 @@
+"""Brain windows -> predicted vectors: one file per encoder."""

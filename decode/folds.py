@@ -1,0 +1,72 @@
+"""A fold as stages see it: which trials, stimuli and features belong to which part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from decode.core import InputError
+from decode.store import FeatureStore
+from decode.trials import Trials
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How repeats are used, and whether predictions may look at the test set as a whole.
+
+    `train_repeats` and `test_repeats` are "single" (every trial by itself), "before" (average the
+    brain, then predict) or, for the test part, "after" (predict single trials, then average).
+    `rescale: transductive` gives predictions the mean and spread of the training targets using the
+    statistics of all test predictions; such scores are stamped TEST-CONDITIONED.
+    """
+
+    train_repeats: str = "single"
+    test_repeats: str = "before"
+    rescale: str = "none"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "train_repeats": ("single", "before"),
+            "test_repeats": ("single", "before", "after"),
+            "rescale": ("none", "transductive"),
+        }
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"protocol.{name}: expected one of {list(choices)}, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def test_conditioned(self) -> bool:
+        return self.rescale == "transductive"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What train and predict read: trials, their stimuli, the features of each target, the split."""
+
+    trials: Trials
+    digests: Mapping[str, str]
+    features: Mapping[str, FeatureStore]
+    manifest: pd.DataFrame
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: store.shape for name, store in self.features.items()}
+
+    def folds(self) -> list[tuple[str, int]]:
+        pairs = self.manifest[["split", "fold"]].drop_duplicates()
+        return [(str(s), int(f)) for s, f in pairs.itertuples(index=False)]
+
+    def part(self, split: str, fold: int, part: str) -> Trials:
+        """The trials of one part of one fold, and nothing else."""
+        m = self.manifest
+        rows = m.loc[(m["split"] == split) & (m["fold"] == fold) & (m["part"] == part), "row"]
+        return self.trials.take(rows.to_numpy())
+
+
+def fold_folder(out: Path, split: str, fold: int) -> Path:
+    return out / f"{split}-{fold:02d}"

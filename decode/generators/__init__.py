@@ -1,0 +1,1 @@
+"""Predicted vectors -> media: one file per generator."""

@@ -1,0 +1,1 @@
+"""Results -> rows of scores: one file per family."""

@@ -1,0 +1,1 @@
+"""A recording -> windows, with nothing fitted across runs."""

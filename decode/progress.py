@@ -1,0 +1,15 @@
+"""Progress bars that only show when something takes longer than two seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
+    """Yield `items`, drawing a bar on standard error once two seconds have passed."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=label, total=total, delay=2.0, dynamic_ncols=True, leave=False)

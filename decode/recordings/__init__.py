@@ -1,0 +1,1 @@
+"""Reading raw recordings of one modality, shared by the data sets that hold them."""

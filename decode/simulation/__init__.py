@@ -1,0 +1,1 @@
+"""Participants who look at drawn scenes: known physics, known noise."""

@@ -1,0 +1,170 @@
+"""Which trials are trained on, validated on and tested on: made before anything is fitted.
+
+Each function takes the table of all trials (subject, session, run, stimulus, split and any label
+columns) and returns folds. Parts are made of whole groups of the column `by`, so that nothing named
+there (a stimulus, a concept, a run, a block) is on both sides; validation groups come out of the
+training groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError
+
+UNUSED, TRAIN, VALIDATION, TEST = "", "train", "validation", "test"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """`part` is (trial,) of "train", "validation", "test" or "" (left out); `by` names its groups."""
+
+    part: np.ndarray
+    by: str
+
+
+def published(
+    table: pd.DataFrame, *, by: str = "stimulus", validation: float = 0.1, seed: int = 0
+) -> list[Fold]:
+    """The split that the data set itself declares in the events' `split` column."""
+    part = table["split"].to_numpy(dtype=object).copy()
+    unknown = set(part) - {TRAIN, TEST, UNUSED}
+    if unknown or TEST not in part or TRAIN not in part:
+        raise InputError(
+            f"split 'published' expects 'train' and 'test' in the events' split column, got "
+            f"{sorted(set(map(str, part)))}; choose split=kfold or split=leave_one_run_out"
+        )
+    return [Fold(_hold_out(part, _groups(table, by), validation, seed), by)]
+
+
+def kfold(
+    table: pd.DataFrame,
+    *,
+    folds: int = 10,
+    by: str = "stimulus",
+    validation: float = 0.1,
+    contiguous: bool = False,
+    within: str | None = None,
+    seed: int = 0,
+) -> list[Fold]:
+    """`folds` folds over all trials; each group of `by` is tested once.
+
+    `contiguous` keeps groups in the order of the table instead of shuffling them; `within` deals the
+    groups of each value of a column (a subject) separately, so that every fold tests all of them.
+    """
+    groups = _groups(table, by)
+    keys = groups if within is None else table[within].astype(str).to_numpy() + "\0" + groups
+    strata = np.zeros(len(table), int) if within is None else pd.factorize(table[within])[0]
+    fold_of: dict[str, int] = {}
+    rng = np.random.default_rng(seed)
+    for stratum in np.unique(strata):
+        names = pd.unique(pd.Series(keys[strata == stratum]))
+        if len(names) < folds:
+            raise InputError(
+                f"split kfold: {folds} folds asked for, but only {len(names)} groups of {by!r}"
+                f"{f' within one {within}' if within else ''}; lower `folds` or choose another `by`"
+            )
+        names = names if contiguous else rng.permutation(names)
+        for fold, chunk in enumerate(np.array_split(names, folds)):
+            fold_of.update(dict.fromkeys(chunk, fold))
+    number = np.array([fold_of[k] for k in keys])
+    made = []
+    for fold in range(folds):
+        part = np.where(number == fold, TEST, TRAIN).astype(object)
+        made.append(Fold(_hold_out(part, groups, validation, seed + fold), by))
+    return made
+
+
+def leave_one_out(
+    table: pd.DataFrame, *, by: str = "run", validation: float = 0.1, seed: int = 0
+) -> list[Fold]:
+    """One fold per group of `by` (a run, a session, a subject): tested on it, trained on the others."""
+    groups = _groups(table, by)
+    names = pd.unique(pd.Series(groups))
+    if len(names) < 3:
+        raise InputError(
+            f"leaving one {by} out needs at least 3 of them, the data have {len(names)}; "
+            "choose split=kfold"
+        )
+    folds = []
+    for i, name in enumerate(names):
+        part = np.where(groups == name, TEST, TRAIN).astype(object)
+        folds.append(Fold(_hold_out(part, groups, validation, seed + i), by))
+    return folds
+
+
+def _groups(table: pd.DataFrame, by: str) -> np.ndarray:
+    if by not in table.columns:
+        raise InputError(
+            f"a split by {by!r} needs that column in the trials; they have {sorted(table.columns)}"
+        )
+    return table[by].astype(str).to_numpy(dtype=object)
+
+
+def _hold_out(part: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Move a share of the training groups to validation; 0 leaves none."""
+    if not 0 <= share < 1:
+        raise InputError(f"validation is a share of the training groups in [0, 1), got {share}")
+    names = pd.unique(pd.Series(groups[part == TRAIN]))
+    n = round(share * len(names))
+    if n == 0:
+        return part
+    chosen = np.random.default_rng([seed, 7]).choice(names, n, replace=False)
+    part = part.copy()
+    part[(part == TRAIN) & np.isin(groups, chosen)] = VALIDATION
+    return part
+
+
+def manifest(table: pd.DataFrame, splits: dict[str, Sequence[Fold]]) -> pd.DataFrame:
+    """One row per trial, split and fold: row (of the trials), split, fold, by and part."""
+    rows = []
+    for name, folds in splits.items():
+        for number, fold in enumerate(folds):
+            check(table, fold, name=f"{name}, fold {number}")
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "row": np.arange(len(table)),
+                        "subject": table["subject"].to_numpy(),
+                        "stimulus": table["stimulus"].to_numpy(),
+                        "split": name,
+                        "fold": number,
+                        "by": fold.by,
+                        "part": fold.part.astype(str),
+                    }
+                )
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def check(table: pd.DataFrame, fold: Fold, *, name: str) -> None:
+    """Refuse a fold in which a group of `by`, or a block of shared context, is on two sides."""
+    for column in dict.fromkeys([fold.by, "block"]):
+        if column not in table.columns:
+            continue
+        known = table[column].notna().to_numpy()
+        values = table[column].astype(str).to_numpy()
+        for one, other in ((TRAIN, TEST), (VALIDATION, TEST), (TRAIN, VALIDATION)):
+            both = set(values[known & (fold.part == one)]) & set(values[known & (fold.part == other)])
+            if both:
+                raise InputError(
+                    f"split {name}: {column} {sorted(both)[0]!r} is in {one} and in {other} "
+                    f"({len(both)} such); split by {column!r} so that parts share none"
+                )
+    for part in (TRAIN, TEST):
+        if not (fold.part == part).any():
+            raise InputError(f"split {name}: its {part} part is empty; choose another split")
+
+
+def digest(manifest_table: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Hash that names a split in every score: which trial is in which part of which fold."""
+    who = [c for c in ("subject", "session", "run", "onset", "stimulus") if c in table.columns]
+    h = hashlib.sha256()
+    h.update(table[who].astype(str).to_csv(index=False).encode())
+    h.update(manifest_table[["row", "split", "fold", "part"]].to_csv(index=False).encode())
+    return h.hexdigest()[:12]

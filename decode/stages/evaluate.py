@@ -1,0 +1,225 @@
+"""evaluate: predictions, pictures and their controls -> rows of scores, and their summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from decode.bootstrap import interval
+from decode.ceiling import retrieval_ceiling
+from decode.core import Dataset, Media, Metric, Results, Stimulus
+from decode.folds import fold_folder
+from decode.progress import progress
+from decode.stages.predict import pooled
+from decode.stages.reconstruct import read_pictures
+from decode.store import Frame, write_json, write_table
+
+SHUFFLES = {"predictions": 20, "media": 4}
+CONTROLS = ("oracle", "prior", "mean_image", "nearest_image")
+ALL_SUBJECTS = "all"
+
+
+def run(
+    out: Path,
+    *,
+    predicted: Path,
+    made: Path | None,
+    stimuli: Mapping[str, Stimulus],
+    metrics: Mapping[str, Metric],
+    baselines: Sequence[str],
+    split: Mapping[str, Any],
+    dataset: Dataset,
+    test_conditioned: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Fill `out` with scores.parquet (a row per metric, subject and trial) and summary.json."""
+    parts = []
+    for name in split["by"]:
+        frame = pooled(predicted, name)
+        for control, results in sources(frame, predicted, made, stimuli, baselines, name):
+            parts.append(_score(results, metrics, control, seed))
+    scores = pd.concat([p for p in parts if len(p)], ignore_index=True)
+    write_table(out / "scores.parquet", scores)
+    summary = summarise(scores, split, test_conditioned=test_conditioned, seed=seed)
+    add_ceilings(summary, scores, dataset, seed=seed)
+    write_json(out / "summary.json", summary)
+    return {"n_scores": len(scores)}
+
+
+def sources(
+    frame: Frame,
+    predicted: Path,
+    made: Path | None,
+    stimuli: Mapping[str, Stimulus],
+    baselines: Sequence[str],
+    split: str,
+) -> Iterator[tuple[str, Results]]:
+    """(control, Results): "" for the decoder itself, then baselines and picture controls."""
+    shown = [stimuli[u] for u in frame.table["stimulus"]]
+    truth = _tensors(frame, "truth")
+
+    def pictures(source: str) -> list[Media] | None:
+        return None if made is None else pooled_pictures(frame.table, made, split, source)
+
+    for source in ("encoder", *baselines):
+        name, folder = ("", "decoded") if source == "encoder" else (source, source)
+        yield name, Results(frame.table, _tensors(frame, source), truth, shown, pictures(folder))
+    for control in CONTROLS:
+        media = pictures(control)
+        if media:
+            yield control, Results(frame.table, {}, {}, shown, media)
+
+
+def _tensors(frame: Frame, source: str) -> dict[str, torch.Tensor]:
+    prefix = f"{source}."
+    return {
+        k[len(prefix) :]: torch.from_numpy(np.array(v))
+        for k, v in frame.arrays.items()
+        if k.startswith(prefix)
+    }
+
+
+def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) -> list[Media] | None:
+    """Pictures of one source in the order of the pooled table; None where there are none."""
+    media: list[Media] = []
+    for fold, rows in table.groupby("fold", sort=False):
+        folder = fold_folder(made, split, int(str(fold))) / source
+        if not folder.is_dir():
+            return None
+        media += read_pictures(folder, len(rows))
+    return media
+
+
+def _score(
+    results: Results, metrics: Mapping[str, Metric], control: str, seed: int
+) -> pd.DataFrame:
+    """Rows of all metrics that apply; the decoder's own are followed by shuffled pairs."""
+    rows = []
+    for name, metric in progress(metrics.items(), f"evaluate {control or 'decoded'}", total=len(metrics)):
+        applies = results.made is not None if metric.looks_at == "media" else bool(results.predicted)
+        if not applies:
+            continue
+        rows.append(_labelled(metric(results), results, control))
+        if not control:
+            shuffled = [
+                _labelled(metric(shuffle(results, seed + i)), results, "shuffled")
+                for i in range(SHUFFLES[metric.looks_at])
+            ]
+            keys = [c for c in shuffled[0].columns if c not in ("value", "chance")]
+            every = pd.concat(shuffled)
+            rows.append(every.groupby(keys, sort=False, dropna=False).mean().reset_index())
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _labelled(rows: pd.DataFrame, results: Results, control: str) -> pd.DataFrame:
+    """Add split, fold and stimulus of each row, and the control in front of the metric's name."""
+    table = results.trials
+    at = rows["trial"].to_numpy(int)
+    better = rows["better"] if "better" in rows else "higher"
+    return rows.assign(
+        metric=[f"{control}/{m}" if control else m for m in rows["metric"]],
+        split=table["split"].to_numpy()[at],
+        fold=table["fold"].to_numpy()[at],
+        stimulus=table["stimulus"].to_numpy()[at],
+        repeats=table["repeats"].to_numpy()[at],
+        better=better,
+    )
+
+
+def shuffle(results: Results, seed: int) -> Results:
+    """Pair every trial with the prediction and the picture of another trial of the same subject."""
+    rng = np.random.default_rng([seed, 11])
+    order = np.arange(len(results.trials))
+    for rows in results.trials.groupby("subject", sort=False).indices.values():
+        order[rows] = rng.permutation(rows)
+    index = torch.from_numpy(order)
+    return replace(
+        results,
+        predicted={k: v[index] for k, v in results.predicted.items()},
+        made=None if results.made is None else [results.made[i] for i in order],
+    )
+
+
+def summarise(
+    scores: pd.DataFrame, split: Mapping[str, Any], *, test_conditioned: bool, seed: int
+) -> list[dict[str, Any]]:
+    """One object per metric, split and subject, and over all subjects, with a 95 % interval."""
+    summary = []
+    for (name, metric), rows in scores.groupby(["split", "metric"], sort=False):
+        subjects = list(rows["subject"].unique())
+        parts = [(s, rows[rows["subject"] == s]) for s in subjects]
+        if len(subjects) > 1:
+            parts.append((ALL_SUBJECTS, rows))
+        for subject, part in parts:
+            value, low, high = interval(part, seed=seed)
+            summary.append(
+                {
+                    "metric": metric,
+                    "subject": subject,
+                    "n": len(part),
+                    "value": value,
+                    "chance": _mean(part["chance"]),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "better": part["better"].iloc[0],
+                    "split": name,
+                    "split_hash": split["hashes"][name],
+                    "n_fits": int(part["fold"].nunique()),
+                    "test_conditioned": test_conditioned,
+                    "ceiling": None,
+                }
+            )
+    return summary
+
+
+def _mean(values: pd.Series) -> float | None:
+    mean = float(values.mean())
+    return mean if np.isfinite(mean) else None
+
+
+def add_ceilings(
+    summary: list[dict[str, Any]], scores: pd.DataFrame, dataset: Dataset, *, seed: int
+) -> None:
+    """Fill `ceiling`: the ideal observer for retrieval where the truth is known (simulations), the
+    generator driven by the true targets for picture metrics.
+    """
+    oracle = {
+        (r["split"], r["subject"], r["metric"].removeprefix("oracle/")): r["value"]
+        for r in summary
+        if r["metric"].startswith("oracle/")
+    }
+    for row in summary:
+        row["ceiling"] = oracle.get((row["split"], row["subject"], row["metric"]))
+    top = [r for r in summary if r["metric"].startswith("retrieval_top")]
+    for row in top:
+        subjects = [row["subject"]] if row["subject"] != ALL_SUBJECTS else None
+        part = scores[(scores["split"] == row["split"]) & (scores["metric"] == row["metric"])]
+        row["ceiling"] = _retrieval_ceiling(part, subjects, dataset, row["metric"], seed)
+
+
+def _retrieval_ceiling(
+    part: pd.DataFrame, subjects: list[str] | None, dataset: Dataset, metric: str, seed: int
+) -> float | None:
+    values = []
+    for subject in subjects or list(part["subject"].unique()):
+        truth = dataset.truth(subject)
+        if truth is None:
+            return None
+        mine = part[part["subject"] == subject]
+        repeats = int(mine["repeats"].iloc[0])
+        values.append(
+            retrieval_ceiling(
+                truth,
+                list(mine["stimulus"].unique()),
+                repeats=repeats,
+                k=int(metric.removeprefix("retrieval_top")),
+                seed=seed,
+            )
+        )
+    return float(np.mean(values))

@@ -1,0 +1,150 @@
+"""predict: open the test part once, with the weights of its fold."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from decode.core import Encoder, InputError, Tensors
+from decode.folds import Inputs, Protocol, fold_folder
+from decode.scalers import Scaler
+from decode.splits import TEST, TRAIN
+from decode.stages.train import MakeEncoder
+from decode.store import Frame, read_tensors
+from decode.trials import Trials
+
+BATCH = 256
+
+
+def run(
+    out: Path,
+    *,
+    inputs: Inputs,
+    trained: Path,
+    scaler: Scaler,
+    encoders: Mapping[str, MakeEncoder],
+    protocol: Protocol,
+    device: str,
+) -> dict[str, Any]:
+    """One Frame per fold: `<encoder>.<target>` predictions and `truth.<target>` per test trial."""
+    for split, fold in inputs.folds():
+        done = fold_folder(out, split, fold)
+        if done.exists():
+            continue
+        weights = fold_folder(trained, split, fold)
+        states = load_scaler(weights)
+        test = inputs.part(split, fold, TEST).scale(scaler, states)
+        if protocol.test_repeats == "before":
+            test = test.average("stimulus")
+        table = test.table.assign(split=split, fold=fold).drop(columns="start")
+        arrays: dict[str, np.ndarray] = {}
+        for name, make in encoders.items():
+            encoder = load_encoder(make, inputs, weights / f"{name}.safetensors").to(device)
+            predicted, truth = predict(encoder, test, inputs, device)
+            if protocol.rescale == "transductive":
+                train = inputs.part(split, fold, TRAIN)
+                predicted = rescale_by_test(predicted, _training_truth(encoder, train, inputs, device))
+            if name == "encoder":
+                arrays |= {f"truth.{k}": v for k, v in truth.items()}
+            arrays |= {f"{name}.{k}": v for k, v in predicted.items()}
+        frame = Frame(table, arrays)
+        if protocol.test_repeats == "after":
+            frame = average_rows(frame)
+        part = done.with_name(done.name + ".part")
+        frame.write(part)
+        os.replace(part, done)
+    return {"n_folds": len(inputs.folds())}
+
+
+def load_scaler(weights: Path) -> dict[str, dict[str, np.ndarray]]:
+    # A scaler without state saves nothing: an absent subject has an empty state.
+    states: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for name, value in read_tensors(weights / "scaler.safetensors").items():
+        subject, _, key = name.partition("/")
+        states[subject][key] = value.numpy()
+    return states
+
+
+def load_encoder(make: MakeEncoder, inputs: Inputs, path: Path) -> Encoder:
+    """An encoder with saved weights; InputError when data and weights do not fit."""
+    encoder = make(inputs.trials.layouts, inputs.shapes)
+    saved = read_tensors(path)
+    try:
+        encoder.load_state_dict(saved)
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())[:300]
+        raise InputError(
+            f"{path}: saved weights do not fit the data or the encoder ({reason}); "
+            "train again with force=[train] or choose the data it was trained on"
+        ) from e
+    return encoder.eval()
+
+
+@torch.no_grad()
+def predict(
+    encoder: Encoder, trials: Trials, inputs: Inputs, device: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Predictions and embedded truth, (trial, *shape) per target."""
+    predicted: dict[str, list[np.ndarray]] = {}
+    truth: dict[str, list[np.ndarray]] = {}
+    for batch in trials.loader(inputs.features, inputs.digests, batch_size=BATCH, device=device):
+        for store, made in ((predicted, encoder(batch)), (truth, encoder.embed(batch.targets))):
+            for name, value in made.items():
+                store.setdefault(name, []).append(value.float().cpu().numpy())
+    return _joined(predicted), _joined(truth)
+
+
+def _joined(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {k: np.concatenate(v) for k, v in parts.items()}
+
+
+def _training_truth(
+    encoder: Encoder, train: Trials, inputs: Inputs, device: str
+) -> dict[str, np.ndarray]:
+    uids = train.table["stimulus"].unique()
+    targets: Tensors = {
+        name: store.rows([inputs.digests[u] for u in uids]).to(device)
+        for name, store in inputs.features.items()
+    }
+    with torch.no_grad():
+        return {k: v.cpu().numpy() for k, v in encoder.embed(targets).items()}
+
+
+def rescale_by_test(
+    predicted: Mapping[str, np.ndarray], training: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Give test predictions, standardised over the whole test set, the training targets' mean and
+    spread (Ozcelik & VanRullen 2023). Needs all test trials at once, hence the stamp.
+    """
+    made = {}
+    for name, value in predicted.items():
+        spread = value.std(axis=0)
+        z = (value - value.mean(axis=0)) / np.where(spread > 0, spread, 1)
+        made[name] = z * training[name].std(axis=0) + training[name].mean(axis=0)
+    return made
+
+
+def average_rows(frame: Frame) -> Frame:
+    """Mean prediction per subject and stimulus."""
+    groups = list(frame.table.groupby(["subject", "stimulus"], sort=False).indices.values())
+    table = frame.table.iloc[[g[0] for g in groups]].reset_index(drop=True)
+    table = table.assign(repeats=[len(g) for g in groups])
+    arrays = {k: np.stack([v[g].mean(axis=0) for g in groups]) for k, v in frame.arrays.items()}
+    return Frame(table, arrays)
+
+
+def pooled(folder: Path, split: str) -> Frame:
+    """The test rows of all folds of one split."""
+    frames = [Frame.read(p) for p in sorted(folder.glob(f"{split}-[0-9]*")) if p.is_dir()]
+    if not frames:
+        raise InputError(f"{folder} holds no predictions of split {split!r}; run until=predict")
+    table = pd.concat([f.table for f in frames], ignore_index=True)
+    names = frames[0].arrays
+    return Frame(table, {k: np.concatenate([f.arrays[k] for f in frames]) for k in names})

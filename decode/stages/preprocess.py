@@ -1,0 +1,121 @@
+"""preprocess: raw recordings of one subject -> continuous signal, trials and the stimuli they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decode.core import Dataset, InputError, Layout, Recording, Stimulus
+from decode.preprocessing.prepared import Prepared
+from decode.progress import progress
+from decode.store import write_json, write_table
+
+
+def run(
+    out: Path,
+    *,
+    dataset: Dataset,
+    preprocess: Callable[[Recording], Prepared],
+    subject: str,
+) -> dict[str, Any]:
+    """Fill `out` with signal.npy (time, channel), trials.parquet, stimuli.parquet and layout.json."""
+    if subject not in dataset.subjects:
+        raise InputError(
+            f"subjects: expected some of {list(dataset.subjects)}, got {subject!r}; correct the list"
+        )
+    tables: list[pd.DataFrame] = []
+    first: Prepared | None = None
+    length = 0
+    with _GrowingArray(out / "signal.npy") as signal:
+        for recording in progress(dataset.recordings(subject), f"preprocess {subject}"):
+            prepared = preprocess(recording)
+            first = first or prepared
+            _same_layout(first.layout, prepared.layout, recording)
+            signal.append(prepared.signal)
+            tables.append(prepared.table.assign(start=prepared.table["start"] + length))
+            length += len(prepared.signal)
+    if first is None or not tables:
+        raise InputError(f"subject {subject}: the data set has no recordings; check paths.data")
+    trials = pd.concat(tables, ignore_index=True)
+    if trials.empty:
+        raise InputError(f"subject {subject}: no trials are left after preprocessing; check the events")
+    write_table(out / "trials.parquet", trials)
+    write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], dataset.stimuli()))
+    write_json(out / "layout.json", _layout_facts(first))
+    return {"n_trials": len(trials), "n_samples": length, "n_channels": first.layout.n_channels}
+
+
+def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
+    """One row per stimulus: uid and the digest of its content."""
+    rows = []
+    for uid in pd.unique(uids):
+        if uid not in known:
+            raise InputError(
+                f"trials name stimulus {uid!r}, which the data set does not list; "
+                "correct the events or add the stimulus"
+            )
+        rows.append({"uid": uid, "digest": known[uid].digest()})
+    return pd.DataFrame(rows)
+
+
+def _layout_facts(prepared: Prepared) -> dict[str, Any]:
+    layout = prepared.layout
+    return {
+        "modality": layout.modality,
+        "names": list(layout.names),
+        "positions": np.asarray(layout.positions, float).round(6).tolist(),
+        "rois": list(layout.rois),
+        "sfreq": layout.sfreq,
+        "n_times": layout.n_times,
+        "baseline": list(prepared.baseline) if prepared.baseline else None,
+    }
+
+
+def _same_layout(first: Layout, now: Layout, recording: Recording) -> None:
+    if first.names != now.names or first.n_times != now.n_times or first.sfreq != now.sfreq:
+        raise InputError(
+            f"{recording.where}: expected {first.n_channels} channels, {first.n_times} samples at "
+            f"{first.sfreq:g} Hz as in the subject's first run, got {now.n_channels}, {now.n_times} at "
+            f"{now.sfreq:g} Hz; leave the run out or make the runs alike"
+        )
+
+
+class _GrowingArray:
+    """A float32 .npy file whose rows are appended, so that a subject never has to fit in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self.width: int | None = None
+
+    def __enter__(self) -> _GrowingArray:
+        self.file = self.path.open("wb+")
+        return self
+
+    def append(self, values: np.ndarray) -> None:
+        values = np.ascontiguousarray(values, np.float32)
+        if self.width is None:
+            self.width = values.shape[1]
+            self._header()
+        self.file.write(values.tobytes())
+        self.rows += len(values)
+
+    def _header(self) -> None:
+        facts = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.width)}
+        np.lib.format.write_array_header_1_0(self.file, facts)  # type: ignore[arg-type]
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None and self.width is not None:
+            end = self.file.tell()
+            # numpy pads the header so that the first axis may grow without moving the data.
+            self.file.seek(0)
+            self._header()
+            if (end - self.file.tell()) != self.rows * self.width * 4:
+                raise RuntimeError("the array header changed its length")
+            os.fsync(self.file.fileno())
+        self.file.close()

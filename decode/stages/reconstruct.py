@@ -1,0 +1,180 @@
+"""reconstruct: predictions -> pictures, and the pictures of every control beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from decode.core import Generator, Media, Stimulus, Tensors
+from decode.folds import Inputs, fold_folder
+from decode.pictures import read_image
+from decode.progress import progress
+from decode.splits import TRAIN
+from decode.store import Frame, whole_file
+
+CHUNK = 50
+
+
+def run(
+    out: Path,
+    *,
+    inputs: Inputs,
+    predicted: Path,
+    stimuli: Mapping[str, Stimulus],
+    generator: Generator,
+    baselines: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """Per fold, one folder of PNG files per source: decoded, each baseline and the controls.
+
+    Controls: `oracle` drives the generator with the true targets (how good it can get), `prior` with
+    the mean training target (what it makes of no brain at all), `mean_image` shows the mean training
+    picture and `nearest_image` the training picture nearest to the prediction.
+    """
+    n = 0
+    for split, fold in inputs.folds():
+        frame = Frame.read(fold_folder(predicted, split, fold))
+        folder = fold_folder(out, split, fold)
+        shown, truth = training_part(inputs, split, fold, stimuli)
+        generator.learn(shown, truth)
+        label = f"reconstruct {split} {fold}"
+        for source in ("encoder", *baselines):
+            name = "decoded" if source == "encoder" else source
+            _make(generator, _of(frame, source), frame.table, folder / name, seed, label)
+        _controls(generator, frame, shown, truth, folder, seed, label)
+        n += len(frame.table)
+    return {"n_reconstructions": n}
+
+
+def training_part(
+    inputs: Inputs, split: str, fold: int, stimuli: Mapping[str, Stimulus]
+) -> tuple[list[Stimulus], Tensors]:
+    """The distinct training stimuli of one fold and their targets (stimulus, *shape)."""
+    uids = inputs.part(split, fold, TRAIN).table["stimulus"].unique()
+    digests = [inputs.digests[u] for u in uids]
+    truth = {name: store.rows(digests) for name, store in inputs.features.items()}
+    return [stimuli[u] for u in uids], truth
+
+
+def _of(frame: Frame, source: str) -> Tensors:
+    prefix = f"{source}."
+    return {
+        k[len(prefix) :]: torch.from_numpy(np.array(v))
+        for k, v in frame.arrays.items()
+        if k.startswith(prefix)
+    }
+
+
+def seed_of(seed: int, stimulus: str) -> int:
+    """One seed per stimulus, whatever else is generated beside it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stimulus}".encode()).digest()[:4], "big")
+
+
+def _make(
+    generator: Generator, wanted: Tensors, table: pd.DataFrame, folder: Path, seed: int, label: str
+) -> None:
+    """Pictures that are not there yet, in batches, one file each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = [seed_of(seed, s) for s in table["stimulus"]]
+    todo = [i for i in range(len(table)) if not picture(folder, i).is_file()]
+    chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
+    for chunk in progress(chunks, f"{label} {folder.name}"):
+        made = generator({k: v[chunk] for k, v in wanted.items()}, seeds=[seeds[i] for i in chunk])
+        for row, media in zip(chunk, made, strict=True):
+            write_picture(picture(folder, row), media)
+
+
+def _controls(
+    generator: Generator,
+    frame: Frame,
+    shown: Sequence[Stimulus],
+    truth: Tensors,
+    folder: Path,
+    seed: int,
+    label: str,
+) -> None:
+    table = frame.table
+    uids = table["stimulus"].drop_duplicates()
+    true = _of(frame, "truth")
+    first = uids.index.to_numpy()
+    once = table.loc[first].reset_index(drop=True)
+    for name, wanted in (
+        ("oracle", {k: v[first] for k, v in true.items()}),
+        ("prior", {k: v.mean(0, keepdim=True).expand(len(first), *v.shape[1:]) for k, v in truth.items()}),
+    ):
+        # Subjects who saw the same stimulus share these pictures: they do not depend on the brain.
+        shared = folder / f"{name}-once"
+        _make(generator, wanted, once, shared, seed, label)
+        row_of = {u: i for i, u in enumerate(uids)}
+        _link(shared, folder / name, [row_of[u] for u in table["stimulus"]])
+    key = "retrieval" if "retrieval" in truth else (generator.needs or tuple(truth))[0]
+    nearest = nearest_rows(_of(frame, "encoder")[key], truth[key])
+    pictures = [s for s in shown if s.kind == "image"]
+    if len(pictures) == len(shown):
+        _write_once(folder / "nearest_image", [read_image(shown[i]) for i in nearest])
+        mean = mean_picture(shown)
+        _write_once(folder / "mean_image", [mean] * len(table))
+
+
+def nearest_rows(predicted: Tensor, truth: Tensor) -> list[int]:
+    """Index of the training row most similar (cosine) to each prediction."""
+    p = torch.nn.functional.normalize(predicted.flatten(1).double(), dim=1)
+    t = torch.nn.functional.normalize(truth.flatten(1).double(), dim=1)
+    return [int(i) for i in (p @ t.T).argmax(dim=1)]
+
+
+def mean_picture(shown: Sequence[Stimulus]) -> Tensor:
+    """Pixelwise mean, at the size of the first picture."""
+    size = read_image(shown[0]).shape[1:]
+    total = torch.zeros(3, *size, dtype=torch.float64)
+    for stimulus in progress(shown, "mean training picture", total=len(shown)):
+        image = read_image(stimulus)
+        if image.shape[1:] != size:
+            image = torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        total += image
+    return (total / len(shown)).float()
+
+
+def _write_once(folder: Path, images: Sequence[Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, image in enumerate(images):
+        if not picture(folder, row).is_file():
+            write_picture(picture(folder, row), Media("image", image))
+
+
+def _link(source: Path, folder: Path, rows: Sequence[int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, row in enumerate(rows):
+        place = picture(folder, i)
+        if not place.is_file():
+            with whole_file(place) as part:
+                os.link(picture(source, row), part)
+
+
+def picture(folder: Path, row: int) -> Path:
+    return folder / f"{row:05d}.png"
+
+
+def write_picture(path: Path, media: Media) -> None:
+    """8-bit PNG of an image in [0, 1]."""
+    from PIL import Image
+
+    assert isinstance(media.data, Tensor)
+    array = (media.data.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    with whole_file(path) as part:
+        Image.fromarray(array).save(part, format="PNG")
+
+
+def read_pictures(folder: Path, n: int) -> list[Media]:
+    return [
+        Media("image", read_image(Stimulus(str(i), "image", path=str(picture(folder, i)))))
+        for i in range(n)
+    ]

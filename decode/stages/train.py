@@ -1,0 +1,132 @@
+"""train: per fold, fit the scaler and the encoders on training rows and keep their weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decode.core import Encoder, Generator, InputError, Objective
+from decode.folds import Inputs, Protocol, fold_folder
+from decode.progress import progress
+from decode.scalers import Scaler
+from decode.splits import TRAIN, VALIDATION
+from decode.store import write_tensors
+from decode.training import Trainer, fit, tidy
+from decode.trials import Loader, Trials
+
+MakeEncoder = Callable[..., Encoder]
+
+
+def run(
+    out: Path,
+    *,
+    inputs: Inputs,
+    scaler: Scaler,
+    encoders: Mapping[str, MakeEncoder],
+    objectives: Callable[[], Mapping[str, Objective]],
+    trainer: Trainer,
+    protocol: Protocol,
+    generator: Generator | None,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """One folder per fold, each with scaler.safetensors, <encoder>.safetensors and history.jsonl.
+
+    `encoders` maps "encoder" and the names of baselines to constructors; baselines are solved by
+    `initialise` alone. Finished folds are kept when an interrupted run is taken up again.
+    """
+    check_shapes(inputs, encoders, generator)
+    folds = inputs.folds()
+    for split, fold in progress(folds, "train", total=len(folds)) if len(folds) > 1 else folds:
+        done = fold_folder(out, split, fold)
+        if done.exists():
+            continue
+        part = done.with_name(done.name + ".part")
+        part.mkdir(exist_ok=True)
+        train = inputs.part(split, fold, TRAIN)
+        validation = inputs.part(split, fold, VALIDATION)
+        states = train.fit_scaler(scaler)
+        for name, make in encoders.items():
+            is_main = name == "encoder"
+            loaders = _loaders(train, validation, scaler, states, inputs, trainer, protocol, seed, device)
+            torch.manual_seed(seed)
+            encoder = make(train.layouts, inputs.shapes).to(device)
+            encoder.initialise(*loaders)
+            if is_main and trainer.epochs:
+                fit(
+                    encoder,
+                    objectives(),
+                    loaders[0],
+                    loaders[1] if len(validation) else None,
+                    trainer,
+                    folder=part,
+                    seed=seed,
+                    label=f"train {split} {fold}",
+                )
+            write_tensors(part / f"{name}.safetensors", encoder.state_dict())
+        tidy(part)
+        arrays = {f"{s}/{k}": torch.as_tensor(v) for s, kept in states.items() for k, v in kept.items()}
+        write_tensors(part / "scaler.safetensors", arrays)
+        os.replace(part, done)
+    for leftover in out.glob("*.part"):
+        shutil.rmtree(leftover)
+    return {"n_folds": len(folds)}
+
+
+def _loaders(
+    train: Trials,
+    validation: Trials,
+    scaler: Scaler,
+    states: Mapping[str, Any],
+    inputs: Inputs,
+    trainer: Trainer,
+    protocol: Protocol,
+    seed: int,
+    device: str,
+) -> tuple[Loader, Loader]:
+    made = []
+    for trials, shuffle in ((train, True), (validation, False)):
+        if protocol.train_repeats == "before" and len(trials):
+            trials = trials.average("stimulus")
+        scaled = trials.scale(scaler, states)
+        made.append(
+            scaled.loader(
+                inputs.features,
+                inputs.digests,
+                batch_size=trainer.batch_size,
+                shuffle=shuffle,
+                seed=seed,
+                device=device,
+            )
+        )
+    return made[0], made[1]
+
+
+def check_shapes(
+    inputs: Inputs, encoders: Mapping[str, MakeEncoder], generator: Generator | None
+) -> None:
+    """Find targets, encoders and a generator that do not fit together, before any training."""
+    shapes = inputs.shapes
+    if generator is not None:
+        generator.check(shapes)
+    for name, make in encoders.items():
+        split, fold = inputs.folds()[0]
+        some = inputs.part(split, fold, TRAIN).take([0, 1])
+        batch = next(iter(some.loader(inputs.features, inputs.digests, batch_size=2)))
+        encoder = make(inputs.trials.layouts, shapes).eval()
+        with torch.no_grad():
+            predicted = encoder(batch)
+            truth = encoder.embed(batch.targets)
+        for target in shapes:
+            got = tuple(predicted[target].shape[1:]) if target in predicted else None
+            expected = tuple(truth[target].shape[1:])
+            if got != expected:
+                raise InputError(
+                    f"targets.{target} has shape {expected}, {name} "
+                    f"{type(encoder).__name__} returns {got}; choose another encoder or target"
+                )

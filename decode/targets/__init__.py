@@ -1,0 +1,1 @@
+"""Stimuli -> vectors: one file per feature extractor."""

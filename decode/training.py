@@ -1,0 +1,247 @@
+"""One training loop: step, validate, keep the best weights, go on where a killed run stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.progress import progress
+from decode.store import read_json, read_tensors, whole_file, write_json, write_tensors
+from decode.trials import Loader
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """How long and how fast to learn. `epochs: 0` is for encoders that `initialise` solves.
+
+    The learning rate warms up linearly over `warmup` of all steps and then falls along a cosine to
+    `final` times its peak. With `keep: best` the weights of the epoch with the lowest validation loss
+    are kept and training stops after `patience` epochs without a better one; `keep: last` ignores
+    validation.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    rate: float = 3e-4
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+    final: float = 0.01
+    clip: float = 1.0
+    keep: str = "best"
+    patience: int = 10
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.keep not in ("best", "last"):
+            raise InputError(f"trainer.keep is 'best' or 'last', got {self.keep!r}")
+        if self.epochs < 0 or self.batch_size < 1:
+            raise InputError(
+                f"trainer: epochs >= 0 and batch_size >= 1, got {self.epochs} and {self.batch_size}"
+            )
+
+
+class OncePerBatch:
+    """The encoder as objectives see it: asking twice about one batch costs one forward pass."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._last: tuple[Batch, Tensors] | None = None
+
+    def __call__(self, batch: Batch) -> Tensors:
+        if self._last is None or self._last[0] is not batch:
+            self._last = (batch, self.encoder(batch))
+        return self._last[1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+
+def loss_terms(
+    encoder: Encoder, objectives: Mapping[str, Objective], batch: Batch, at: float
+) -> Tensors:
+    """Every weighted term of every objective, as `objective.term`."""
+    once = OncePerBatch(encoder)
+    terms: Tensors = {}
+    for name, objective in objectives.items():
+        made = objective(once, batch, at)
+        terms.update({f"{name}.{k}" if k != name else name: v for k, v in made.items()})
+    return terms
+
+
+def fit(
+    encoder: Encoder,
+    objectives: Mapping[str, Objective],
+    train: Loader,
+    validation: Loader | None,
+    trainer: Trainer,
+    *,
+    folder: Path,
+    seed: int,
+    label: str,
+) -> list[dict[str, float]]:
+    """Train in place; returns one row of losses per epoch.
+
+    State is saved in `folder` after every epoch. Random numbers are drawn anew from (seed, epoch), so
+    that a run killed in the middle ends with the weights of one that was not.
+    """
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="auto", devices=1, precision=trainer.precision)  # type: ignore[arg-type]
+    bundle = nn.ModuleDict({"encoder": encoder, "objectives": nn.ModuleDict(dict(objectives))})
+    optimiser = torch.optim.AdamW(_parameter_groups(bundle, trainer), lr=trainer.rate)
+    wrapped, optimiser = fabric.setup(bundle, optimiser, _reapply_compile=False)
+    state = _State.resume(folder, bundle, optimiser)
+    total = max(1, trainer.epochs * len(train))
+    epochs = range(state.epoch, trainer.epochs)
+    for epoch in progress(epochs, label, total=len(epochs)):
+        if trainer.keep == "best" and validation and state.stale >= trainer.patience:
+            break
+        torch.manual_seed(seed * 100_003 + epoch)
+        bundle.train()
+        sums: dict[str, float] = {}
+        for step, batch in enumerate(train.epoch(epoch)):
+            done = epoch * len(train) + step
+            _set_rate(optimiser, trainer, done / total)
+            with fabric.autocast():
+                terms = loss_terms(encoder, objectives, batch, done / total)
+                loss = torch.stack([t.float() for t in terms.values()]).sum()
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"{label}: the loss became {float(loss)} in epoch {epoch}; lower trainer.rate or "
+                    "check the scale of the targets"
+                )
+            optimiser.zero_grad()
+            fabric.backward(loss)
+            if trainer.clip:
+                torch.nn.utils.clip_grad_norm_(wrapped.parameters(), trainer.clip)
+            optimiser.step()
+            for k, v in terms.items():
+                sums[f"train/{k}"] = sums.get(f"train/{k}", 0.0) + float(v.detach()) * len(batch)
+        row = {"epoch": float(epoch), **{k: v / len(train.trials) for k, v in sums.items()}}
+        if validation is not None:
+            row.update(_validate(encoder, objectives, validation, (epoch + 1) / trainer.epochs))
+        state.after_epoch(row, bundle, optimiser, trainer)
+    state.finish(bundle, trainer)
+    return state.history
+
+
+def _parameter_groups(bundle: nn.Module, trainer: Trainer) -> list[dict[str, Any]]:
+    """Biases, norms and temperatures are not decayed."""
+    parameters = [p for p in bundle.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": trainer.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _set_rate(optimiser: Any, trainer: Trainer, at: float) -> None:
+    if at < trainer.warmup:
+        factor = max(at / trainer.warmup, 1e-3)
+    else:
+        along = (at - trainer.warmup) / max(1 - trainer.warmup, 1e-9)
+        factor = trainer.final + (1 - trainer.final) * 0.5 * (1 + math.cos(math.pi * along))
+    for group in optimiser.param_groups:
+        group["lr"] = trainer.rate * factor
+
+
+@torch.no_grad()
+def _validate(
+    encoder: Encoder, objectives: Mapping[str, Objective], loader: Loader, at: float
+) -> dict[str, float]:
+    encoder.eval()
+    sums: dict[str, float] = {}
+    for batch in loader:
+        terms = loss_terms(encoder, objectives, batch, at)
+        for k, v in terms.items():
+            sums[k] = sums.get(k, 0.0) + float(v) * len(batch)
+    means = {f"validation/{k}": v / len(loader.trials) for k, v in sums.items()}
+    return {**means, "validation": sum(means.values())}
+
+
+class _State:
+    """Everything that a killed training needs to go on: weights, optimiser, history, best so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.epoch, self.stale = 0, 0
+        self.best = math.inf
+        self.history: list[dict[str, float]] = []
+
+    @classmethod
+    def resume(cls, folder: Path, bundle: nn.Module, optimiser: Any) -> _State:
+        state = cls(folder)
+        if not (folder / "last.json").is_file():
+            return state
+        saved = read_json(folder / "last.json")
+        state.epoch, state.stale = saved["epoch"], saved["stale"]
+        state.best = math.inf if saved["best"] is None else saved["best"]
+        state.history = saved["history"]
+        tensors = read_tensors(folder / f"last-{state.epoch}.safetensors")
+        bundle.load_state_dict(_under(tensors, "weights"))
+        _load_optimiser(optimiser, _under(tensors, "optimiser"))
+        return state
+
+    def after_epoch(
+        self, row: dict[str, float], bundle: nn.Module, optimiser: Any, trainer: Trainer
+    ) -> None:
+        self.epoch = int(row["epoch"]) + 1
+        self.history.append(row)
+        score = row.get("validation", -math.inf)
+        better = score < self.best or not math.isfinite(self.best)
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best = score
+            write_tensors(self.folder / "best.safetensors", bundle.state_dict())
+        tensors = {f"weights/{k}": v for k, v in bundle.state_dict().items()}
+        tensors |= {f"optimiser/{k}": v for k, v in _optimiser_tensors(optimiser).items()}
+        # The tensors carry the epoch in their name: last.json, written after them, says which count.
+        write_tensors(self.folder / f"last-{self.epoch}.safetensors", tensors)
+        saved = {
+            "epoch": self.epoch,
+            "stale": self.stale,
+            "best": self.best if math.isfinite(self.best) else None,
+            "history": self.history,
+        }
+        write_json(self.folder / "last.json", saved)
+        (self.folder / f"last-{self.epoch - 1}.safetensors").unlink(missing_ok=True)
+
+    def finish(self, bundle: nn.Module, trainer: Trainer) -> None:
+        """Put the kept weights into the model, write the history, drop what only resuming needs."""
+        if trainer.keep == "best" and (self.folder / "best.safetensors").is_file():
+            bundle.load_state_dict(read_tensors(self.folder / "best.safetensors"))
+        with whole_file(self.folder / "history.jsonl") as part:
+            part.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+
+
+def tidy(folder: Path) -> None:
+    """Remove the files that only resuming needs."""
+    for path in [*folder.glob("last*"), *folder.glob("best.safetensors")]:
+        path.unlink()
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(prefix + "/")}
+
+
+def _optimiser_tensors(optimiser: Any) -> dict[str, Tensor]:
+    state = optimiser.state_dict()["state"]
+    return {f"{i}/{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+
+
+def _load_optimiser(optimiser: Any, tensors: Mapping[str, Tensor]) -> None:
+    state = copy.copy(optimiser.state_dict())
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition("/")
+        entries.setdefault(int(index), {})[key] = value
+    state["state"] = entries
+    optimiser.load_state_dict(state)

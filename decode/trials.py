@@ -1,0 +1,268 @@
+"""Trials: a table of trials over continuous signals, and the way from there to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from decode.core import Batch, Layout, Tensors
+from decode.scalers import Scaler
+from decode.store import FeatureStore, read_array, read_json, read_table
+
+RESIDENT_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SubjectSignal:
+    """One subject's preprocessed signal (time, channel), read from disk when a window is asked for."""
+
+    signal: np.ndarray
+    layout: Layout
+    baseline: tuple[int, int] | None
+
+    def windows(self, starts: np.ndarray) -> np.ndarray:
+        """(trial, channel, time) float32: the windows that begin at `starts`, baseline subtracted."""
+        offsets = np.arange(self.layout.n_times)
+        windows = self.signal[starts[:, None] + offsets].transpose(0, 2, 1).astype(np.float32)
+        if self.baseline is not None:
+            before = self.signal[starts[:, None] + np.arange(*self.baseline)]
+            windows -= before.mean(axis=1, dtype=np.float64).astype(np.float32)[:, :, None]
+        return windows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trials:
+    """Trials of one or many subjects.
+
+    `singles` has one row per recorded trial (subject, session, run, stimulus, split, start and label
+    columns); `members[i]` names the rows of `singles` whose mean is trial i, so that averaging copies
+    nothing. `scaled` holds the scaler and its state per subject once it has been fitted.
+    """
+
+    singles: pd.DataFrame
+    members: tuple[np.ndarray, ...]
+    signals: Mapping[str, SubjectSignal]
+    scaled: tuple[Scaler, Mapping[str, dict[str, np.ndarray]]] | None = None
+    _first: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        first = np.array([m[0] for m in self.members], np.int64)
+        object.__setattr__(self, "_first", first)
+
+    @classmethod
+    def of(cls, singles: pd.DataFrame, signals: Mapping[str, SubjectSignal]) -> Trials:
+        """Every recorded trial by itself."""
+        singles = singles.reset_index(drop=True)
+        return cls(singles, tuple(np.array([i]) for i in range(len(singles))), signals)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per trial; an averaged trial shows its first member, and `repeats` their number."""
+        table = self.singles.iloc[self._first].reset_index(drop=True)
+        return table.assign(repeats=[len(m) for m in self.members])
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        return {name: s.layout for name, s in self.signals.items()}
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Trials:
+        return replace(self, members=tuple(self.members[int(i)] for i in rows))
+
+    def where(self, query: str) -> Trials:
+        """The trials whose table row satisfies a pandas query."""
+        return self.take(np.flatnonzero(self.table.eval(query).to_numpy(bool)))
+
+    def average(self, by: str = "stimulus") -> Trials:
+        """One trial per subject and value of `by`; means are taken when the signal is read."""
+        table = self.table
+        groups = table.groupby(["subject", by], sort=False).indices
+        merged = [np.concatenate([self.members[i] for i in rows]) for rows in groups.values()]
+        return replace(self, members=tuple(merged))
+
+    def scale(self, scaler: Scaler, states: Mapping[str, dict[str, np.ndarray]]) -> Trials:
+        return replace(self, scaled=(scaler, states))
+
+    def fit_scaler(self, scaler: Scaler) -> dict[str, dict[str, np.ndarray]]:
+        """State per subject, from the single trials behind these rows and no others."""
+        states = {}
+        rows = np.unique(np.concatenate(self.members))
+        for subject in self.signals:
+            mine = rows[(self.singles["subject"].iloc[rows] == subject).to_numpy()]
+            table = self.singles.iloc[mine]
+            windows = self.signals[subject].windows(table["start"].to_numpy(np.int64))
+            states[subject] = scaler.fit(windows, table)
+        return states
+
+    def brain(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """(row, channel, time) float32 of trials that belong to one subject."""
+        members = [self.members[int(i)] for i in rows]
+        flat = np.concatenate(members)
+        table = self.singles.iloc[flat]
+        subject = str(table["subject"].iloc[0])
+        windows = self.signals[subject].windows(table["start"].to_numpy(np.int64))
+        if self.scaled is not None:
+            scaler, states = self.scaled
+            windows = scaler.apply(windows, table, states[subject])
+        counts = np.array([len(m) for m in members])
+        if (counts == 1).all():
+            return np.ascontiguousarray(windows, np.float32)
+        ends = np.cumsum(counts)[:-1]
+        sums = np.add.reduceat(windows, np.r_[0, ends], axis=0, dtype=np.float64)
+        return (sums / counts[:, None, None]).astype(np.float32)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """(channel, time) of one trial, read now."""
+        return self.brain([row])[0]
+
+    def loader(
+        self,
+        features: Mapping[str, FeatureStore],
+        digests: Mapping[str, str],
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        resident_bytes: int = RESIDENT_BYTES,
+    ) -> Loader:
+        """Batches of these trials; `digests` maps a stimulus uid to the digest of its content."""
+        return Loader(
+            self, features, digests, batch_size, shuffle, seed, device, workers, resident_bytes
+        )
+
+
+class Loader:
+    """Batches, epoch after epoch; the same seed and epoch give the same batches either way.
+
+    *Resident* when all windows fit in `resident_bytes`: they are read once, kept on `device`, and a
+    batch is an index select. *Streaming* otherwise: windows are read from disk by worker processes.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        features: Mapping[str, FeatureStore],
+        digests: Mapping[str, str],
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        device: torch.device | str,
+        workers: int,
+        resident_bytes: int,
+    ) -> None:
+        self.trials, self.features = trials, features
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.device, self.workers = torch.device(device), workers
+        table = trials.table
+        order = list(trials.signals)
+        self._subject = torch.tensor([order.index(s) for s in table["subject"]], dtype=torch.int64)
+        mine = [digests[uid] for uid in table["stimulus"]]
+        self._digests = list(dict.fromkeys(mine))
+        number = {d: i for i, d in enumerate(self._digests)}
+        self._stimulus = torch.tensor([number[d] for d in mine], dtype=torch.int64)
+        layouts = trials.layouts.values()
+        self._width = max(layout.n_channels for layout in layouts)
+        self._times = max(layout.n_times for layout in layouts)
+        self.resident = len(trials) * self._width * self._times * 4 <= resident_bytes
+        self._kept: Batch | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.trials) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch, on the device."""
+        rows = torch.arange(len(self.trials))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            rows = torch.randperm(len(self.trials), generator=generator)
+        chunks = list(rows.split(self.batch_size))
+        if self.resident:
+            everything = self._resident()
+            for chunk in chunks:
+                here = chunk.to(self.device)
+                yield everything._map(lambda x, here=here: x.index_select(0, here))
+            return
+        loader = torch.utils.data.DataLoader(
+            _Chunks(self, chunks),
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=2 if self.workers else None,
+        )
+        for batch in loader:
+            yield batch.to(self.device)
+
+    def read(self, rows: Tensor) -> Batch:
+        """One batch of the given trials, on the CPU, from disk."""
+        brain = torch.zeros(len(rows), self._width, self._times)
+        subject = self._subject[rows]
+        for number in subject.unique().tolist():
+            mine = torch.nonzero(subject == number).flatten()
+            windows = torch.from_numpy(self.trials.brain(rows[mine].numpy()))
+            brain[mine, : windows.shape[1], : windows.shape[2]] = windows
+        stimulus = self._stimulus[rows]
+        which, inverse = stimulus.unique(return_inverse=True)
+        names = [self._digests[int(i)] for i in which]
+        targets: Tensors = {k: store.rows(names)[inverse] for k, store in self.features.items()}
+        return Batch(brain, targets, subject, stimulus, rows.clone())
+
+    def _resident(self) -> Batch:
+        if self._kept is None:
+            parts = [self.read(rows) for rows in torch.arange(len(self.trials)).split(512)]
+            self._kept = _join(parts).to(self.device)
+        return self._kept
+
+
+def _join(parts: Sequence[Batch]) -> Batch:
+    return Batch(
+        torch.cat([p.brain for p in parts]),
+        {k: torch.cat([p.targets[k] for p in parts]) for k in parts[0].targets},
+        torch.cat([p.subject for p in parts]),
+        torch.cat([p.stimulus for p in parts]),
+        torch.cat([p.trial for p in parts]),
+    )
+
+
+class _Chunks(torch.utils.data.Dataset[Batch]):
+    """Batch number i, for worker processes."""
+
+    def __init__(self, loader: Loader, chunks: Sequence[Tensor]) -> None:
+        self.loader, self.chunks = loader, chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, i: int) -> Batch:
+        return self.loader.read(self.chunks[i])
+
+
+def open_trials(folders: Mapping[str, Path]) -> Trials:
+    """Trials of the subjects whose preprocess folders are given."""
+    tables, signals = [], {}
+    for subject, folder in folders.items():
+        meta = read_json(folder / "layout.json")
+        layout = Layout(
+            modality=meta["modality"],
+            names=tuple(meta["names"]),
+            positions=np.array(meta["positions"], np.float64).reshape(-1, 3),
+            rois=tuple(meta["rois"]),
+            sfreq=meta["sfreq"],
+            n_times=meta["n_times"],
+        )
+        baseline = tuple(meta["baseline"]) if meta["baseline"] else None
+        signals[subject] = SubjectSignal(read_array(folder / "signal.npy"), layout, baseline)  # type: ignore[arg-type]
+        tables.append(read_table(folder / "trials.parquet").assign(subject=subject))
+    return Trials.of(pd.concat(tables, ignore_index=True), signals)
