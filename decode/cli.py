@@ -108,8 +108,7 @@ def run(config: dict[str, Any]) -> float | None:
 
 
 KEYS = frozenset(
-    "paths name subjects seed until force dry debug data preprocess scaler splits protocol targets "
-    "encoder baselines objectives trainer generator metrics compute".split()
+    ["paths", "name", "subjects", "seed", "until", "force", "dry", "debug", "data", "preprocess", "scaler", "splits", "protocol", "targets", "encoder", "baselines", "objectives", "trainer", "generator", "metrics", "compute"]
 )
 
 

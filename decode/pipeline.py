@@ -23,7 +23,15 @@ import pandas as pd
 
 from decode.building import bound, build
 from decode.core import InputError, Objective
-from decode.store import FeatureStore, fill_folder, fingerprint, is_finished, read_json, read_table, set_aside
+from decode.store import (
+    FeatureStore,
+    fill_folder,
+    fingerprint,
+    is_finished,
+    read_json,
+    read_table,
+    set_aside,
+)
 
 Config = dict[str, Any]
 
@@ -233,6 +241,10 @@ def execute(run: Run, *, until: str, force: Sequence[str], say: Callable[[str], 
             continue
         start = time.perf_counter()
         _do(run, task)
+        if task.stage.name == "report":
+            from decode.stages.report import write_index
+
+            write_index(run.outputs)
         say(f"{task.stage.name:<12} {task.label:<32} {time.perf_counter() - start:7.1f} s")
     return last
 
@@ -257,7 +269,7 @@ def _do(run: Run, task: Task) -> None:
     def fill(out: Path) -> dict[str, Any]:
         start = time.time()
         facts = FILL[task.stage.name](run, task, out)
-        return {**provenance(run, task), "facts": facts, "seconds": round(time.time() - start, 2)}
+        return {**provenance(run, task), "facts": facts, "seconds": round(time.time() - start, 2), "finished": time.strftime("%Y-%m-%d %H:%M")}
 
     fill_folder(task.folder, fill, keep=task.stage.resumes)
 
@@ -392,7 +404,18 @@ def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
 def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.stages import report
 
-    return report.run(out, run=run, task=task)
+    return report.run(
+        out,
+        config=run.config,
+        dataset=run.dataset,
+        stimuli=run.dataset.stimuli(),
+        folders={name: run.folder(name) for name in NAMES},
+        artefacts=[
+            {"stage": t.stage.name, "folder": str(t.folder.relative_to(run.outputs)), "key": t.key}
+            for t in run.tasks
+        ],
+        versions={k: v for k, v in ((p, _version(p)) for p in PACKAGES) if v},
+    )
 
 
 FILL: dict[str, Callable[[Run, Task, Path], dict[str, Any]]] = {

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +38,15 @@ class Trainer:
     clip: float = 1.0
     keep: str = "best"
     patience: int = 10
-    precision: str = "32-true"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.keep not in ("best", "last"):
             raise InputError(f"trainer.keep is 'best' or 'last', got {self.keep!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise InputError(
+                f"trainer.precision is 'float32' or 'bfloat16', got {self.precision!r}"
+            )
         if self.epochs < 0 or self.batch_size < 1:
             raise InputError(
                 f"trainer: epochs >= 0 and batch_size >= 1, got {self.epochs} and {self.batch_size}"
@@ -93,12 +97,9 @@ def fit(
     State is saved in `folder` after every epoch. Random numbers are drawn anew from (seed, epoch), so
     that a run killed in the middle ends with the weights of one that was not.
     """
-    from lightning.fabric import Fabric
-
-    fabric = Fabric(accelerator="auto", devices=1, precision=trainer.precision)  # type: ignore[arg-type]
     bundle = nn.ModuleDict({"encoder": encoder, "objectives": nn.ModuleDict(dict(objectives))})
+    bundle.to(train.device)
     optimiser = torch.optim.AdamW(_parameter_groups(bundle, trainer), lr=trainer.rate)
-    wrapped, optimiser = fabric.setup(bundle, optimiser, _reapply_compile=False)
     state = _State.resume(folder, bundle, optimiser)
     total = max(1, trainer.epochs * len(train))
     epochs = range(state.epoch, trainer.epochs)
@@ -111,7 +112,7 @@ def fit(
         for step, batch in enumerate(train.epoch(epoch)):
             done = epoch * len(train) + step
             _set_rate(optimiser, trainer, done / total)
-            with fabric.autocast():
+            with _autocast(train.device, trainer):
                 terms = loss_terms(encoder, objectives, batch, done / total)
                 loss = torch.stack([t.float() for t in terms.values()]).sum()
             if not torch.isfinite(loss):
@@ -120,9 +121,9 @@ def fit(
                     "check the scale of the targets"
                 )
             optimiser.zero_grad()
-            fabric.backward(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
             if trainer.clip:
-                torch.nn.utils.clip_grad_norm_(wrapped.parameters(), trainer.clip)
+                torch.nn.utils.clip_grad_norm_(bundle.parameters(), trainer.clip)
             optimiser.step()
             for k, v in terms.items():
                 sums[f"train/{k}"] = sums.get(f"train/{k}", 0.0) + float(v.detach()) * len(batch)
@@ -132,6 +133,12 @@ def fit(
         state.after_epoch(row, bundle, optimiser, trainer)
     state.finish(bundle, trainer)
     return state.history
+
+
+def _autocast(device: torch.device, trainer: Trainer) -> torch.autocast:
+    """bfloat16 needs no loss scaling, so that one switch is all there is to it."""
+    enabled = trainer.precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def _parameter_groups(bundle: nn.Module, trainer: Trainer) -> list[dict[str, Any]]:

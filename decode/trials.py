@@ -96,8 +96,10 @@ class Trials:
         states = {}
         rows = np.unique(np.concatenate(self.members))
         for subject in self.signals:
-            mine = rows[(self.singles["subject"].iloc[rows] == subject).to_numpy()]
-            table = self.singles.iloc[mine]
+            table = self.singles.iloc[rows]
+            table = table[table["subject"] == subject]
+            if table.empty:
+                continue
             windows = self.signals[subject].windows(table["start"].to_numpy(np.int64))
             states[subject] = scaler.fit(windows, table)
         return states

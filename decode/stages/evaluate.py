@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from decode.bootstrap import interval
-from decode.ceiling import retrieval_ceiling
 from decode.core import Dataset, Media, Metric, Results, Stimulus
 from decode.folds import fold_folder
 from decode.progress import progress
@@ -20,7 +19,7 @@ from decode.stages.predict import pooled
 from decode.stages.reconstruct import read_pictures
 from decode.store import Frame, write_json, write_table
 
-SHUFFLES = {"predictions": 20, "media": 4}
+SHUFFLES = {"predictions": 50, "media": 4}
 CONTROLS = ("oracle", "prior", "mean_image", "nearest_image")
 ALL_SUBJECTS = "all"
 
@@ -206,6 +205,8 @@ def add_ceilings(
 def _retrieval_ceiling(
     part: pd.DataFrame, subjects: list[str] | None, dataset: Dataset, metric: str, seed: int
 ) -> float | None:
+    from decode.ceiling import retrieval_ceiling
+
     values = []
     for subject in subjects or list(part["subject"].unique()):
         truth = dataset.truth(subject)

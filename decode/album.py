@@ -1,0 +1,143 @@
+"""The pictures of a result: made beside shown, read in batches, and who is compared with whom."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from decode.core import InputError, Media, Results, Stimulus
+from decode.picture_scores import Resize, eight_bit
+from decode.pictures import read_image
+from decode.progress import progress
+from decode.scoring import galleries
+
+
+class Album:
+    """Made and shown pictures of a result, read in batches; who is compared with whom.
+
+    `own` is (row,), the row's true picture among the distinct ones; `rival` gives the pictures of
+    the other stimuli of the row's gallery.
+    """
+
+    def __init__(
+        self, results: Results, within: Sequence[str], first: Resize | None, quantise: bool
+    ) -> None:
+        if results.made is None:
+            raise InputError(
+                "metric image: nothing was generated; add a generator to the experiment or drop "
+                "the image metrics"
+            )
+        self.made: Sequence[Media] = results.made
+        self.first, self.quantise = first, quantise
+        self.rows: list[np.ndarray] = [g.rows for g in galleries(results.trials, within)]
+        self.gallery = np.empty(len(results.trials), int)
+        for number, rows in enumerate(self.rows):
+            self.gallery[rows] = number
+        uids = results.trials["stimulus"].to_numpy()
+        self.stimulus, names = pd.factorize(uids)
+        known = dict(zip(uids, results.shown, strict=True))
+        self.pictures, self.picture_of = distinct_pictures([known[uid] for uid in names])
+        self.own = self.picture_of[self.stimulus]
+        self.present = np.zeros((len(self.rows), len(names)), bool)
+        self.present[self.gallery, self.stimulus] = True
+
+    def rival(self, rows: np.ndarray, same: np.ndarray | None = None) -> np.ndarray:
+        """(row, stimulus) bool: other stimuli of the gallery, of one class when `same` is given."""
+        rival = self.present[self.gallery[rows]].copy()
+        rival[np.arange(len(rows)), self.stimulus[rows]] = False
+        if same is not None:
+            rival &= same[self.stimulus[rows], None] == same[None, :]
+        return rival
+
+    def size(self) -> np.ndarray:
+        """(row,) number of distinct stimuli in the row's gallery, its own included."""
+        return self.present.sum(axis=1)[self.gallery]
+
+    def partner(self, shift: int) -> np.ndarray:
+        """Per row the true picture `shift` stimuli further in its gallery."""
+        other = np.empty_like(self.own)
+        for number, rows in enumerate(self.rows):
+            members = np.flatnonzero(self.present[number])
+            place = np.searchsorted(members, self.stimulus[rows])
+            other[rows] = self.picture_of[members[(place + shift) % len(members)]]
+        return other
+
+    def mean_per_gallery(self, value: np.ndarray) -> np.ndarray:
+        """Mean of `value` (row,) over each row's gallery."""
+        level = np.empty(len(value))
+        for rows in self.rows:
+            level[rows] = value[rows].mean()
+        return level
+
+    def read_made(self, rows: np.ndarray) -> Tensor:
+        found = []
+        for row in rows:
+            media = self.made[row]
+            if media.kind != "image" or not isinstance(media.data, Tensor):
+                raise InputError(
+                    f"metric image: expected made images, row {row} is of kind {media.kind!r}; "
+                    "use a metric for that kind"
+                )
+            data = media.data.detach().cpu().float()
+            found.append(eight_bit(data) / 255 if self.quantise else data)
+        return self._prepared(found, "made")
+
+    def read_shown(self, pictures: np.ndarray) -> Tensor:
+        return self._prepared([read_image(self.pictures[i]) for i in pictures], "shown")
+
+    def _prepared(self, pictures: list[Tensor], what: str) -> Tensor:
+        if self.first is not None:
+            return torch.cat([self.first(p[None]) for p in pictures])
+        if len({tuple(p.shape) for p in pictures}) > 1:
+            raise InputError(
+                f"metric image: {what} pictures differ in size; set `first` to a Resize, as the "
+                "presets do"
+            )
+        return torch.stack(pictures)
+
+
+def distinct_pictures(stimuli: Sequence[Stimulus]) -> tuple[list[Stimulus], np.ndarray]:
+    """Stimuli with distinct pixels, and per given stimulus which of them it shows.
+
+    Equal pictures are read once and tie exactly, whatever batch a network would see them in.
+    """
+    seen: dict[bytes, int] = {}
+    kept: list[Stimulus] = []
+    code = np.empty(len(stimuli), int)
+    for i, stimulus in enumerate(progress(stimuli, "shown pictures", total=len(stimuli))):
+        picture = read_image(stimulus)
+        content = repr(tuple(picture.shape)).encode() + picture.numpy().tobytes()
+        key = hashlib.sha256(content).digest()
+        if key not in seen:
+            seen[key] = len(kept)
+            kept.append(stimulus)
+        code[i] = seen[key]
+    return kept, code
+
+
+def batches(n: int, size: int, label: str) -> Iterator[np.ndarray]:
+    starts = range(0, n, size)
+    for start in progress(starts, label, total=len(starts)):
+        yield np.arange(start, min(start + size, n))
+
+
+def class_codes(album: Album, results: Results, column: str) -> np.ndarray:
+    """Number of each stimulus's class, from a trial column or else from the stimuli's labels."""
+    if column in results.trials.columns:
+        label = results.trials[column].astype(str).to_numpy()
+    else:
+        lacking = [s.uid for s in results.shown if column not in s.labels]
+        if lacking:
+            raise InputError(
+                f"metric image: same_class names {column!r}, which is neither a trial column "
+                f"({sorted(results.trials.columns)}) nor a label of stimulus {lacking[0]!r}"
+            )
+        label = np.array([str(s.labels[column]) for s in results.shown])
+    of_stimulus = np.empty(len(album.picture_of), dtype=object)
+    of_stimulus[album.stimulus] = label
+    return np.asarray(pd.factorize(of_stimulus)[0])

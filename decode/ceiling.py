@@ -1,0 +1,172 @@
+"""How well anything could do: noise ceilings in closed form where the truth is known, from repeats
+where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from decode.core import InputError, Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and the standard error of its Monte-Carlo estimation (0 = exact)."""
+
+    value: float
+    error: float
+
+
+def variance_ceiling(
+    truth: Truth, uids: Sequence[str] | None = None, *, repeats: int
+) -> np.ndarray:
+    """(feature,) share of the variance of `repeats`-averages that the stimuli explain.
+
+    signal / (signal + noise / repeats), where signal is the variance of the noiseless responses
+    over `uids` (None: all stimuli); 0 for a feature without signal.
+    """
+    response, noise = _known(truth, uids, repeats)
+    signal = response.var(axis=0)
+    total = signal + noise
+    return np.divide(signal, total, out=np.zeros_like(total), where=total > 0)
+
+
+def two_way_ceiling(truth: Truth, uids: Sequence[str] | None = None, *, repeats: int) -> float:
+    """Mean over pairs of stimuli of the ideal observer's accuracy in telling them apart.
+
+    Exact for Gaussian noise: Phi(d / 2) with d the distance of two noiseless responses in units of
+    the noise's standard deviation.
+    """
+    from scipy.special import ndtr
+
+    gram = _gram(truth, uids, repeats)
+    power = np.diag(gram)
+    squared = np.maximum(power[:, None] + power - 2 * gram, 0.0)
+    pairs = np.triu_indices(len(gram), 1)
+    return float(ndtr(np.sqrt(squared[pairs]) / 2).mean())
+
+
+def retrieval_ceiling(
+    truth: Truth,
+    uids: Sequence[str] | None = None,
+    *,
+    repeats: int,
+    k: int = 1,
+    draws: int = 400,
+    seed: int = 0,
+) -> float:
+    """Top-k accuracy of the ideal observer: the value of `estimate_retrieval`."""
+    return estimate_retrieval(truth, uids, repeats=repeats, k=k, draws=draws, seed=seed).value
+
+
+def estimate_retrieval(
+    truth: Truth,
+    uids: Sequence[str] | None = None,
+    *,
+    repeats: int,
+    k: int = 1,
+    draws: int = 400,
+    seed: int = 0,
+) -> Estimate:
+    """Top-k accuracy of the ideal observer who must name one of `uids` from `repeats` trials.
+
+    It knows every noiseless response and the noise. Its log likelihoods of all n candidates are
+    jointly Gaussian with the Gram matrix of the responses as covariance, so they are drawn exactly,
+    in n dimensions, however many features there are; only the top-k decision is Monte Carlo, and
+    the error says how exactly it is known. Ties count half.
+    """
+    gram = _gram(truth, uids, repeats)
+    n = len(gram)
+    if not 1 <= k <= n:
+        raise InputError(f"retrieval ceiling: expected 1 <= k <= {n} candidates, got k={k}")
+    values, vectors = np.linalg.eigh(gram)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    rng = np.random.default_rng(seed)
+    expected = gram - np.diag(gram) / 2
+    hits = np.zeros(draws)
+    for d in range(draws):
+        scores = expected + root @ rng.standard_normal(n)
+        own = np.diag(scores)[:, None]
+        ahead = np.sum(scores > own, axis=1)
+        tied = np.sum(scores == own, axis=1) - 1
+        hits[d] = np.mean(np.clip(k - ahead, 0, 1 + tied) / (1 + tied))
+    return Estimate(float(hits.mean()), float(hits.std(ddof=1) / np.sqrt(draws)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FromRepeats:
+    """Per feature: variance of signal and of single-trial noise, and what follows from them."""
+
+    signal: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def ncsnr(self) -> np.ndarray:
+        """Noise ceiling signal-to-noise ratio of NSD: ratio of standard deviations."""
+        ok = self.noise > 0
+        return np.sqrt(np.divide(self.signal, self.noise, out=np.zeros_like(self.noise), where=ok))
+
+    def ceiling(self, repeats: int) -> np.ndarray:
+        """(feature,) share of explainable variance in averages of `repeats` trials."""
+        squared = self.ncsnr**2
+        return squared / (squared + 1 / repeats)
+
+
+def noise_ceiling_from_repeats(betas: np.ndarray, stimulus: Sequence[object]) -> FromRepeats:
+    """Signal and noise of betas (trial, feature) from stimuli that were shown more than once.
+
+    Noise is the variance of a stimulus' repeats, signal what the variance between stimuli exceeds
+    it by, at least 0 (Allen et al. 2022, doi:10.1038/s41593-021-00962-x, here without bias for
+    unequal repeats). Raises InputError unless two stimuli have repeats.
+    """
+    _, group, counts = np.unique(
+        np.asarray([str(s) for s in stimulus]), return_inverse=True, return_counts=True
+    )
+    if len(group) != len(betas):
+        raise ValueError(f"{len(betas)} betas, {len(group)} stimuli")
+    keep = counts[group] > 1
+    if len(np.unique(group[keep])) < 2:
+        raise InputError(
+            "a noise ceiling needs at least two stimuli that were shown more than once, got "
+            f"{len(np.unique(group[keep]))}; choose a part of the data with repeats"
+        )
+    _, group, counts = np.unique(group[keep], return_inverse=True, return_counts=True)
+    x = np.asarray(betas, np.float64)[keep]
+    means = np.zeros((len(counts), x.shape[1]))
+    np.add.at(means, group, x)
+    means /= counts[:, None]
+    noise = np.sum((x - means[group]) ** 2, axis=0) / (len(x) - len(counts))
+    signal = means.var(axis=0, ddof=1) - noise * np.mean(1 / counts)
+    return FromRepeats(np.maximum(signal, 0.0), noise)
+
+
+def _known(truth: Truth, uids: Sequence[str] | None, repeats: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noiseless responses (uid, feature) and the noise variance of an average of `repeats`."""
+    if repeats < 1:
+        raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}")
+    if uids is None:
+        response = np.asarray(truth.response, np.float64)
+    else:
+        row = {uid: i for i, uid in enumerate(truth.stimuli)}
+        missing = [u for u in uids if u not in row]
+        if missing:
+            raise InputError(
+                f"noise ceiling: the simulation knows no response to {missing[0]!r} "
+                f"({len(missing)} of {len(uids)} stimuli); ask for stimuli that were shown"
+            )
+        response = np.asarray(truth.response[[row[u] for u in uids]], np.float64)
+    return response, np.asarray(truth.noise, np.float64) / repeats
+
+
+def _gram(truth: Truth, uids: Sequence[str] | None, repeats: int) -> np.ndarray:
+    """(stimulus, stimulus) inner products of the responses in units of the noise, centred."""
+    response, noise = _known(truth, uids, repeats)
+    response = response - response.mean(axis=0)
+    silent = noise <= 0
+    if np.any(np.abs(response[:, silent]) > 0):
+        raise InputError("noise ceiling: a feature with signal but no noise tells everything apart")
+    scaled = response[:, ~silent] / np.sqrt(noise[~silent])
+    return scaled @ scaled.T

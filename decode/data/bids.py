@@ -1,0 +1,270 @@
+"""Any BIDS data set whose events.tsv name what was shown."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth
+from decode.recordings import bids
+from decode.recordings.bids import Columns, Run
+from decode.recordings.bold import Voxels, read_bold, read_mask, usable, with_confounds
+from decode.recordings.masks import bright_voxels
+from decode.recordings.meeg import as_recording
+
+MODALITIES: dict[str, Modality] = {"eeg": "eeg", "meg": "meg", "ieeg": "ieeg", "func": "fmri"}
+RAW_ENDINGS = ("fif", "vhdr", "edf", "bdf", "set", "ds", "con", "sqd", "mefd", "nwb")
+PREPROCESSED = "_desc-preproc_bold.nii.gz"
+
+
+class Bids:
+    """Raw EEG, MEG or iEEG through mne-bids; BOLD from fMRIPrep's derivatives or plain NIfTI.
+
+    `datatype` is the BIDS folder: "eeg", "meg", "ieeg" or "func". `task` may be None where there is
+    one. A row of events.tsv is a trial unless its `stim_column` is n/a; that column names a file
+    below `stimuli` (a folder in `root`), whose kind follows from its ending, or, with `kind`
+    "text" or "event", is itself the word or the class. `label_columns` are facts about the
+    stimulus, kept with it and with the trials; `split_column` holds train, test or n/a.
+
+    For "func", `derivatives` is fMRIPrep's folder in `root`: `desc-preproc_bold` in `space` (None:
+    the scanner's own) within `desc-brain_mask`, and the columns of the confounds table that match
+    the names or patterns in `confounds` become channels for the GLM to regress out. Without
+    `derivatives`, plain `_bold.nii.gz` files are read. `mask`, a NIfTI file in `root` ("{subject}"
+    stands for sub-01), comes before any of these; without any, bright voxels are kept. BOLD comes
+    in percent signal change, M/EEG in V and T with sensor positions in metres.
+
+    Raises InputError for what is missing, unreadable or does not fit together.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        citation="see dataset_description.json",
+        licence="see dataset_description.json",
+        modality="eeg",
+    )
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        datatype: str,
+        task: str | None = None,
+        subjects: Sequence[str] | None = None,
+        stim_column: str = "stim_file",
+        stimuli: str = "stimuli",
+        kind: Kind | None = None,
+        label_columns: Sequence[str] = (),
+        split_column: str | None = None,
+        derivatives: str | None = None,
+        space: str | None = None,
+        mask: str | None = None,
+        confounds: Sequence[str] = (),
+    ) -> None:
+        self.root, self.datatype, self.task = Path(root), datatype, task
+        if datatype not in MODALITIES:
+            raise InputError(
+                f"data.datatype: expected one of {', '.join(MODALITIES)}, got {datatype!r}"
+            )
+        if not self.root.is_dir():
+            raise InputError(
+                f"bids: expected a BIDS data set (sub-01/{datatype}/...) at {self.root}, found no "
+                "such folder; set data.root or paths.data"
+            )
+        if derivatives is None and (space is not None or confounds):
+            raise InputError(
+                "data.space and data.confounds: expected fMRIPrep's folder in data.derivatives, "
+                "got null; set data.derivatives=derivatives/fmriprep or leave both out"
+            )
+        folder = Path(stimuli)
+        self.columns = Columns(
+            stim_column, self.root / folder, kind, tuple(label_columns), split_column
+        )
+        self.folder = self.root if derivatives is None else self.root / derivatives
+        self.derivatives, self.space, self.mask = derivatives, space, mask
+        self.confounds = tuple(confounds)
+        self.subjects = self._subjects(subjects)
+        told = bids.description(self.root)
+        self.facts = replace(  # type: ignore[misc]
+            type(self).facts,
+            citation=str(told.get("Name", self.root.name)),
+            licence=str(told.get("License", "not stated")),
+            modality=MODALITIES[datatype],
+        )
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        """One recording per run, read when it is asked for."""
+        if subject not in self.subjects:
+            raise InputError(
+                f"bids: no subject {subject!r} with {self.datatype} recordings in "
+                f"{self.folder}; choose from {', '.join(self.subjects)}"
+            )
+        # A stimulus that is not there is better found before an hour of filtering.
+        self.stimuli()
+        runs = self._runs[subject]
+        if self.datatype == "func":
+            yield from self._bold(runs)
+        else:
+            for run in runs:
+                yield as_recording(
+                    open_bids(run.path, self.root, self.datatype),
+                    bids.trials_of(run.events, self.columns),
+                    subject=run.subject,
+                    session=run.session,
+                    run=run.run,
+                    modality=MODALITIES[self.datatype],
+                )
+
+    def stimuli(self) -> Mapping[str, Stimulus]:
+        """What the events of all subjects name; the uid is the value of the stimulus column."""
+        return self._stimuli
+
+    def truth(self, subject: str) -> Truth | None:
+        return None
+
+    @cached_property
+    def _stimuli(self) -> dict[str, Stimulus]:
+        runs = [run for subject in self.subjects for run in self._runs[subject]]
+        return bids.stimuli_of([run.events for run in runs], self.columns)
+
+    @cached_property
+    def _runs(self) -> dict[str, list[Run]]:
+        return {subject: self._find(subject) for subject in self.subjects}
+
+    def _subjects(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        there = bids.subjects_with(self.folder, self.datatype)
+        if not there:
+            raise InputError(
+                f"bids: expected sub-*/{self.datatype} or sub-*/ses-*/{self.datatype} in "
+                f"{self.folder}, found none; correct data.root, data.datatype or data.derivatives"
+            )
+        named = [s if s.startswith("sub-") else f"sub-{s}" for s in map(str, wanted or there)]
+        missing = [s for s in named if s not in there]
+        if missing:
+            raise InputError(
+                f"bids: no subject {missing[0]!r} with {self.datatype} recordings in "
+                f"{self.folder}; choose from {', '.join(there)}"
+            )
+        return tuple(named)
+
+    def _find(self, subject: str) -> list[Run]:
+        endings = [f"_{self.datatype}.{e}" for e in RAW_ENDINGS]
+        if self.datatype == "func":
+            endings = ["_bold.nii", "_bold.nii.gz"] if self.derivatives is None else [PREPROCESSED]
+        files = bids.files_of(self.folder, subject, self.datatype, endings, self.task)
+        if self.derivatives is not None:
+            spaces = sorted({bids.entities(p).get("space", "null") for p in files})
+            files = [p for p in files if bids.entities(p).get("space") == self.space]
+            if spaces and not files:
+                raise InputError(
+                    f"{self.folder / subject}: no {PREPROCESSED} in space {self.space}, only in "
+                    f"{', '.join(spaces)}; correct data.space"
+                )
+        if not files:
+            raise InputError(
+                f"{self.folder / subject}: expected files that end in {' or '.join(endings[:3])} "
+                f"in {self.datatype}, found none; correct data.root or data.derivatives"
+            )
+        return bids.as_runs(self.root, self.folder, files)
+
+    def _bold(self, runs: Sequence[Run]) -> Iterator[Recording]:
+        voxels = self._voxels(runs)
+        channels = voxels.channels()
+        for run in runs:
+            recording = read_bold(
+                run.path,
+                voxels,
+                bids.trials_of(run.events, self.columns),
+                subject=run.subject,
+                session=run.session,
+                run=run.run,
+                channels=channels,
+            )
+            if self.confounds:
+                recording = with_confounds(recording, read_confounds(run.path, self.confounds))
+            yield recording
+
+    def _voxels(self, runs: Sequence[Run]) -> Voxels:
+        images = [run.path for run in runs]
+        if self.mask is not None:
+            return usable(images, read_mask(self.root / self.mask.format(subject=runs[0].subject)))
+        if self.derivatives is None:
+            return bright_voxels(images)
+        return usable(images, common_mask(images))
+
+
+def open_bids(path: Path, root: Path, datatype: str):  # type: ignore[no-untyped-def]
+    """The raw file with what BIDS says about its channels, electrodes and bad channels."""
+    import mne_bids
+
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            name = mne_bids.get_bids_path_from_fname(path, check=False)
+            raw = mne_bids.read_raw_bids(name.update(root=root, datatype=datatype), verbose="error")
+    except Exception as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise InputError(
+            f"{path}: expected a complete raw recording, got one that mne-bids cannot read "
+            f"({reason[:200]}); fetch the file again or correct its sidecars"
+        ) from e
+    cut = [w for w in map(str, (s.message for s in said)) if "truncat" in w or "corrupt" in w]
+    if cut:
+        raise InputError(f"{path}: {' '.join(cut[0].split())[:200]}; fetch the file again")
+    return raw
+
+
+def common_mask(images: Sequence[Path]) -> Voxels:
+    """The voxels inside fMRIPrep's brain mask of every run."""
+    masks = []
+    for image in images:
+        path = bids.sidecar(image, image.parent, "desc-brain_mask.nii.gz", ignore=["desc"])
+        # A mask without a space is in the scanner's own and fits no other.
+        same = path and bids.entities(path).get("space") == bids.entities(image).get("space")
+        if path is None or not same:
+            raise InputError(
+                f"{image}: expected *_desc-brain_mask.nii.gz of its space beside it, found none; "
+                "copy it there or set data.mask"
+            )
+        masks.append(read_mask(path))
+    first = masks[0]
+    inside = set(map(tuple, first.ijk.tolist()))
+    for image, mask in zip(images[1:], masks[1:], strict=True):
+        if mask.grid != first.grid:
+            raise InputError(
+                f"{image}: its mask has grid {mask.grid}, the first run's has {first.grid}; "
+                "set data.space to a space that all runs share"
+            )
+        inside &= set(map(tuple, mask.ijk.tolist()))
+    return first.take(pd.Series(list(map(tuple, first.ijk.tolist()))).isin(inside).to_numpy(bool))
+
+
+def read_confounds(image: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    """(volume, confound) columns of fMRIPrep's table that match the names or patterns."""
+    endings = ("desc-confounds_timeseries.tsv", "desc-confounds_regressors.tsv")
+    found = [bids.sidecar(image, image.parent, e, ignore=["desc"]) for e in endings]
+    path = next((p for p in found if p is not None), None)
+    if path is None:
+        raise InputError(
+            f"{image}: expected *_{endings[0]} beside it, found none; copy it there or set "
+            "data.confounds=[]"
+        )
+    try:
+        table = pd.read_csv(path, sep="\t", na_values="n/a")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: expected a tab-separated table, got: {e}") from e
+    names: list[str] = []
+    for pattern in wanted:
+        matching = [c for c in table.columns if fnmatch(c, pattern)]
+        if not matching:
+            raise InputError(
+                f"{path}: expected a column {pattern!r} of data.confounds, got "
+                f"{', '.join(table.columns[:12])}, ...; correct data.confounds"
+            )
+        names += [c for c in matching if c not in names]
+    return table[names]

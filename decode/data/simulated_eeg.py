@@ -1,0 +1,64 @@
+"""Simulated EEG: participants look at drawn scenes; physics, known noise, raw FIF in BIDS layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from decode.core import Facts, Recording, Stimulus, Truth
+from decode.simulation.meeg_study import Design, Study
+
+
+class SimulatedEEG:
+    """DOC
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        citation="simulated by this package",
+        licence="MIT",
+        modality="eeg",
+        n_channels=63,
+        simulated=True,
+    )
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        n_subjects: int = 2,
+        n_train: int = 1500,
+        train_repeats: int = 2,
+        n_test: int = 100,
+        test_repeats: int = 8,
+        noise: float = 1.0,
+        sfreq: float = 200.0,
+        seed: int = 0,
+    ) -> None:
+        design = Design(
+            modality="eeg",
+            n_subjects=n_subjects,
+            n_train=n_train,
+            train_repeats=train_repeats,
+            n_test=n_test,
+            test_repeats=test_repeats,
+            noise=noise,
+            sfreq=sfreq,
+            seed=seed,
+        )
+        self._study = Study("simulated_eeg", Path(root), design)
+        self.subjects = self._study.subjects
+
+    @property
+    def folder(self) -> Path:
+        """Where the raw files lie."""
+        return self._study.folder
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        return self._study.recordings(subject)
+
+    def stimuli(self) -> Mapping[str, Stimulus]:
+        return self._study.stimuli
+
+    def truth(self, subject: str) -> Truth:
+        return self._study.truth(subject)

@@ -1,0 +1,53 @@
+"""Ridge regression on voxels or on sensors x time: the linear baseline of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.subject_ridge import RidgeKnobs, SubjectRidge
+
+
+class Ridge(Encoder):
+    """A linear map per subject, solved in closed form for all targets at once.
+
+    `alphas` are penalties as in scikit-learn, None is a grid around the mean eigenvalue. `select`
+    keeps that many voxels: those that, each alone, explain most of the first `components` principal
+    components of the training targets. `per` says whether each target column, each named target or
+    all share one strength; `by` whether it is chosen by exact leave-one-out (`loo`), generalised
+    cross-validation (`gcv`) or on the validation rows; `leave_out: stimulus` leaves all repeats of
+    a stimulus out together. With loo and gcv, validation rows are fitted too unless
+    `use_validation` is False. `time: mean` averages each window over time. `rescale: train` undoes
+    the shrinkage: leave-one-out predictions of the fitted rows get the variance of their targets
+    (the re-standardisation of Ozcelik & VanRullen 2023 without a look at the test set).
+
+    Raises InputError for signals that do not fit the layouts and for subjects without trials.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        shapes: Mapping[str, Shape],
+        *,
+        alphas: Sequence[float] | None = None,
+        select: int | None = None,
+        components: int = 10,
+        per: Literal["target", "name", "all"] = "target",
+        by: Literal["loo", "gcv", "validation"] = "loo",
+        leave_out: Literal["trial", "stimulus"] = "trial",
+        time: Literal["flatten", "mean"] = "flatten",
+        rescale: Literal["none", "train"] = "none",
+        use_validation: bool = True,
+    ) -> None:
+        super().__init__()
+        knobs = RidgeKnobs(
+            alphas, select, components, per, by, leave_out, time, rescale, use_validation
+        )
+        self.ridge = SubjectRidge(layouts, shapes, knobs)
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        self.ridge.fit(train, validation)
+
+    def forward(self, batch: Batch) -> Tensors:
+        return self.ridge(batch)

@@ -1,0 +1,40 @@
+"""A predicted picture is already a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from decode.core import Generator, InputError, Media, Shape, Tensors
+from decode.pictures import resize
+
+
+class PixelGenerator(Generator):
+    """Predicted pixels (1 or 3, h, w), clamped to [0, 1]; `size` enlarges them to size x size."""
+
+    def __init__(self, target: str = "pixels", *, size: int | None = None) -> None:
+        self.target = target
+        self.size = size
+        self.needs = (target,)
+
+    def check(self, shapes: Mapping[str, Shape]) -> None:
+        super().check(shapes)
+        shape = tuple(shapes[self.target])
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise InputError(
+                f"pixels generator: target {self.target!r} is expected to be (1 or 3, h, w), got "
+                f"{shape}; name a pixels target"
+            )
+
+    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
+        """One image per row; seeds do not matter."""
+        images = as_rgb(predicted[self.target].float().clamp(0, 1))
+        if self.size is not None:
+            images = resize(images, (self.size, self.size))
+        return [Media("image", image.clone()) for image in images]
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """(image, 1 or 3, h, w) -> (image, 3, h, w)."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

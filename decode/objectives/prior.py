@@ -1,0 +1,42 @@
+"""The loss of a diffusion prior: recover the clean target from noise and what the brain says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from decode.core import Batch, Encoder, InputError, Objective, Tensors
+
+
+class Prior(Objective):
+    """Squared error of the predicted clean target, at unit spread, over random noise levels.
+
+    Works on an encoder with a prior (`decode.encoders.with_prior`); the condition is dropped with
+    probability `drop`, so that guidance is possible. While validating, noise and levels are seeded.
+    Raises InputError for other encoders.
+    """
+
+    def __init__(self, *, weight: float = 30.0, drop: float = 0.2) -> None:
+        super().__init__()
+        self.weight, self.drop = weight, drop
+
+    def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
+        prior: Any = getattr(encoder, "prior", None)
+        if prior is None:
+            raise InputError(
+                "objective prior: the encoder has no diffusion prior; choose one that has "
+                "(encoder=mlp_prior) or drop this objective"
+            )
+        sampled: Any = encoder
+        name, scale = sampled.target, sampled.scale
+        truth = scale.down(name, encoder.embed(batch.targets)[name].float())
+        if encoder.training:
+            condition, generator = encoder(batch)[name], None
+        else:
+            condition = sampled.condition(batch)
+            generator = torch.Generator().manual_seed(0)
+        loss = prior.loss(
+            truth, scale.down(name, condition.float()), drop=self.drop, generator=generator
+        )
+        return {"prior": self.weight * loss.mean()}

@@ -1,0 +1,35 @@
+"""Beta maps: recordings that already hold one sample per trial."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from decode.core import InputError, Recording
+from decode.preprocessing.bold import check_signal, trial_layout
+from decode.preprocessing.prepared import Prepared
+
+
+def beta_maps(recording: Recording) -> Prepared:
+    """Row i of the signal (trial, voxel) is the response to event i; nothing is computed.
+
+    Raises InputError when rows and events do not match, and for NaN or constant voxels.
+    """
+    if recording.sfreq != 1.0:
+        raise InputError(
+            f"{recording.where}: expected one sample per trial (sfreq 1), got "
+            f"{recording.sfreq:g} Hz; use preprocess=bold for time series"
+        )
+    if len(recording.signal) != len(recording.events):
+        raise InputError(
+            f"{recording.where}: expected one beta map per event, got {len(recording.signal)} maps "
+            f"and {len(recording.events)} events"
+        )
+    keep = np.ones(len(recording.channels), bool)
+    signal = check_signal(recording, keep).astype(np.float32)
+    table = recording.events.reset_index(drop=True).assign(
+        start=np.arange(len(signal)),
+        subject=recording.subject,
+        session=recording.session,
+        run=recording.run,
+    )
+    return Prepared(signal, trial_layout(recording, keep), table)

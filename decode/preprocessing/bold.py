@@ -1,0 +1,154 @@
+"""BOLD runs to one beta per trial."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from decode.core import InputError, Layout, Recording
+from decode.preprocessing import glm
+from decode.preprocessing.prepared import Prepared
+
+Method = Literal["lss", "lsa"]
+WEIGHTS = {"lss": glm.separate_weights, "lsa": glm.together_weights}
+CONFOUND = "confound"
+
+
+def single_trial_betas(
+    recording: Recording,
+    *,
+    method: Method = "lss",
+    hrf: str = "glover",
+    high_pass: float = 0.01,
+    noise: Literal["white", "ar1"] = "white",
+    slice_time: float = 0.0,
+    min_response: float = 0.2,
+) -> Prepared:
+    """One beta per trial and voxel, in percent signal change at the peak of the response.
+
+    `method` is "lss" (least squares - separate: stable when trials follow each other quickly) or
+    "lsa" (least squares - all: unbiased, noisier). `hrf` is "glover" or "spm"; `high_pass` is the
+    highest frequency (Hz) of the cosine drifts; `noise` "ar1" prewhitens with one autocorrelation
+    per run; `slice_time` is the moment within a TR that a volume stands for (0 start, 0.5 middle,
+    as after fMRIPrep). Channels of kind "confound" are regressed out and left out of the result.
+
+    Raises InputError for NaN or constant voxels, for events outside the recording, and for trials
+    of whose response less than the share `min_response` was recorded.
+    """
+    if method not in WEIGHTS:
+        raise InputError(f"preprocess.method: expected one of {sorted(WEIGHTS)}, got {method!r}")
+    if noise not in ("white", "ar1"):
+        raise InputError(f"preprocess.noise: expected 'white' or 'ar1', got {noise!r}")
+    brain = (recording.channels["kind"] != CONFOUND).to_numpy()
+    signal = check_signal(recording, brain)
+    tr = 1 / recording.sfreq
+    n = len(signal)
+    check_events(recording, n * tr)
+    onsets = recording.events["onset"].to_numpy(float)
+    durations = recording.events["duration"].fillna(0.0).to_numpy(float)
+    times = (np.arange(n) + slice_time) * tr
+    trials = glm.trial_regressors(onsets, durations, times, hrf=hrf)
+    _check_recorded(recording, trials, times, hrf, min_response)
+    confounds = np.asarray(recording.signal[:, ~brain], np.float64)
+    nuisance = np.hstack([glm.cosine_drift(n, tr, high_pass), _standardised(confounds)])
+    if nuisance.shape[1] + 2 >= n:
+        raise InputError(
+            f"{recording.where}: {n} volumes are too few for {nuisance.shape[1]} drift and "
+            "confound regressors; lower preprocess.high_pass or use fewer confounds"
+        )
+    weights = beta_weights(trials, nuisance, method=method, rho=None)
+    if noise == "ar1":
+        rho = glm.residual_ar1(signal, np.hstack([trials, nuisance]))
+        weights = beta_weights(trials, nuisance, method=method, rho=rho)
+    table = recording.events.reset_index(drop=True).assign(
+        start=np.arange(len(onsets)),
+        subject=recording.subject,
+        session=recording.session,
+        run=recording.run,
+    )
+    return Prepared((weights @ signal).astype(np.float32), trial_layout(recording, brain), table)
+
+
+def beta_weights(
+    trials: np.ndarray, nuisance: np.ndarray, *, method: Method, rho: float | None
+) -> np.ndarray:
+    """(trial, time) weights with betas = weights @ signal; `rho` prewhitens AR(1) noise."""
+    if rho is None:
+        return WEIGHTS[method](trials, nuisance)
+    p = glm.ar1_whitener(len(trials), rho)
+    return WEIGHTS[method](p @ trials, p @ nuisance) @ p
+
+
+def trial_layout(recording: Recording, keep: np.ndarray) -> Layout:
+    """Layout of one sample per trial over the channels that `keep` (channel,) marks."""
+    channels = recording.channels[keep]
+    return Layout(
+        modality=recording.modality,
+        names=tuple(channels["name"]),
+        positions=channels[["x", "y", "z"]].to_numpy(float),
+        rois=tuple(channels["roi"].fillna("")),
+        sfreq=1.0,
+        n_times=1,
+    )
+
+
+def check_signal(recording: Recording, keep: np.ndarray) -> np.ndarray:
+    """Signal (time, voxel) float64 of the kept channels; InputError for NaN or constant ones."""
+    signal = np.asarray(recording.signal[:, keep], np.float64)
+    broken = ~np.isfinite(signal).all(axis=0)
+    # One sample alone cannot vary: a run with a single beta map is fine.
+    flat = np.ptp(np.where(broken, 0.0, signal), axis=0) == 0
+    constant = ~broken & flat & (len(signal) > 1)
+    for bad, word in ((broken, "NaN or infinite values"), (constant, "a constant signal")):
+        if bad.any():
+            names = recording.channels["name"].to_numpy()[keep][bad]
+            raise InputError(
+                f"{recording.where}: expected a finite, varying signal in all {len(bad)} channels, "
+                f"got {word} in {bad.sum()} ({', '.join(map(str, names[:3]))}"
+                f"{', ...' if bad.sum() > 3 else ''}); leave them out of the mask"
+            )
+    return signal
+
+
+def check_events(recording: Recording, length: float) -> None:
+    """InputError unless every event starts inside the recording of `length` seconds."""
+    events = recording.events
+    onsets = events["onset"].to_numpy(float)
+    if not len(onsets):
+        raise InputError(f"{recording.where}: expected at least one event, got none")
+    outside = np.flatnonzero(~((onsets >= 0) & (onsets < length)))
+    if len(outside):
+        i = outside[0]
+        name = events["stimulus"].iloc[i] if "stimulus" in events else ""
+        raise InputError(
+            f"{recording.where}: event {i} ({name}) starts at {onsets[i]:g} s, outside the "
+            f"recording of {length:g} s; correct the onsets or the TR in the events or image header"
+        )
+
+
+def _check_recorded(
+    recording: Recording, trials: np.ndarray, times: np.ndarray, hrf: str, least: float
+) -> None:
+    """InputError when a trial's response lies mostly after the last volume."""
+    events = recording.events
+    step = times[1] - times[0] if len(times) > 1 else 1.0
+    onsets = events["onset"].to_numpy(float)
+    durations = events["duration"].fillna(0.0).to_numpy(float)
+    longer = np.arange(times[0], times[-1] + durations.max() + 32, step)
+    whole = np.sum(glm.trial_regressors(onsets, durations, longer, hrf=hrf) ** 2, axis=0)
+    share = np.sum(trials**2, axis=0) / whole
+    late = np.flatnonzero(share < least)
+    if len(late):
+        i = late[0]
+        raise InputError(
+            f"{recording.where}: only {share[i]:.0%} of the response to event {i} at "
+            f"{onsets[i]:g} s lies in the recording of {len(times) * step:g} s, expected "
+            f"{least:.0%}; drop {len(late)} such event(s) or lower preprocess.min_response"
+        )
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    x = np.nan_to_num(x - np.nanmean(x, axis=0, keepdims=True)) if x.size else x
+    scale = x.std(axis=0, keepdims=True)
+    return x / np.where(scale > 0, scale, 1.0)

@@ -1,0 +1,235 @@
+"""What a report says, as plain data: scores, controls, galleries, curves, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError
+
+ALL_SUBJECTS = "all"
+# In the order of the table's columns; anything else with a slash is a baseline and comes first.
+CONTROLS = {
+    "shuffled": "the same predictions and pictures, paired with the truth of random trials; sits "
+    "at chance unless a score rewards something else than the brain signal",
+    "mean_image": "the mean training picture shown for every trial",
+    "nearest_image": "the training picture whose features lie nearest to the prediction",
+    "prior": "the generator driven without the brain signal, by its own prior alone",
+    "oracle": "the generator driven by the true features: the ceiling of this generator",
+}
+BASELINE = "another decoder, fitted next to the main one on the same training rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One line of `summary.json`: the mean of a metric over n rows, with its 95 % interval."""
+
+    metric: str
+    subject: str
+    n: int
+    value: float
+    chance: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    better: str = "higher"
+    split: str = ""
+    split_hash: str = ""
+    n_fits: int = 1
+    test_conditioned: bool = False
+    ceiling: float | None = None
+
+    @property
+    def control(self) -> str:
+        """The control this score belongs to; "" for the decoder itself."""
+        return self.metric.rpartition("/")[0]
+
+    @property
+    def plain(self) -> str:
+        """The metric's name without its control."""
+        return self.metric.rpartition("/")[2]
+
+    def reaches(self, other: Score) -> bool:
+        """Whether this score is as good as `other`."""
+        if self.better == "lower":
+            return self.value <= other.value
+        return self.value >= other.value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """One trial of a gallery: pictures by label ("shown", "decoded", "ridge", ...) and its score.
+
+    A picture is a path or an array, (h, w, 3) uint8 or (3, h, w) in [0, 1].
+    """
+
+    subject: str
+    stimulus: str
+    value: float
+    pictures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gallery:
+    """Trials side by side, chosen by `metric`: `groups` maps "best", "median", "worst" to shots."""
+
+    title: str
+    metric: str
+    groups: Mapping[str, Sequence[Shot]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Lines over a shared axis: `lines` maps a name to (x, y); `chance` draws a dashed level."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    chance: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitCard:
+    """One named split: `folds` has a row per fold and part with n_trials and n_stimuli."""
+
+    name: str
+    hash: str
+    folds: Sequence[Mapping[str, Any]]
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A folder the report was made from."""
+
+    stage: str
+    folder: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """Everything on one page. `summary` holds the objects of summary.json.
+
+    `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
+    short list of facts (data set, citation, subjects, encoder ...); `approximations` says what a
+    simulation leaves out; `limits` says what a reader must not conclude.
+    """
+
+    name: str
+    summary: Sequence[Mapping[str, Any]]
+    simulated: bool = False
+    about: Mapping[str, str] = field(default_factory=dict)
+    headline: Sequence[str] = ()
+    galleries: Sequence[Gallery] = ()
+    learning: Sequence[Curve] = ()
+    curves: Sequence[Curve] = ()
+    splits: Sequence[SplitCard] = ()
+    config: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    artefacts: Sequence[Artefact] = ()
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    approximations: Sequence[str] = ()
+    limits: Sequence[str] = ()
+
+    @property
+    def scores(self) -> list[Score]:
+        return [Score(**row) for row in self.summary]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunCard:
+    """A finished run on the index page; `link` is relative to that page, `picture` as in `Shot`."""
+
+    name: str
+    link: str
+    summary: Sequence[Mapping[str, Any]]
+    headline: Sequence[str] = ()
+    simulated: bool = False
+    finished: str = ""
+    about: str = ""
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def overall(scores: Sequence[Score]) -> list[Score]:
+    """Per metric and split the score over all subjects, or the only subject's."""
+    kept: dict[tuple[str, str], Score] = {}
+    for score in scores:
+        key = (score.split, score.metric)
+        if key not in kept or score.subject == ALL_SUBJECTS:
+            kept[key] = score
+    return list(kept.values())
+
+
+def headline_scores(
+    scores: Sequence[Score], names: Sequence[str] = (), *, most: int = 4
+) -> list[Score]:
+    """The decoder's overall scores named in `names`, or its first `most`; every split of each."""
+    own = [s for s in overall(scores) if not s.control]
+    wanted = list(names) or list(dict.fromkeys(s.metric for s in own))[:most]
+    return [s for name in wanted for s in own if s.metric == name]
+
+
+def control_names(scores: Sequence[Score], baselines: Sequence[str] = ()) -> list[str]:
+    """Controls present in `scores`: baselines first, then the usual order."""
+    present = list(dict.fromkeys(s.control for s in scores if s.control))
+    first = [c for c in baselines if c in present]
+    first += [c for c in present if c not in CONTROLS and c not in first]
+    return first + [
+        c for c in ("nearest_image", "mean_image", "prior", "shuffled", "oracle") if c in present
+    ]
+
+
+def choose(rows: pd.DataFrame, metric: str, *, n: int = 6) -> dict[str, list[int]]:
+    """Trials of the n best, n median and n worst values of `metric`: never chosen by eye.
+
+    `rows` are score rows (metric, trial, value, better). Ties are ordered by trial, so that the
+    choice can be repeated. With fewer than 3 n trials the groups get shorter, never overlap.
+    """
+    part = rows[rows["metric"] == metric]
+    if part.empty:
+        raise InputError(
+            f"gallery: expected scores of {metric!r}, there are {sorted(rows['metric'].unique())}; "
+            "name one of them"
+        )
+    lower = "better" in part and part["better"].iloc[0] == "lower"
+    key = part["value"].to_numpy() * (1 if lower else -1)
+    trials = part["trial"].to_numpy()[np.lexsort((part["trial"].to_numpy(), key))]
+    n = min(n, max(1, len(trials) // 3))
+    middle = max(n, (len(trials) - n) // 2)
+    groups = {"best": trials[:n], "median": trials[middle : middle + n]}
+    groups["worst"] = trials[max(middle + n, len(trials) - n) :][::-1]
+    return {name: [int(t) for t in chosen] for name, chosen in groups.items() if len(chosen)}
+
+
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Curve]:
+    """Loss per epoch, mean over fits: one curve per term that has more than one epoch.
+
+    `histories` maps a fit's name to its rows: epoch, train/<term>, validation/<term>, validation.
+    """
+    table = pd.concat(
+        [pd.DataFrame(rows) for rows in histories.values() if len(rows)] or [pd.DataFrame()]
+    )
+    if table.empty or table["epoch"].nunique() < 2:
+        return []
+    by_epoch = table.groupby("epoch").mean()
+    terms = list(dict.fromkeys(c.partition("/")[2] for c in by_epoch.columns if "/" in c))
+    note = f"mean of {len(histories)} fits" if len(histories) > 1 else ""
+    curves = []
+    for term in terms:
+        lines = {}
+        for part in ("train", "validation"):
+            if f"{part}/{term}" in by_epoch:
+                line = by_epoch[f"{part}/{term}"].dropna()
+                lines[part] = (list(line.index + 1), list(line))
+        curves.append(Curve(term.replace("/", " "), "epoch", "loss", lines, note=note))
+    if "validation" in by_epoch and not any(f"validation/{t}" in by_epoch for t in terms):
+        line = by_epoch["validation"].dropna()
+        lines = {"validation": (list(line.index + 1), list(line))}
+        curves.append(Curve("all terms", "epoch", "loss", lines, note=note))
+    return curves

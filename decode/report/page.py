@@ -1,0 +1,121 @@
+"""The report of one run and the index of all runs, each as one string of HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from markupsafe import Markup
+
+from decode.report.charts import chart, known, scale_of, span
+from decode.report.content import (
+    BASELINE,
+    CONTROLS,
+    Report,
+    RunCard,
+    Score,
+    control_names,
+    headline_scores,
+    overall,
+)
+from decode.report.glossary import meaning
+from decode.report.pictures import data_address
+
+PACKAGE = "decode.report"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """One row of the control table: the decoder's score and the same metric of each control."""
+
+    score: Score
+    controls: list[Score | None]
+
+
+def page(report: Report) -> str:
+    """The report as one HTML page that needs no network: pictures and style are inside."""
+    scores = report.scores
+    own = [s for s in scores if not s.control]
+    controls = control_names(scores, list(report.baselines))
+    definitions = {c: report.baselines.get(c) or CONTROLS.get(c, BASELINE) for c in controls}
+    return _render(
+        "report.html.j2",
+        report=report,
+        headline=headline_scores(scores, report.headline),
+        splits=list(dict.fromkeys(s.split for s in own)),
+        beside=beside(scores, controls),
+        controls=controls,
+        definitions=definitions,
+        own=own,
+        subjects=list(dict.fromkeys(s.subject for s in own)),
+        axes={(s.split, s.plain): scale_of(_same(own, s)) for s in own},
+        meanings={m: meaning(m) for m in dict.fromkeys(s.plain for s in own)},
+        stamped=any(s.test_conditioned for s in scores),
+        chance_is_missed=chance_is_missed(scores),
+    )
+
+
+def index_page(runs: Sequence[RunCard]) -> str:
+    """The index of finished runs: headline scores beside chance, pictures, links to the reports."""
+    cards = []
+    for run in runs:
+        scores = [Score(**row) for row in run.summary]
+        cards.append((run, headline_scores(scores, run.headline, most=3)))
+    return _render("index.html.j2", cards=cards)
+
+
+def beside(scores: Sequence[Score], controls: Sequence[str]) -> dict[str, list[Beside]]:
+    """Per split, the decoder's overall scores with those of the controls."""
+    total = overall(scores)
+    found = {(s.split, s.control, s.plain): s for s in total}
+    rows: dict[str, list[Beside]] = {}
+    for score in total:
+        if not score.control:
+            others = [found.get((score.split, c, score.plain)) for c in controls]
+            rows.setdefault(score.split, []).append(Beside(score, others))
+    return rows
+
+
+def chance_is_missed(scores: Sequence[Score]) -> list[Score]:
+    """Shuffled scores whose interval leaves out chance: a sign that a metric is not honest."""
+    return [
+        s
+        for s in overall(scores)
+        if s.control == "shuffled"
+        and known(s.chance)
+        and known(s.ci_low)
+        and known(s.ci_high)
+        and not s.ci_low <= s.chance <= s.ci_high  # type: ignore[operator]
+    ]
+
+
+def _same(scores: Sequence[Score], like: Score) -> list[Score]:
+    return [s for s in scores if s.split == like.split and s.plain == like.plain]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A score for a table cell; a dash where there is none."""
+    if not known(value):
+        return "–"
+    assert value is not None
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _render(template: str, **content: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.globals.update(
+        span=span, chart=chart, scale_of=scale_of, picture=data_address, known=known
+    )
+    style = resources.files(PACKAGE).joinpath("templates", "style.css").read_text("utf-8")
+    return environment.get_template(template).render(style=Markup(style), **content)

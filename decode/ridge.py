@@ -1,0 +1,364 @@
+"""Ridge regression of all targets and all strengths from one factorisation.
+
+`factor` decomposes the centred features once, through the Gram matrix of the smaller side. From it
+follow the held-out error of every strength (`left_out_errors`, `generalised_errors`,
+`validation_errors`), the chosen strengths (`choose`), the weights (`solve`) and honest predictions
+of the training rows themselves (`left_out`). `ridge` does all of it. Targets pass in blocks of
+columns, so that memory grows with the features and the weights, never with strengths x targets.
+
+The penalty follows scikit-learn: |y - xw - b|^2 + alpha |w|^2, the intercept is free.
+Golub, Heath & Wahba 1979; Cook & Weisberg 1982 for leaving several rows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decode.core import InputError
+
+Array = Tensor | np.ndarray
+BLOCK = 16 * 2**20  # numbers in one temporary block
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factor:
+    """Features after `factor`: centred x = left @ diag(sqrt(values)) @ right.T.
+
+    `x` is (trial, feature) as given, `mean` (feature,), `left` (trial, rank), `values` (rank,)
+    float64 in falling order; `right` is (feature, rank), or None where there are fewer trials than
+    features and the features are better reached through `x`.
+    """
+
+    x: Tensor
+    mean: Tensor
+    left: Tensor
+    values: Tensor
+    right: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A solved ridge: prediction = x @ weights + intercept.
+
+    `weights` is (feature, target), `intercept` and `alpha` are (target,), `errors` is
+    (strength, target): the mean squared held-out error of every strength.
+    """
+
+    weights: Tensor
+    intercept: Tensor
+    alpha: Tensor
+    errors: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weights + self.intercept
+
+
+def _blocks(width: int, height: int) -> Iterator[slice]:
+    """Slices over `width` so that height x slice stays within BLOCK numbers."""
+    step = max(1, BLOCK // max(height, 1))
+    for first in range(0, width, step):
+        yield slice(first, min(first + step, width))
+
+
+def _columns(y: Array, block: slice, like: Tensor) -> Tensor:
+    """One block of target columns on the device and in the precision of `like`."""
+    part = y[:, block]
+    part = torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part
+    return part.to(device=like.device, dtype=like.dtype)
+
+
+def _projected(f: Factor, y: Array, block: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Column means in float64, the centred columns, and their coordinates on `left`."""
+    columns = _columns(y, block, f.left)
+    mean = columns.mean(0, dtype=torch.float64)
+    centred = columns - mean.to(columns)
+    return mean, centred, f.left.T @ centred
+
+
+def _kept(f: Factor, alphas: Sequence[float] | Tensor) -> Tensor:
+    """(rank, strength): the share of each component that survives the penalty."""
+    alpha = torch.as_tensor(alphas, dtype=torch.float64, device=f.values.device)
+    return f.values[:, None] / (f.values[:, None] + alpha)
+
+
+def _check(x: Tensor, rows: int, alphas: Sequence[float] | None) -> None:
+    if x.ndim != 2 or len(x) < 2:
+        raise InputError(
+            f"ridge: expected features (trial, feature) of at least 2 trials, got {tuple(x.shape)}"
+        )
+    if rows != len(x):
+        raise InputError(f"ridge: {len(x)} trials of features but {rows} of targets; align them")
+    if alphas is not None and (not len(alphas) or min(alphas) < 0):
+        raise InputError(f"ridge: alphas must be a list of numbers >= 0, got {list(alphas)}")
+
+
+def factor(x: Array) -> Factor:
+    """Decompose features (trial, feature) once; float64 inside, precision of `x` outside."""
+    x = torch.as_tensor(x)
+    if x.ndim != 2:
+        raise InputError(f"ridge: expected features (trial, feature), got {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("ridge: features hold NaN or infinite values; clean them first")
+    n, p = x.shape
+    mean = x.mean(0, dtype=torch.float64)
+    dual = n < p
+    gram = torch.zeros(min(n, p), min(n, p), dtype=torch.float64, device=x.device)
+    for b in _blocks(p, n) if dual else _blocks(n, p):
+        part = x[:, b].double() - mean[b] if dual else (x[b].double() - mean).T
+        gram.addmm_(part, part.T)
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0), vectors.flip(1)
+    # Below this the eigenvalues are rounding noise of the Gram matrix itself.
+    rank = int((values > values[0].clamp(min=0) * max(n, p) * 2.3e-16).sum())
+    values, vectors = values[:rank], vectors[:, :rank]
+    if dual:
+        return Factor(x, mean, vectors.to(x.dtype), values, None)
+    left = torch.empty(n, rank, dtype=x.dtype, device=x.device)
+    for b in _blocks(n, p):
+        left[b] = ((x[b].double() - mean) @ vectors / values.sqrt()).to(x.dtype)
+    return Factor(x, mean, left, values, vectors.to(x.dtype))
+
+
+def strengths(f: Factor, *, n: int = 21, span: float = 6.0) -> list[float]:
+    """A logarithmic grid of `n` strengths, `span` decades on each side of the mean eigenvalue."""
+    centre = float(f.values.mean()) if len(f.values) else 1.0
+    return [centre * 10.0**e for e in np.linspace(-span, span, n)]
+
+
+def _same_size(groups: Array | None, n: int, device: torch.device) -> list[Tensor]:
+    """Row numbers (group, row) of what is left out together, one tensor per group size."""
+    if groups is None:
+        return [torch.arange(n, device=device)[:, None]]
+    labels = torch.as_tensor(groups).to(device)
+    if len(labels) != n:
+        raise InputError(f"ridge: {n} trials but {len(labels)} group labels; give one per trial")
+    _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+    if len(counts) < 2:
+        raise InputError("ridge: all trials are of one group, so none can be left out")
+    order = inverse.argsort(stable=True)
+    starts = counts.cumsum(0) - counts
+    return [
+        order[starts[counts == m][:, None] + torch.arange(int(m), device=device)]
+        for m in counts.unique()
+    ]
+
+
+def _leverage(f: Factor, rows: Tensor, kept: Tensor) -> Tensor:
+    """I - H within each group (group, row, row), float64, for one strength."""
+    left = f.left[rows].double()
+    hat = (left * kept) @ left.transpose(1, 2) + 1 / len(f.left)
+    return torch.eye(rows.shape[1], dtype=hat.dtype, device=hat.device) - hat
+
+
+def _inflate(residual: Tensor, rows: list[Tensor], leverage: list[Tensor]) -> Tensor:
+    """Residuals of each group as they would be had the group not been in the fit.
+
+    Where a group determines its own prediction (no penalty, as many features as trials) nothing is
+    known about it, and the residual is infinite.
+    """
+    out = torch.empty_like(residual)
+    for r, m in zip(rows, leverage, strict=True):
+        if r.shape[1] == 1:
+            gap = m[:, :, 0]
+            out[r[:, 0]] = torch.where(gap > 1e-7, residual[r[:, 0]] / gap, torch.inf).to(out)
+        else:
+            solved = torch.linalg.solve_ex(m, residual[r].double()).result
+            out[r] = torch.nan_to_num(solved, nan=torch.inf).to(out)
+    return out
+
+
+def left_out_errors(
+    f: Factor, y: Array, alphas: Sequence[float], *, groups: Array | None = None
+) -> Tensor:
+    """Exact mean squared leave-one-out errors (strength, target), float64.
+
+    `groups` (trial,) names rows that are left out together, such as repeats of one stimulus.
+    """
+    rows = _same_size(groups, len(f.x), f.left.device)
+    kept = _kept(f, alphas)
+    leverage = [[_leverage(f, r, k) for r in rows] for k in kept.T]
+    out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
+    for b in _blocks(y.shape[1], len(f.x)):
+        _, centred, coordinates = _projected(f, y, b)
+        for i, k in enumerate(kept.T):
+            fitted = f.left @ (coordinates * k[:, None].to(coordinates))
+            residual = _inflate(centred - fitted, rows, leverage[i])
+            out[i, b] = residual.square().mean(0, dtype=torch.float64)
+    return out
+
+
+def generalised_errors(f: Factor, y: Array, alphas: Sequence[float]) -> Tensor:
+    """Generalised cross-validation errors (strength, target); far cheaper than leave-one-out."""
+    n = len(f.x)
+    lost = (1 - _kept(f, alphas)).T
+    freedom = 1 - (1 + (1 - lost).sum(1)) / n
+    out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
+    for b in _blocks(y.shape[1], n):
+        _, centred, coordinates = _projected(f, y, b)
+        power = coordinates.double().square()
+        outside = (centred - f.left @ coordinates).double().square().sum(0)
+        error = (outside + lost.square() @ power) / n / freedom[:, None].square()
+        out[:, b] = torch.where(freedom[:, None] > 1e-7, error, torch.inf)
+    return out
+
+
+def validation_errors(
+    f: Factor, y: Array, alphas: Sequence[float], x: Array, truth: Array
+) -> Tensor:
+    """Mean squared errors (strength, target) on other rows `x` (row, feature) with `truth`."""
+    new = torch.as_tensor(x).to(f.x)
+    if new.shape[1:] != f.x.shape[1:] or len(new) != len(truth) or not len(new):
+        raise InputError(
+            f"ridge: validation features {tuple(new.shape)}, targets {tuple(truth.shape)} do not "
+            f"fit training features {tuple(f.x.shape)}; give aligned rows with the same features"
+        )
+    scores = _scores(f, new)
+    kept = _kept(f, alphas)
+    out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
+    for b in _blocks(y.shape[1], len(f.x) + len(new)):
+        mean, _, coordinates = _projected(f, y, b)
+        wanted = _columns(truth, b, f.left) - mean.to(f.left)
+        for i, k in enumerate(kept.T):
+            error = wanted - scores @ (coordinates * k[:, None].to(coordinates))
+            out[i, b] = error.square().mean(0, dtype=torch.float64)
+    return out
+
+
+def _scores(f: Factor, x: Tensor) -> Tensor:
+    """Coordinates (row, rank) of new rows in the units of `left`."""
+    total = torch.zeros(len(x), len(f.values), dtype=torch.float64, device=x.device)
+    for b in _blocks(x.shape[1], len(f.x)):
+        part = x[:, b].double() - f.mean[b]
+        if f.right is None:
+            total += (part @ (f.x[:, b].double() - f.mean[b]).T) @ f.left.double() / f.values
+        else:
+            total += part @ f.right[b].double() / f.values.sqrt()
+    return total.to(f.left)
+
+
+def choose(
+    errors: Tensor,
+    alphas: Sequence[float],
+    *,
+    share: Array | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """The best strength of each target (target,), float64.
+
+    Targets of equal `share` (target,) get one strength; their errors are divided by `scale` (the
+    variance of each) before they are added, so that no target rules by its unit.
+    """
+    alpha = torch.as_tensor(list(alphas), dtype=torch.float64, device=errors.device)
+    if share is None:
+        return alpha[errors.argmin(0)]
+    if scale is not None:
+        errors = errors / torch.where(scale > 0, scale, 1).to(errors)
+    _, member = torch.as_tensor(share).to(errors.device).unique(return_inverse=True)
+    total = errors.new_zeros(len(errors), int(member.max()) + 1).index_add_(1, member, errors)
+    return alpha[total.argmin(0)][member]
+
+
+def solve(f: Factor, y: Array, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (feature, target) and intercept (target,) for one strength per target `alpha`."""
+    n, p = f.x.shape
+    alpha = alpha.to(f.values).expand(y.shape[1])
+    weights = torch.empty(p, y.shape[1], dtype=f.x.dtype, device=f.x.device)
+    intercept = torch.empty(y.shape[1], dtype=torch.float64, device=f.x.device)
+    for b in _blocks(y.shape[1], max(n, p)):
+        mean, _, coordinates = _projected(f, y, b)
+        shrunk = coordinates.double() / (f.values[:, None] + alpha[b])
+        if f.right is None:
+            carried = (f.left.double() @ shrunk).to(f.x)
+            for c in _blocks(p, n):
+                weights[c, b] = (f.x[:, c] - f.mean[c].to(f.x)).T @ carried
+        else:
+            weights[:, b] = f.right @ (shrunk * f.values.sqrt()[:, None]).to(f.x)
+        intercept[b] = mean - f.mean @ weights[:, b].double()
+    return weights, intercept.to(f.x)
+
+
+def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None) -> Tensor:
+    """Predictions (trial, target) of every training row by the model fitted without it."""
+    n = len(f.x)
+    rows = _same_size(groups, n, f.left.device)
+    alpha = alpha.to(f.values).expand(y.shape[1])
+    out = torch.empty(n, y.shape[1], dtype=f.left.dtype, device=f.left.device)
+    for b in _blocks(y.shape[1], n):
+        mean, centred, coordinates = _projected(f, y, b)
+        for a in alpha[b].unique():
+            mine = alpha[b] == a
+            kept = _kept(f, a[None])[:, 0]
+            fitted = f.left @ (coordinates[:, mine] * kept[:, None].to(coordinates))
+            leverage = [_leverage(f, r, kept) for r in rows]
+            residual = _inflate(centred[:, mine] - fitted, rows, leverage)
+            place = torch.arange(b.start, b.stop, device=out.device)[mine]
+            out[:, place] = centred[:, mine] - residual + mean[mine].to(out)
+    return out
+
+
+def rank_features(x: Array, y: Array, *, components: int = 10) -> Tensor:
+    """How much of the targets' first principal components each feature explains alone (feature,).
+
+    The score of a feature is its squared correlation with each component, weighted by that
+    component's variance; constant features score 0.
+    """
+    x, target = torch.as_tensor(x), factor(y)
+    k = min(components, len(target.values))
+    parts = target.left[:, :k].double() * target.values[:k].sqrt()
+    scores = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for b in _blocks(x.shape[1], len(x)):
+        columns = x[:, b].double()
+        columns = columns - columns.mean(0)
+        norm = columns.norm(dim=0)
+        scores[b] = (columns.T @ parts.to(columns)).norm(dim=1) / norm.clamp(min=1e-12)
+        scores[b][norm <= 1e-12 * len(x)] = 0
+    return scores.square()
+
+
+def ridge(
+    x: Array,
+    y: Array,
+    *,
+    alphas: Sequence[float] | None = None,
+    by: Literal["loo", "gcv"] = "loo",
+    groups: Array | None = None,
+    share: Array | None = None,
+    validation: tuple[Array, Array] | None = None,
+) -> Fit:
+    """Fit targets (trial, target) from features (trial, feature), strength chosen per target.
+
+    `alphas` None means a grid around the mean eigenvalue. The strength has the smallest error:
+    leave-one-out (`by` loo, with `groups` of rows left out together), generalised (gcv), or on
+    `validation` rows (features, targets) where they are given. Targets of equal `share` get one
+    strength. Raises InputError for shapes that do not fit or features that are not finite.
+    """
+    x = torch.as_tensor(x)
+    _check(x, len(y), alphas)
+    f = factor(x)
+    grid = strengths(f) if alphas is None else [float(a) for a in alphas]
+    if validation is not None:
+        errors = validation_errors(f, y, grid, *validation)
+    elif by == "gcv":
+        errors = generalised_errors(f, y, grid)
+    else:
+        errors = left_out_errors(f, y, grid, groups=groups)
+    if bool(errors.isnan().any()):
+        raise InputError("ridge: targets hold NaN or infinite values; clean them first")
+    scale = None if share is None else variance(y, like=f.left)
+    alpha = choose(errors, grid, share=share, scale=scale)
+    weights, intercept = solve(f, y, alpha)
+    return Fit(weights, intercept, alpha, errors)
+
+
+def variance(y: Array, *, like: Tensor) -> Tensor:
+    """Variance (target,) float64 of the columns, block by block, on the device of `like`."""
+    out = torch.empty(y.shape[1], dtype=torch.float64, device=like.device)
+    for b in _blocks(y.shape[1], len(y)):
+        out[b] = _columns(y, b, like).double().var(0, unbiased=False)
+    return out

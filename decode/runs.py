@@ -1,0 +1,30 @@
+"""Opening a finished run again, from Python or a notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decode.core import InputError
+from decode.pipeline import Run
+from decode.store import is_finished, read_json
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run whose folder the command printed: its config, data set, trials, features and folders."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"expected a run folder with config.json, got {folder}; give the path that `decode` prints"
+        )
+    config = read_json(path)
+    # The run may have been moved since: its outputs are the folder it lies in.
+    config["paths"]["outputs"] = str(Path(folder).resolve().parents[1])
+    return Run(config)
+
+
+def newest_run(outputs: str | Path) -> Path:
+    """The run folder that was finished last."""
+    found = [p for p in (Path(outputs) / "report").glob("*-*") if is_finished(p)]
+    if not found:
+        raise InputError(f"{outputs} holds no finished run; run `decode` first")
+    return max(found, key=lambda p: (p / "manifest.json").stat().st_mtime)

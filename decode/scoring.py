@@ -1,0 +1,109 @@
+"""What every metric needs: vectors of one target, galleries of comparable rows, tidy rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError, Results
+
+COLUMNS = ("metric", "subject", "trial", "value", "chance", "better")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gallery:
+    """The rows of `Results.trials` that are compared with each other.
+
+    `rows` is (row,) positions in the table, `code` is (row,) and numbers the row's stimulus,
+    `first` is (stimulus,) and points into `rows` at the first row of each stimulus.
+    """
+
+    rows: np.ndarray
+    code: np.ndarray
+    first: np.ndarray
+
+    @property
+    def n_stimuli(self) -> int:
+        return len(self.first)
+
+
+def galleries(trials: pd.DataFrame, within: Sequence[str]) -> list[Gallery]:
+    """Split the table into galleries: rows that agree in all columns of `within`."""
+    missing = [c for c in (*within, "stimulus") if c not in trials.columns]
+    if missing:
+        raise InputError(
+            f"metric: expected the trial columns {missing}, the table has "
+            f"{sorted(trials.columns)}; name other columns in `within`"
+        )
+    if within:
+        keys = trials[list(within)].astype(str).agg("\0".join, axis=1).to_numpy()
+        parts = [np.flatnonzero(keys == key) for key in pd.unique(keys)]
+    else:
+        parts = [np.arange(len(trials))]
+    stimulus = trials["stimulus"].to_numpy()
+    found = []
+    for rows in parts:
+        code, uids = pd.factorize(stimulus[rows])
+        first = np.full(len(uids), len(rows))
+        np.minimum.at(first, code, np.arange(len(rows)))
+        found.append(Gallery(rows, code, first))
+    return found
+
+
+def vectors(results: Results, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true vectors of one target, each (row, feature) floating point and finite."""
+    if target not in results.predicted or target not in results.truth:
+        raise InputError(
+            f"metric: expected a target named {target!r}, predictions hold "
+            f"{sorted(results.predicted)}; set the metric's `target` to one of them"
+        )
+    pair = []
+    for name, source in (("predicted", results.predicted), ("true", results.truth)):
+        x = source[target].detach().cpu()
+        wide = x.is_floating_point() and x.element_size() >= 4
+        array = (x if wide else x.float()).reshape(len(x), -1).numpy()
+        if not np.isfinite(array).all():
+            bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise InputError(
+                f"metric: {name} vectors of target {target!r} hold NaN or infinite values (first "
+                f"in row {bad}); look at the training history for a diverged loss"
+            )
+        pair.append(array)
+    if pair[0].shape != pair[1].shape:
+        raise InputError(
+            f"metric: predicted {target!r} is {pair[0].shape}, its truth {pair[1].shape}; "
+            "the encoder's head and the target disagree"
+        )
+    return pair[0], pair[1]
+
+
+def scores(
+    results: Results,
+    metric: str,
+    rows: np.ndarray,
+    value: np.ndarray,
+    *,
+    chance: float | np.ndarray,
+    better: str = "higher",
+) -> pd.DataFrame:
+    """One tidy row per position in `rows`, in the columns every metric returns."""
+    subject = results.trials["subject"].to_numpy()[rows]
+    frame = pd.DataFrame({"metric": metric, "subject": subject, "trial": np.asarray(rows)})
+    frame["value"] = np.asarray(value, dtype=np.float64)
+    frame["chance"] = chance
+    frame["better"] = better
+    return frame
+
+
+def table(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All rows in one table, ordered by metric (as first met) and trial."""
+    if not parts:
+        return pd.DataFrame(columns=list(COLUMNS))
+    whole = pd.concat(parts, ignore_index=True)
+    whole["metric"] = pd.Categorical(whole["metric"], pd.unique(whole["metric"]))
+    whole = whole.sort_values(["metric", "trial"], kind="stable", ignore_index=True)
+    whole["metric"] = whole["metric"].astype(str)
+    return whole

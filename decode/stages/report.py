@@ -1,0 +1,235 @@
+"""report: everything that was found -> the run folder with its page, scores, config and split."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from decode.core import Dataset, Stimulus
+from decode.folds import fold_folder
+from decode.report.content import (
+    Artefact,
+    Curve,
+    Gallery,
+    Report,
+    RunCard,
+    Shot,
+    SplitCard,
+    choose,
+    learning_curves,
+)
+from decode.report.page import index_page, page
+from decode.stages.predict import pooled
+from decode.stages.reconstruct import picture
+from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
+
+GALLERY_METRICS = ("two_way_tiny_clip", "two_way_clip", "pixcorr")
+BESIDE = ("decoded", "ridge", "nearest_image", "oracle")
+
+
+def run(
+    out: Path,
+    *,
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    stimuli: Mapping[str, Stimulus],
+    folders: Mapping[str, Path | None],
+    artefacts: Sequence[Mapping[str, str]],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Fill the run folder: report.html, scores.parquet, summary.json, config.yaml/.json, split.json."""
+    evaluated, predicted = folders["evaluate"], folders["predict"]
+    trained, split_folder = folders["train"], folders["split"]
+    assert evaluated and predicted and trained and split_folder
+    for name in ("scores.parquet", "summary.json"):
+        shutil.copyfile(evaluated / name, out / name)
+    shutil.copyfile(split_folder / "split.json", out / "split.json")
+    text = _write_config(out, config)
+    summary, split = read_json(out / "summary.json"), read_json(out / "split.json")
+    scores = read_table(out / "scores.parquet")
+    galleries = _galleries(scores, predicted, folders["reconstruct"], stimuli, list(split["by"]))
+    simulated = dataset.facts.simulated
+    content = Report(
+        name=config["name"],
+        summary=summary,
+        simulated=simulated,
+        about=_about(config, dataset),
+        galleries=galleries,
+        learning=learning_curves(_histories(trained)),
+        curves=_read_curves(evaluated),
+        splits=_split_cards(split),
+        config=text,
+        versions=dict(versions),
+        artefacts=[Artefact(**a) for a in artefacts],
+        baselines=_baselines(config),
+        approximations=_approximations(dataset) if simulated else [],
+        limits=LIMITS,
+    )
+    with whole_file(out / "report.html") as part:
+        part.write_text(page(content), encoding="utf-8")
+    return {"n_scores": len(summary), "simulated": simulated, "pictures": _thumbnails(galleries)}
+
+
+LIMITS = (
+    "Two-way scores depend on the other pictures of the test set: compare runs of one data set only.",
+    "Intervals hold for these subjects and stimuli as samples of such subjects and stimuli; with few "
+    "subjects they say little about other people.",
+)
+
+
+def _write_config(out: Path, config: Mapping[str, Any]) -> str:
+    import yaml
+
+    text = str(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    (out / "config.yaml").write_text(text, encoding="utf-8")
+    (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    return text
+
+
+def _class(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rsplit(".", 1)[-1]
+
+
+def _about(config: Mapping[str, Any], dataset: Dataset) -> dict[str, str]:
+    facts = dataset.facts
+    generator = config["generator"]
+    return {
+        "data": f"{_class(config['data'])}, {facts.modality}",
+        "source": facts.citation,
+        "subjects": ", ".join(config["subjects"] or dataset.subjects),
+        "repeats": f"training {config['protocol']['train_repeats']}, "
+        f"test {config['protocol']['test_repeats']}",
+        "targets": ", ".join(f"{k} ({_class(v)})" for k, v in config["targets"].items()),
+        "encoder": _class(config["encoder"]),
+        "generator": _class(generator) if generator else "none",
+        "seed": str(config["seed"]),
+    }
+
+
+def _baselines(config: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{_class(node)}, fitted on the same training rows"
+        for name, node in config["baselines"].items()
+    }
+
+
+def _approximations(dataset: Dataset) -> list[str]:
+    truths = [dataset.truth(s) for s in dataset.subjects[:1]]
+    return [t.approximation for t in truths if t is not None and t.approximation]
+
+
+def _histories(trained: Path) -> dict[str, list[dict[str, float]]]:
+    return {
+        path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(trained.glob("*/history.jsonl"))
+    }
+
+
+def _read_curves(evaluated: Path) -> list[Curve]:
+    path = evaluated / "curves.json"
+    if not path.is_file():
+        return []
+    return [
+        Curve(**{**c, "lines": {k: (x, y) for k, (x, y) in c["lines"].items()}}) for c in read_json(path)
+    ]
+
+
+def _split_cards(split: Mapping[str, Any]) -> list[SplitCard]:
+    return [
+        SplitCard(
+            name=name,
+            hash=split["hashes"][name],
+            folds=[row for row in split["sizes"] if row["split"] == name],
+            by=by,
+        )
+        for name, by in split["by"].items()
+    ]
+
+
+def _galleries(
+    scores: pd.DataFrame,
+    predicted: Path,
+    made: Path | None,
+    stimuli: Mapping[str, Stimulus],
+    splits: Sequence[str],
+) -> list[Gallery]:
+    """Best, median and worst of each split by the first picture metric that there is."""
+    if made is None:
+        return []
+    galleries = []
+    for split in splits:
+        rows = scores[scores["split"] == split]
+        metric = next((m for m in GALLERY_METRICS if (rows["metric"] == m).any()), None)
+        if metric is None:
+            continue
+        table = pooled(predicted, split).table
+        table = table.assign(row=table.groupby("fold", sort=False).cumcount())
+        ordered = _break_ties(rows, metric)
+        groups = {
+            label: [_shot(table.iloc[t], ordered[t], made, stimuli) for t in trials]
+            for label, trials in choose(_as_rows(rows, metric, ordered), metric).items()
+        }
+        galleries.append(Gallery(f"Shown and reconstructed, split {split}", metric, groups))
+    return galleries
+
+
+def _break_ties(rows: pd.DataFrame, metric: str) -> dict[int, float]:
+    part = rows[rows["metric"] == metric]
+    return {int(t): float(v) for t, v in zip(part["trial"], part["value"], strict=True)}
+
+
+def _as_rows(rows: pd.DataFrame, metric: str, values: Mapping[int, float]) -> pd.DataFrame:
+    """Rows to choose from: the metric, with pixcorr deciding between equal values."""
+    part = rows[rows["metric"] == metric]
+    other = rows[rows["metric"] == "pixcorr"].set_index("trial")["value"]
+    tie = part["trial"].map(other).fillna(0.0).to_numpy() if len(other) else 0.0
+    return part.assign(value=part["value"].to_numpy() + 1e-6 * tie)
+
+
+def _shot(row: pd.Series, value: float, made: Path, stimuli: Mapping[str, Stimulus]) -> Shot:
+    folder = fold_folder(made, row["split"], row["fold"])
+    pictures: dict[str, Any] = {"shown": stimuli[row["stimulus"]].path}
+    for source in BESIDE:
+        path = picture(folder / source, int(row["row"]))
+        if path.is_file():
+            pictures[source] = path
+    return Shot(row["subject"], row["stimulus"], value, pictures)
+
+
+def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, str]:
+    """The median trial's pictures, for the index page."""
+    for gallery in galleries:
+        shots = gallery.groups.get("median")
+        if shots:
+            return {k: str(v) for k, v in shots[0].pictures.items() if k in ("shown", "decoded")}
+    return {}
+
+
+def write_index(outputs: Path) -> Path:
+    """outputs/index.html: every finished run with its headline scores and a link to its report."""
+    cards = []
+    for folder in sorted((outputs / "report").glob("*-*")):
+        if not is_finished(folder) or ".old-" in folder.name:
+            continue
+        manifest = read_json(folder / MANIFEST)
+        facts, config = manifest["facts"], read_json(folder / "config.json")
+        cards.append(
+            RunCard(
+                name=config["name"],
+                link=f"report/{folder.name}/report.html",
+                summary=read_json(folder / "summary.json"),
+                simulated=facts["simulated"],
+                finished=manifest.get("finished", ""),
+                about=f"seed {config['seed']}, {folder.name.rpartition('-')[2]}",
+                pictures={k: v for k, v in facts["pictures"].items() if Path(v).is_file()},
+            )
+        )
+    path = outputs / "index.html"
+    with whole_file(path) as part:
+        part.write_text(index_page(cards), encoding="utf-8")
+    return path

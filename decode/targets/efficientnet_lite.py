@@ -1,0 +1,91 @@
+"""Features of EfficientNet-Lite0, a small ImageNet network that installs from the package index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from decode.core import InputError, Kind, Stimulus
+from decode.pictures import open_image
+from decode.weights import (
+    Precision,
+    choose_device,
+    choose_dtype,
+    in_batches,
+    load_efficientnet_lite,
+)
+
+
+class EfficientNetLite:
+    """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946; the Lite variant has no squeeze-excite).
+
+    `output` is "pooled" (1280,), "logits" (1000,) of ImageNet's classes, or "maps", the output
+    (channel, h, w) of block `layer` (0 to 15, negative from the end).
+    """
+
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+
+    def __init__(
+        self,
+        *,
+        output: Literal["pooled", "logits", "maps"] = "pooled",
+        layer: int | None = None,
+        precision: Precision = "float32",
+        batch_size: int = 64,
+        device: str = "auto",
+    ) -> None:
+        if output not in ("pooled", "logits", "maps"):
+            raise InputError(
+                f"efficientnet_lite target: output is pooled, logits or maps, got {output!r}"
+            )
+        if (layer is not None) != (output == "maps"):
+            raise InputError(
+                f"efficientnet_lite target: layer goes with output=maps only, got layer={layer} "
+                f"and output={output!r}; set both or leave layer null"
+            )
+        if layer is not None and not -16 <= layer < 16:
+            raise InputError(f"efficientnet_lite target: 16 blocks, there is no layer {layer}")
+        self.output, self.layer = output, layer
+        self.dtype = choose_dtype(precision)
+        self.batch_size, self.device = batch_size, device
+        self._network: Any = None
+
+    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        """(stimulus, *shape) float32 on the CPU."""
+        if self._network is None:
+            self._place = choose_device(self.device)
+            self._network = load_efficientnet_lite().to(self._place, self.dtype)
+        label = f"efficientnet_lite {self.output}"
+        return in_batches(stimuli, self._forward, batch_size=self.batch_size, label=label)
+
+    def _forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        from torchvision.transforms import v2
+
+        # The weights were trained with (value - 127) / 128 and a .875 centre crop.
+        transform = v2.Compose(
+            [
+                v2.Resize(256, v2.InterpolationMode.BICUBIC),
+                v2.CenterCrop(224),
+                v2.PILToTensor(),
+            ]
+        )
+        raw = torch.stack([transform(open_image(s)) for s in stimuli])
+        pixels = ((raw.float() - 127) / 128).to(self._place, self.dtype)
+        if self.output == "maps":
+            return self._maps(pixels)
+        if self.output == "logits":
+            return self._network(pixels)
+        return self._network.extract_features(pixels).mean((2, 3))
+
+    def _maps(self, pixels: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        block = self._network._blocks[self.layer]
+        handle = block.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            self._network.extract_features(pixels)
+        finally:
+            handle.remove()
+        return found[0]

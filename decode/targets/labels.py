@@ -1,0 +1,53 @@
+"""A known fact about each stimulus as a one-hot target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from decode.core import InputError, Kind, Stimulus
+
+
+class Labels:
+    """One-hot code (class,) of `stimulus.labels[column]`; `classes` fixes the order."""
+
+    accepts: ClassVar[frozenset[Kind]] = frozenset(
+        {"image", "text", "audio", "video", "mesh", "event"}
+    )
+
+    def __init__(self, column: str, classes: Sequence[Any]) -> None:
+        self.column = column
+        self.classes = list(classes)
+        if len(self.classes) < 2 or len(set(map(str, self.classes))) != len(self.classes):
+            raise InputError(
+                f"labels target: classes are two or more different values, got {self.classes}"
+            )
+
+    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        """(stimulus, class) float32 of zeros and ones."""
+        # Values come from tables and from yaml: 6, "6" and numpy's 6 name the same class.
+        number = {str(name): i for i, name in enumerate(self.classes)}
+        code = torch.zeros(len(stimuli), len(self.classes))
+        for row, stimulus in enumerate(stimuli):
+            code[row, self._number(stimulus, number)] = 1.0
+        return code
+
+    def _number(self, stimulus: Stimulus, number: dict[str, int]) -> int:
+        if self.column not in stimulus.labels:
+            near = get_close_matches(self.column, stimulus.labels, n=1)
+            hint = f"; did you mean {near[0]!r}" if near else ""
+            raise InputError(
+                f"labels target: stimulus {stimulus.uid!r} has no label {self.column!r}, it has "
+                f"{sorted(stimulus.labels)}{hint}; correct `column`"
+            )
+        value = str(stimulus.labels[self.column])
+        if value not in number:
+            raise InputError(
+                f"labels target: stimulus {stimulus.uid!r} has {self.column}={value!r}, expected "
+                f"one of {self.classes}; add it to `classes`"
+            )
+        return number[value]

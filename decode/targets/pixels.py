@@ -1,0 +1,37 @@
+"""The picture itself as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from decode.core import InputError, Kind, Stimulus
+from decode.pictures import read_images, to_grey
+from decode.weights import in_batches
+
+
+class Pixels:
+    """Pictures resized to (channel, size, size), values in [0, 1].
+
+    `colour` is "rgb" (three channels) or "grey" (one, BT.601 luma).
+    """
+
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+
+    def __init__(self, size: int = 64, *, colour: Literal["rgb", "grey"] = "rgb") -> None:
+        if colour not in ("rgb", "grey"):
+            raise InputError(f"pixels target: colour is 'rgb' or 'grey', got {colour!r}")
+        if size < 1:
+            raise InputError(f"pixels target: size is at least 1, got {size}")
+        self.size = size
+        self.colour = colour
+
+    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        """(stimulus, channel, size, size) float32."""
+        return in_batches(stimuli, self._read, batch_size=256, label="pixels")
+
+    def _read(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        images = read_images(stimuli, self.size)
+        return to_grey(images) if self.colour == "grey" else images

@@ -1,0 +1,126 @@
+"""Features of any timm model: pooled output, class token, patch tokens or maps of any block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from decode.core import InputError, Kind, Stimulus
+from decode.pictures import open_image
+from decode.weights import Precision, choose_device, choose_dtype, find_weights, in_batches, loading
+
+
+class Timm:
+    """A timm model by name (`vit_large_patch14_dinov2.lvd142m`), `hf-hub:ORG/NAME` or folder.
+
+    `output` is "pooled" (width,), the input of the classifier head; "cls" (width,); or "patches"
+    (token, width), where a convolutional network's map is flattened. With `layer` None the last two
+    include the final norm; a number takes the raw output of that block, negative from the end.
+    """
+
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        output: Literal["pooled", "cls", "patches"] = "cls",
+        layer: int | None = None,
+        precision: Precision = "float32",
+        batch_size: int = 32,
+        device: str = "auto",
+    ) -> None:
+        if output not in ("pooled", "cls", "patches"):
+            raise InputError(f"timm target: output is pooled, cls or patches, got {output!r}")
+        if output == "pooled" and layer is not None:
+            raise InputError(
+                f"timm target: output=pooled has no layer, got {layer}; set layer to null or "
+                "output to cls or patches"
+            )
+        self.model, self.output, self.layer = model, output, layer
+        self.dtype = choose_dtype(precision)
+        self.batch_size, self.device = batch_size, device
+        self._network: Any = None
+        self._transform: Any = None
+
+    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        """(stimulus, *shape) float32 on the CPU."""
+        self._load()
+        label = f"{Path(self.model).name} {self.output}"
+        return in_batches(stimuli, self._forward, batch_size=self.batch_size, label=label)
+
+    def _load(self) -> None:
+        if self._network is not None:
+            return
+        import timm
+
+        name = timm_name(self.model)
+        with loading(self.model):
+            # Zero classes makes the classifier the identity: the output is what it would read.
+            network = timm.create_model(name, pretrained=True, num_classes=0)
+            settings = timm.data.resolve_model_data_config(network)
+        self._transform = timm.data.create_transform(**settings, is_training=False)
+        self._place = choose_device(self.device)
+        self._network = network.to(self._place, self.dtype).eval()
+
+    def _forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        pixels = torch.stack([self._transform(open_image(s)) for s in stimuli])
+        pixels = pixels.to(self._place, self.dtype)
+        if self.output == "pooled":
+            return self._network(pixels)
+        tokens, prefix = self._block(pixels)
+        if self.output == "patches":
+            return tokens
+        if prefix is None or prefix.shape[1] == 0:
+            raise InputError(
+                f"timm target: {self.model!r} has no class token; set output to pooled or patches"
+            )
+        return prefix[:, 0]
+
+    def _block(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Patch tokens (image, token, width) and prefix tokens of the block asked for."""
+        tokenised = hasattr(self._network, "num_prefix_tokens")
+        knobs: dict[str, Any] = {"return_prefix_tokens": True} if tokenised else {}
+        try:
+            found = self._network.forward_intermediates(
+                pixels,
+                indices=[-1 if self.layer is None else self.layer],
+                norm=self.layer is None and tokenised,
+                stop_early=True,
+                intermediates_only=True,
+                output_fmt="NLC" if tokenised else "NCHW",
+                **knobs,
+            )[0]
+        except (AssertionError, AttributeError) as e:
+            raise InputError(
+                f"timm target: {self.model!r} cannot give block {self.layer} ({e}); choose a layer "
+                "it has, or output=pooled"
+            ) from e
+        if tokenised:
+            return found
+        return found.flatten(2).transpose(1, 2), None
+
+
+def timm_name(model: str) -> str:
+    """The name by which timm knows `model`: folders get its `local-dir:` prefix."""
+    import timm
+
+    if model.startswith(("hf-hub:", "local-dir:")):
+        return model
+    found = find_weights(model)
+    if isinstance(found, Path):
+        return f"local-dir:{found}"
+    known = timm.list_pretrained()
+    if model not in known and not timm.is_model(model.split(".")[0]):
+        near = get_close_matches(model, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"timm target: no folder and no model is called {model!r}; {hint}give a name of "
+            "timm.list_pretrained(), hf-hub:ORG/NAME or a folder"
+        )
+    return model

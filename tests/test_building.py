@@ -1,0 +1,47 @@
+"""Config nodes: bound before use, and keys that change when results may."""
+
+from __future__ import annotations
+
+import pytest
+
+from decode.building import bound, build, check
+from decode.core import InputError
+from decode.training import Trainer
+
+
+class Thing:
+    def __init__(self, root: str, *, width: int = 3, inner: object = None) -> None:
+        self.root, self.width, self.inner = root, width, inner
+
+
+HERE = f"{__name__}.Thing"
+
+
+def test_build_nests_and_leaves_partials() -> None:
+    made = build({"_target_": HERE, "root": "r", "inner": {"_target_": HERE, "root": "q"}})
+    assert (made.root, made.inner.root) == ("r", "q")
+    partial = build({"_target_": HERE, "_partial_": True, "width": 5})
+    assert partial("r").width == 5
+
+
+def test_a_misspelt_argument_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"config.data: .*takes no 'widht'; did you mean 'width'"):
+        check({"_target_": HERE, "root": "r", "widht": 5}, "data")
+    with pytest.raises(InputError, match=r"config.data.inner: .* needs 'root'"):
+        check({"_target_": HERE, "root": "r", "inner": {"_target_": HERE}}, "data")
+    with pytest.raises(InputError, match="importable _target_"):
+        check({"_target_": "decode.nowhere.Thing"}, "data")
+
+
+def test_keys_follow_values_not_places() -> None:
+    plain = bound({"_target_": HERE, "root": "a"})
+    assert plain == bound({"_target_": HERE, "root": "b", "width": 3})
+    assert plain != bound({"_target_": HERE, "root": "a", "width": 4})
+    trainer = {"_target_": "decode.training.Trainer"}
+    assert bound(trainer) == bound({**trainer, "epochs": Trainer().epochs})
+    assert bound(trainer) == bound({**trainer, "rate": 3e-4})
+
+
+def test_refused_values_name_the_node() -> None:
+    with pytest.raises(InputError, match="keep"):
+        build({"_target_": "decode.training.Trainer", "keep": "worst"}, "trainer")

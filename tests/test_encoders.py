@@ -1,0 +1,440 @@
+"""Every encoder yaml on small EEG, MEG and fMRI layouts, and what single encoders promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import Ridge as SklearnRidge
+
+from decode.core import Batch, Encoder, InputError, Layout
+from decode.encoders.flat import Flat
+from decode.encoders.mlp import MLP
+from decode.encoders.ridge import Ridge
+from decode.encoders.ridge_mlp import RidgeMLP
+from decode.encoders.tsconv import TSConv
+from decode.encoders.with_prior import WithPrior
+from decode.objectives.mse import MSE
+from decode.objectives.prior import Prior
+
+FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "encoder").glob("*.yaml"))
+SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}
+LARGE = 30_000_000  # parameters; beyond this, presets are built without memory
+
+
+def layout(modality: str, channels: int, times: int) -> Layout:
+    names = tuple(f"c{i}" for i in range(channels))
+    return Layout(modality, names, np.zeros((channels, 3)), ("",) * channels, 100.0, times)
+
+
+WORLDS = {
+    "eeg": {"sub-01": layout("eeg", 6, 90), "sub-02": layout("eeg", 5, 90)},
+    "meg": {"sub-01": layout("meg", 9, 80), "sub-02": layout("meg", 9, 80)},
+    "fmri": {"sub-01": layout("fmri", 40, 1), "sub-02": layout("fmri", 30, 1)},
+}
+
+
+class Batches:
+    """Trials of all subjects with a linear code, in batches; iterable again and again."""
+
+    def __init__(self, layouts, *, n=24, seed=0, noise=0.3, shapes=SHAPES, size=20):
+        g = torch.Generator().manual_seed(seed)
+        width = max(l.n_channels for l in layouts.values())
+        self.rows = []
+        for s, l in enumerate(layouts.values()):
+            code = torch.Generator().manual_seed(100 + s)
+            z = torch.randn(n, 4, generator=g)
+            brain = torch.zeros(n, width, l.n_times)
+            mix = torch.randn(4, l.n_channels * l.n_times, generator=code)
+            signal = z @ mix + noise * torch.randn(n, mix.shape[1], generator=g)
+            brain[:, : l.n_channels] = signal.reshape(n, l.n_channels, l.n_times)
+            targets = {}
+            for name, shape in shapes.items():
+                w = torch.randn(4, int(np.prod(shape)), generator=torch.Generator().manual_seed(7))
+                targets[name] = (5 + 2 * z @ w).reshape(n, *shape)
+            trial = torch.arange(n) + s * n
+            self.rows.append(Batch(brain, targets, torch.full((n,), s), trial, trial))
+        self.size = size
+
+    def all(self) -> Batch:
+        """One batch with the subjects' rows interleaved."""
+        join = lambda get: torch.stack([get(b) for b in self.rows], 1).flatten(0, 1)  # noqa: E731
+        targets = {k: join(lambda b, k=k: b.targets[k]) for k in self.rows[0].targets}
+        names = ("brain", "subject", "stimulus", "trial")
+        return Batch(targets=targets, **{f: join(lambda b, f=f: getattr(b, f)) for f in names})
+
+    def __iter__(self) -> Iterator[Batch]:
+        whole = self.all()
+        for rows in torch.arange(len(whole)).split(self.size):
+            yield whole._map(lambda x, rows=rows: x[rows])
+
+
+def read(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text())
+
+
+def build(file: Path, layouts, shapes=SHAPES, *, seed: int = 0) -> Encoder:
+    make = hydra.utils.instantiate(read(file), _convert_="all")
+    torch.manual_seed(seed)
+    return make(layouts, shapes)
+
+
+def needs(file: Path, world: str) -> None:
+    """TSConv cannot read windows of one sample."""
+    if "tsconv" in file.stem and world == "fmri":
+        with pytest.raises(InputError, match="at least 75 samples"):
+            build(file, WORLDS[world])
+        pytest.skip("refused, as it must be: volumes have no time axis")
+
+
+def is_large(file: Path, layouts) -> bool:
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(file, layouts).parameters()) > LARGE
+
+
+@pytest.mark.parametrize("world", list(WORLDS))
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+class TestContract:
+    def test_life_of_an_encoder(self, file, world, tmp_path):
+        needs(file, world)
+        layouts, train = WORLDS[world], Batches(WORLDS[world])
+        batch = train.all()
+        if is_large(file, layouts):
+            with torch.device("meta"):
+                big = build(file, layouts).eval()
+                assert all(b.device.type == "meta" for b in big.parameters())
+            pytest.skip("built without memory: the preset is for a GPU")
+        encoder = build(file, layouts).eval()
+        with torch.no_grad():
+            assert {k: tuple(v.shape[1:]) for k, v in encoder(batch).items()} == SHAPES
+            encoder.initialise(train, Batches(layouts, n=6, seed=1))
+            encoder.eval()
+            made = encoder(batch)
+            assert {k: tuple(v.shape) for k, v in made.items()} == {
+                k: (len(batch), *s) for k, s in SHAPES.items()
+            }
+            assert all(torch.isfinite(v).all() for v in made.values())
+            # Rows stand for themselves: other rows of the batch change nothing.
+            few = batch._map(lambda x: x[5:8])
+            for name, value in encoder(few).items():
+                assert torch.allclose(value, made[name][5:8], atol=1e-3), name
+            # Padding is no signal.
+            padded = batch.brain.clone()
+            for s, l in enumerate(layouts.values()):
+                padded[batch.subject == s, l.n_channels :] = 99
+            for name, value in encoder(replace(batch, brain=padded)).items():
+                assert torch.allclose(value, made[name], atol=1e-5), name
+            save_file(encoder.state_dict(), tmp_path / "w.safetensors")
+            again = build(file, layouts, seed=99).eval()
+            again.load_state_dict(load_file(tmp_path / "w.safetensors"))
+            for name, value in again(batch).items():
+                assert torch.equal(value, made[name]), name
+        same = build(file, layouts)
+        same.initialise(train, Batches(layouts, n=6, seed=1))
+        for (k, v), w in zip(encoder.state_dict().items(), same.state_dict().values(), strict=True):
+            assert torch.equal(v, w), f"same seed, other {k}"
+
+    def test_wrong_signals_are_refused_by_name(self, file, world):
+        needs(file, world)
+        layouts = WORLDS[world]
+        if is_large(file, layouts):
+            pytest.skip("the preset is for a GPU")
+        encoder, batch = build(file, layouts).eval(), Batches(layouts).all()
+        widest = max(l.n_channels for l in layouts.values())
+        unit = "voxels" if world == "fmri" else "channels"
+        with pytest.raises(InputError, match=f"{widest} {unit} for sub-01, data have {widest - 1}"):
+            encoder(replace(batch, brain=batch.brain[:, :-1]))
+        with pytest.raises(InputError, match=f"data have {widest + 1}"):
+            encoder(replace(batch, brain=torch.cat([batch.brain, batch.brain[:, :1]], 1)))
+        with pytest.raises(InputError, match="samples"):
+            encoder(replace(batch, brain=torch.cat([batch.brain, batch.brain[:, :, :1]], 2)))
+        with pytest.raises(InputError, match="subject number 7 is unknown"):
+            encoder(replace(batch, subject=torch.full_like(batch.subject, 7)))
+
+    def test_weights_of_another_signal_are_refused(self, file, world):
+        needs(file, world)
+        layouts = WORLDS[world]
+        if is_large(file, layouts):
+            pytest.skip("the preset is for a GPU")
+        state = build(file, layouts).state_dict()
+        old = layouts["sub-01"]
+        other = {**layouts, "sub-01": layout(world, old.n_channels + 3, old.n_times)}
+        says = f"saved model has {old.n_channels} .* for sub-01, data have {old.n_channels + 3}"
+        with pytest.raises(InputError, match=says):
+            build(file, other).load_state_dict(state)
+        with pytest.raises(InputError, match="saved model has 2 subjects, data have 1"):
+            build(file, {"sub-01": old}).load_state_dict(state)
+
+    def test_gradients_reach_every_weight(self, file, world):
+        needs(file, world)
+        layouts = WORLDS[world]
+        if is_large(file, layouts):
+            pytest.skip("the preset is for a GPU")
+        encoder, train = build(file, layouts), Batches(layouts)
+        encoder.initialise(train, Batches(layouts, n=6, seed=1))
+        if not list(encoder.parameters()):
+            assert "ridge" in file.stem
+            return
+        terms = [MSE(target=name)(encoder, train.all(), 0.5) for name in SHAPES]
+        if hasattr(encoder, "prior"):
+            torch.manual_seed(0)
+            terms.append(Prior()(encoder, train.all(), 0.5))
+        torch.stack([v for t in terms for v in t.values()]).sum().backward()
+        blind = [k for k, p in encoder.named_parameters() if p.grad is None]
+        assert not blind
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "ridge" in f.stem and "prior" not in f.stem])
+def test_linear_presets_explain_held_out_trials(file):
+    layouts = WORLDS["fmri"]
+    encoder = build(file, layouts)
+    encoder.initialise(Batches(layouts, n=80), Batches(layouts, n=10, seed=1))
+    encoder.eval()
+    test = Batches(layouts, n=30, seed=2).all()
+    with torch.no_grad():
+        made = encoder(test)
+    for name, truth in test.targets.items():
+        error = (made[name] - truth).square().mean() / truth.var(0).mean()
+        assert error < (0.1 if "brain_diffuser" not in file.stem else 0.9), name
+
+
+def fit(layouts, train, validation=(), **knobs) -> Ridge:
+    encoder = Ridge(layouts, SHAPES, **knobs)
+    encoder.initialise(train, validation)
+    return encoder.eval()
+
+
+def test_ridge_equals_scikit_learn_per_subject():
+    layouts, train = WORLDS["fmri"], Batches(WORLDS["fmri"])
+    batch = train.all()
+    made = fit(layouts, train, alphas=[10.0])(batch)["tokens"]
+    for s, l in enumerate(layouts.values()):
+        mine = batch.subject == s
+        x = batch.brain[mine, : l.n_channels, 0].double().numpy()
+        y = batch.targets["tokens"][mine].flatten(1).double().numpy()
+        want = SklearnRidge(alpha=10.0).fit(x, y).predict(x)
+        assert np.allclose(made[mine].flatten(1), want, rtol=1e-4, atol=1e-4)
+
+
+def test_another_subjects_data_do_not_change_a_ridge():
+    layouts, train = WORLDS["fmri"], Batches(WORLDS["fmri"])
+    before = fit(layouts, train).state_dict()
+    train.rows[1] = replace(train.rows[1], brain=train.rows[1].brain * 3 + 1)
+    after = fit(layouts, train).state_dict()
+    assert torch.equal(before["ridge.weights_0"], after["ridge.weights_0"])
+    assert not torch.equal(before["ridge.weights_1"], after["ridge.weights_1"])
+
+
+def test_ridge_finds_the_voxels_that_matter_inside_the_fold():
+    layouts = {"sub-01": layout("fmri", 200, 1)}
+    train = Batches(layouts, n=60)
+    rows = train.rows[0]
+    brain = rows.brain.clone()
+    noisy = torch.randperm(200, generator=torch.Generator().manual_seed(0))[:180]
+    brain[:, noisy] = 10 * torch.randn(60, 180, 1)
+    train.rows[0] = replace(rows, brain=brain)
+    chosen = fit(layouts, train, select=20).state_dict()["ridge.chosen_0"]
+    assert not set(chosen.tolist()) & set(noisy.tolist())
+
+
+def test_ridge_strength_from_validation_rows_and_only_then():
+    layouts = WORLDS["fmri"]
+    train, validation = Batches(layouts, noise=3.0), Batches(layouts, n=12, seed=4, noise=3.0)
+    apart = fit(layouts, train, validation, by="validation").state_dict()
+    pooled = fit(layouts, train, validation).state_dict()
+    alone = fit(layouts, train, validation, use_validation=False).state_dict()
+    assert torch.equal(
+        alone["ridge.weights_0"], fit(layouts, train).state_dict()["ridge.weights_0"]
+    )
+    assert not torch.equal(alone["ridge.weights_0"], pooled["ridge.weights_0"])
+    assert not torch.equal(alone["ridge.weights_0"], apart["ridge.weights_0"])
+    with pytest.raises(InputError, match="no validation trials"):
+        fit(layouts, train, by="validation")
+
+
+def test_ridge_rescaling_gives_new_predictions_the_spread_of_the_targets():
+    layouts = {"sub-01": layout("fmri", 60, 1)}
+    shapes = {"image": (3,)}
+    worlds = [Batches(layouts, n=400, seed=s, noise=8.0, shapes=shapes) for s in (0, 1)]
+    ratio = {}
+    for rescale in ("none", "train"):
+        encoder = Ridge(layouts, shapes, rescale=rescale)
+        encoder.initialise(worlds[0], ())
+        made = encoder(worlds[1].all())["image"]
+        ratio[rescale] = float(made.std(0).mean() / worlds[1].all().targets["image"].std(0).mean())
+    assert ratio["none"] < 0.8
+    assert ratio["train"] == pytest.approx(1, abs=0.1)
+
+
+def test_ridge_strength_may_be_shared():
+    layouts, train = WORLDS["fmri"], Batches(WORLDS["fmri"], noise=3.0)
+    alpha = {p: fit(layouts, train, per=p).state_dict()["ridge.alpha_0"] for p in ("name", "all")}
+    assert len(alpha["all"].unique()) == 1
+    for part in alpha["name"].split([6, 6, 12]):
+        assert len(part.unique()) == 1
+
+
+def test_ridge_on_one_hot_targets_classifies():
+    layouts = WORLDS["fmri"]
+    made = []
+    for seed in (0, 1):
+        b = Batches(layouts, n=90, seed=seed, shapes={"label": (3,)}, noise=1.0)
+        for i, rows in enumerate(b.rows):
+            best = rows.targets["label"].argmax(1)
+            b.rows[i] = replace(rows, targets={"label": torch.eye(3)[best]})
+        made.append(b)
+    encoder = Ridge(layouts, {"label": (3,)})
+    encoder.initialise(made[0], ())
+    test = made[1].all()
+    right = encoder(test)["label"].argmax(1) == test.targets["label"].argmax(1)
+    assert right.float().mean() > 0.75
+
+
+def test_ridge_refuses_a_subject_that_it_never_saw():
+    layouts, train = WORLDS["fmri"], Batches(WORLDS["fmri"])
+    batch = train.all()
+    train.rows = train.rows[:1]
+    with pytest.raises(InputError, match="sub-02 had no training trials"):
+        fit(layouts, train)(batch)
+
+
+def test_ridge_may_average_over_time():
+    layouts, train = WORLDS["eeg"], Batches(WORLDS["eeg"])
+    encoder = fit(layouts, train, time="mean", select=4)
+    assert encoder.state_dict()["ridge.weights_0"].shape == (4, 24)
+    shuffled = train.all().brain[:, :, torch.randperm(90)]
+    batch = train.all()
+    again = encoder(replace(batch, brain=shuffled))["image"]
+    assert torch.allclose(again, encoder(batch)["image"], atol=1e-4)
+
+
+def test_misspelt_ridge_knobs_are_named():
+    with pytest.raises(InputError, match=r"encoder\.by"):
+        Ridge(WORLDS["fmri"], SHAPES, by="cv")
+
+
+def test_ridge_mlp_starts_as_ridge_and_learns_from_left_out_predictions():
+    layouts, train = WORLDS["fmri"], Batches(WORLDS["fmri"], noise=3.0)
+    encoder = RidgeMLP(layouts, SHAPES, dropout=0.0)
+    encoder.initialise(train, ())
+    batch = train.all()
+    plain = fit(layouts, train, per="name")(batch)
+    inside = encoder.eval()(batch)
+    honest = encoder.train()(batch)
+    unknown = encoder(replace(batch, trial=torch.full_like(batch.trial, -1)))
+    for name, truth in batch.targets.items():
+        assert torch.allclose(inside[name], plain[name], atol=1e-5)
+        assert torch.allclose(unknown[name], plain[name], atol=1e-5)
+        error = [(made[name] - truth).square().mean() for made in (inside, honest)]
+        assert error[1] > 1.2 * error[0]
+    # Brute force for one trial: refit without it at the strength chosen with it.
+    mine, i = batch.subject == 0, 4
+    x, y = batch.brain[mine, :, 0].double(), batch.targets["image"][mine].double()
+    rest = torch.arange(len(x)) != i
+    alpha = float(encoder.state_dict()["ridge.alpha_0"][0])
+    want = (
+        SklearnRidge(alpha=alpha)
+        .fit(x[rest].numpy(), y[rest].numpy())
+        .predict(x[i : i + 1].numpy())
+    )
+    assert np.allclose(honest["image"][mine][i].detach(), want[0], rtol=1e-3, atol=1e-3)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_published_parameter_counts():
+    eeg = {"sub-01": layout("eeg", 63, 250)}
+    nice = TSConv(eeg, {"retrieval": (1024,)}, subjects="shared")
+    assert count(nice) == 103_680 + 2_527_232
+    assert nice.heads.heads[0].first.in_features == 1440
+    assert count(TSConv(eeg, {"retrieval": (768,)}, subjects="shared")) == pytest.approx(
+        1.80e6, rel=5e-3
+    )
+    short = TSConv({"sub-01": layout("eeg", 63, 200)}, {"retrieval": (8,)}, subjects="shared")
+    assert short.heads.heads[0].first.in_features == 1040
+    ubp = Flat({"sub-01": layout("eeg", 17, 250)}, {"retrieval": (1024,)}, subjects="shared")
+    assert count(ubp) == 5_404_672
+    with torch.device("meta"):
+        mindeye = MLP(
+            {"sub-01": layout("fmri", 15724, 1)},
+            {"image": (257, 768)},
+            width=4096,
+            blocks=4,
+            projector=2048,
+        )
+        assert count(mindeye) == pytest.approx(0.94e9, rel=0.02)
+
+
+def test_subject_mixing_starts_as_no_mixing():
+    same = {"sub-01": layout("eeg", 6, 90), "sub-02": layout("eeg", 6, 90)}
+    batch = Batches(same).all()
+    torch.manual_seed(0)
+    shared = Flat(same, SHAPES, subjects="shared").eval()
+    torch.manual_seed(0)
+    mixed = Flat(same, SHAPES, subjects="mix").eval()
+    assert torch.allclose(shared(batch)["image"], mixed(batch)["image"], atol=1e-6)
+    with pytest.raises(InputError, match="subjects=shared"):
+        Flat(WORLDS["eeg"], SHAPES, subjects="shared")
+
+
+def test_short_windows_are_refused_with_the_length_needed():
+    with pytest.raises(InputError, match=r"at least 75 samples .* got 74"):
+        TSConv({"sub-01": layout("eeg", 4, 74)}, SHAPES)
+    TSConv({"sub-01": layout("eeg", 4, 75)}, SHAPES)
+
+
+def test_regression_heads_start_at_the_scale_of_the_targets():
+    train = Batches(WORLDS["fmri"], n=60)
+    encoder = MLP(WORLDS["fmri"], SHAPES)
+    encoder.initialise(train, ())
+    made, truth = encoder.eval()(train.all()), train.all().targets
+    assert made["image"].mean() == pytest.approx(float(truth["image"].mean()), abs=1.0)
+    assert made["image"].std() < 2 * truth["image"].std()
+    assert abs(float(made["retrieval"].detach().mean())) < 1.0
+
+
+def test_a_trained_prior_turns_conditions_into_targets():
+    torch.manual_seed(0)
+    layouts = {"sub-01": layout("fmri", 40, 1)}
+    shapes = {"image": (6,)}
+    train = Batches(layouts, n=200, shapes=shapes, noise=0.1)
+
+    def ridge(layouts, shapes):
+        return RidgeMLP(layouts, shapes, width=16)
+
+    encoder = WithPrior(layouts, shapes, inner=ridge, width=32, depth=2, heads=2)
+    encoder.initialise(train, ())
+    test = Batches(layouts, n=50, seed=3, shapes=shapes, noise=0.1).all()
+    truth = test.targets["image"]
+
+    @torch.no_grad()
+    def error() -> float:
+        return float((encoder.eval()(test)["image"] - truth).square().mean() / truth.var(0).mean())
+
+    before = error()
+    optimiser = torch.optim.Adam(encoder.prior.parameters(), lr=3e-3)
+    objective = Prior(weight=1.0)
+    for _ in range(60):
+        encoder.train()
+        for batch in train:
+            (loss,) = objective(encoder, batch, 0.5).values()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    assert before > 0.9
+    assert error() < 0.25
+
+
+def test_prior_of_an_absent_target_is_refused():
+    with pytest.raises(InputError, match="the prior samples 'video'"):
+        WithPrior(WORLDS["fmri"], SHAPES, inner=MLP, target="video")

@@ -1,0 +1,237 @@
+"""Keys, caching, killing and resuming of whole runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from worlds import config
+
+from decode.core import InputError
+from decode.pipeline import NAMES, Run, execute
+from decode.store import read_json
+
+
+def _run(folder: Path, until: str = "report", force: tuple[str, ...] = (), **changes: Any) -> list[str]:
+    """Names of the stages that were done."""
+    done: list[str] = []
+    execute(Run(config(folder, **changes)), until=until, force=force, say=lambda s: done.append(s.split()[0]))
+    return done
+
+
+def _scores(folder: Path, **changes: Any) -> pd.DataFrame:
+    run = Run(config(folder, **changes))
+    return pd.read_parquet(run.folder("evaluate") / "scores.parquet")  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    assert set(_run(folder)) == set(NAMES)
+    return folder
+
+
+def test_a_finished_run_does_nothing(finished: Path) -> None:
+    assert _run(finished) == []
+
+
+def test_scores_are_above_chance_and_shuffled_ones_are_not(finished: Path) -> None:
+    scores = _scores(finished)
+    value = scores.groupby("metric")["value"].mean()
+    chance = scores.groupby("metric")["chance"].mean()
+    assert value["ridge/retrieval_top1"] > 0.8
+    assert value["retrieval_top1"] > 3 * chance["retrieval_top1"]
+    assert abs(value["shuffled/retrieval_top1"] - 1 / 12) < 0.08
+    assert value["ridge/pixcorr"] > value["shuffled/pixcorr"] + 0.4
+    assert value["oracle/pixcorr"] > 0.99
+    assert {"mean_image/pixcorr", "nearest_image/pixcorr", "prior/pixcorr"} <= set(value.index)
+
+
+def test_every_score_names_its_split_and_interval(finished: Path) -> None:
+    run = Run(config(finished))
+    summary = read_json(run.folder("evaluate") / "summary.json")  # type: ignore[operator]
+    for row in summary:
+        assert row["split"] == "published"
+        assert len(row["split_hash"]) == 12
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+        assert row["n"] == (24 if row["subject"] == "all" else 12)
+
+
+# What is changed -> the stages that run again; what is not named is found done.
+CHANGES: list[tuple[dict[str, Any], set[str]]] = [
+    ({"name": "renamed"}, {"report"}),
+    ({"compute": {"device": "auto"}}, set()),
+    ({"until": "evaluate"}, set()),
+    ({"seed": 1}, {"train", "predict", "reconstruct", "evaluate", "report"}),
+    (
+        {"metrics": {"r": {"_target_": "decode.metrics.retrieval.Retrieval", "target": "pixels", "k": [2]}}},
+        {"evaluate", "report"},
+    ),
+    (
+        {"protocol": {"train_repeats": "single", "test_repeats": "after", "rescale": "none"}},
+        {"train", "predict", "reconstruct", "evaluate", "report"},
+    ),
+    (
+        {"targets": {"pixels": {"_target_": "decode.targets.pixels.Pixels", "size": 4}}},
+        {"features", "train", "predict", "reconstruct", "evaluate", "report"},
+    ),
+    ({"subjects": ["a"]}, {"split", "train", "predict", "reconstruct", "evaluate", "report"}),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda c: "-".join(map(str, c)))
+def test_touch_this_and_these_stages_rerun(
+    finished: Path, tmp_path: Path, change: dict[str, Any], expected: set[str]
+) -> None:
+    shutil.copytree(finished / "outputs", tmp_path / "outputs")
+    assert set(_run(tmp_path, **change)) == expected
+
+
+def test_moved_outputs_are_found_and_paths_are_not_in_keys(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "outputs", tmp_path / "outputs")
+    assert _run(tmp_path) == []
+
+
+def test_force_redoes_and_keeps_the_old(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "outputs", tmp_path / "outputs")
+    assert "train" in _run(tmp_path, force=("train",))
+    assert list((tmp_path / "outputs" / "train").glob("*.old-1"))
+    with pytest.raises(InputError, match="did you mean 'train'"):
+        _run(tmp_path, force=("trian",))
+
+
+def test_the_plan_touches_nothing(tmp_path: Path) -> None:
+    run = Run(config(tmp_path))
+    assert not any(run.is_done(t) for t in run.tasks)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_unknown_subject_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"got 'c'"):
+        Run(config(tmp_path, subjects=["c"]))
+
+
+def test_shapes_that_do_not_fit_are_found_before_training(tmp_path: Path) -> None:
+    generator = {"_target_": "decode.generators.pixels.PixelGenerator", "target": "image"}
+    with pytest.raises(InputError, match="needs targets"):
+        _run(tmp_path, generator=generator)
+    assert not list((tmp_path / "outputs" / "train").glob("*/published-00"))
+
+
+def test_weights_of_another_voxel_count_are_refused(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "outputs", tmp_path / "outputs")
+    run = Run(config(tmp_path))
+    layout = run.of("preprocess")[0].folder / "layout.json"
+    text = layout.read_text().replace('"v29"', '"v29",\n  "extra"')
+    layout.write_text(text)
+    signal = run.of("preprocess")[0].folder / "signal.npy"
+    values = np.load(signal)
+    np.save(signal, np.c_[values, values[:, :1]])
+    shutil.rmtree(run.of("predict")[0].folder)
+    with pytest.raises(InputError, match="saved weights do not fit"):
+        _run(tmp_path)
+
+
+def test_the_test_part_does_not_reach_training(tmp_path: Path) -> None:
+    """Other responses to test pictures leave every weight as it is."""
+    weights = []
+    for name, scale in (("one", 1.0), ("two", 5.0)):
+        folder = tmp_path / name
+        _run(folder, until="split")
+        run = Run(config(folder))
+        for task in run.of("preprocess"):
+            table = pd.read_parquet(task.folder / "trials.parquet")
+            signal = np.load(task.folder / "signal.npy")
+            signal[table["start"][table["split"] == "test"]] *= scale
+            np.save(task.folder / "signal.npy", signal)
+        _run(folder, until="train")
+        trained = run.of("train")[0].folder / "published-00"
+        weights.append({p.name: p.read_bytes() for p in sorted(trained.glob("*.safetensors"))})
+    assert len(weights[0]) == 3
+    assert weights[0] == weights[1]
+
+
+def test_two_contents_under_one_uid_are_refused(tmp_path: Path) -> None:
+    _run(tmp_path, until="preprocess")
+    run = Run(config(tmp_path))
+    path = run.of("preprocess")[1].folder / "stimuli.parquet"
+    table = pd.read_parquet(path)
+    table.loc[0, "digest"] = "another"
+    table.to_parquet(path)
+    with pytest.raises(InputError, match="stands for 2 different contents"):
+        _run(tmp_path)
+
+
+def test_transductive_scores_are_stamped(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "outputs", tmp_path / "outputs")
+    protocol = {"train_repeats": "single", "test_repeats": "before", "rescale": "transductive"}
+    _run(tmp_path, protocol=protocol)
+    run = Run(config(tmp_path, protocol=protocol))
+    summary = read_json(run.folder("evaluate") / "summary.json")  # type: ignore[operator]
+    assert all(row["test_conditioned"] for row in summary)
+    page = (run.folder("report") / "report.html").read_text()  # type: ignore[operator]
+    assert "TEST-CONDITIONED" in page
+
+
+def _in_child(work: Callable[[], None]) -> int:
+    """Exit code of `work` in a forked process; negative when killed."""
+
+    def body() -> None:
+        torch.set_num_threads(1)
+        work()
+
+    child = multiprocessing.get_context("fork").Process(target=body)
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def _killed_at(folder: Path, n: int) -> int:
+    """Run and kill -9 at the n-th file or folder that takes its final name."""
+
+    def work() -> None:
+        real, count = os.replace, [0]
+
+        def replace(*a: Any, **k: Any) -> None:
+            count[0] += 1
+            if count[0] == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*a, **k)
+
+        os.replace = replace  # type: ignore[assignment]
+        _run(folder)
+
+    return _in_child(work)
+
+
+def _undisturbed(folder: Path) -> None:
+    assert _in_child(lambda: _run(folder) and None) == 0
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_ends_with_the_same_scores(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    _undisturbed(tmp_path / "whole")
+    expected = _scores(tmp_path / "whole")
+    n, step, stages = 1, 1, set()
+    folder = tmp_path / "killed"
+    while True:
+        code = _killed_at(folder, n)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        stages |= {p.parent.name for p in (folder / "outputs").glob("*/*.partial")}
+        # Go on in the same folder: the next kill comes deeper into the same run.
+        n += step
+    pd.testing.assert_frame_equal(_scores(folder), expected)
+    assert {"preprocess", "train", "predict", "reconstruct", "evaluate"} <= stages

@@ -1,0 +1,377 @@
+"""The report page: what it must say, what it must not reach for, how galleries are chosen."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decode.core import InputError
+from decode.report.charts import chart, ticks
+from decode.report.content import (
+    Artefact,
+    Curve,
+    Gallery,
+    Report,
+    RunCard,
+    Score,
+    Shot,
+    SplitCard,
+    choose,
+    control_names,
+    learning_curves,
+)
+from decode.report.glossary import meaning
+from decode.report.page import beside, index_page, page
+from decode.report.pictures import data_address
+
+
+def line(metric: str, value: float, chance: float, subject: str = "all", **more: Any) -> dict:
+    low, high = value - 0.04, value + 0.04
+    return {
+        "metric": metric,
+        "subject": subject,
+        "n": 120,
+        "value": value,
+        "chance": chance,
+        "ci_low": low,
+        "ci_high": high,
+        "better": "higher",
+        "split": "published",
+        "split_hash": "0f3a9c12",
+        "n_fits": 1,
+        "test_conditioned": False,
+        "ceiling": None,
+        **more,
+    }
+
+
+def scene(seed: int, blur: float) -> np.ndarray:
+    """A made-up picture: a disc on a coloured ground, uint8 (64, 64, 3)."""
+    rng = np.random.default_rng(seed)
+    ground, disc = rng.integers(30, 225, (2, 3))
+    y, x = np.mgrid[:64, :64]
+    cx, cy, r = (*rng.integers(18, 46, 2).tolist(), int(rng.integers(8, 16)))
+    inside = 1 / (1 + np.exp((np.hypot(x - cx, y - cy) - r) / (0.5 + blur)))
+    picture = ground + inside[..., None] * (disc.astype(int) - ground)
+    noise = np.random.default_rng(seed + 999).normal(0, 12 * blur, picture.shape)
+    return (picture + noise).clip(0, 255).astype(np.uint8)
+
+
+def example(**changes: Any) -> Report:
+    """A report on made-up numbers that shows every part of the page."""
+    summary = []
+    scores = {
+        "retrieval_top1": (0.42, 0.005, 0.71),
+        "retrieval_top5": (0.74, 0.025, 0.93),
+        "pixcorr": (0.51, 0.12, 0.86),
+        "ssim": (0.44, 0.25, 0.78),
+        "two_way_tiny_clip": (0.91, 0.5, 0.99),
+    }
+    for metric, (value, chance, ceiling) in scores.items():
+        for subject, shift in {"sub-01": 0.03, "sub-02": -0.03, "all": 0}.items():
+            summary.append(line(metric, value + shift, chance, subject, ceiling=ceiling))
+        summary.append(line(f"ridge/{metric}", value - 0.06, chance))
+        summary.append(line(f"shuffled/{metric}", chance + 0.003, chance))
+        if not metric.startswith("retrieval"):
+            summary.append(line(f"nearest_image/{metric}", value - 0.2, chance))
+            summary.append(
+                line(f"mean_image/{metric}", value - 0.1 + (metric == "ssim") * 0.13, chance)
+            )
+            summary.append(line(f"prior/{metric}", chance + 0.02, chance))
+            summary.append(line(f"oracle/{metric}", ceiling, chance))
+    mse = {"better": "lower", "ceiling": 0.02}
+    summary.append(line("mse", 0.06, 0.15, **{**mse, "ci_low": 0.05, "ci_high": 0.07}))
+    summary.append(line("shuffled/mse", 0.15, 0.15, **mse))
+    summary.append(line("mean_image/mse", 0.09, 0.15, **mse))
+    groups = {
+        name: [
+            Shot(
+                f"sub-0{i % 2 + 1}",
+                f"scene/test/{start + i}",
+                top - 0.01 * i,
+                {
+                    "shown": scene(start + i, 0),
+                    "decoded": scene(start + i, blur),
+                    "ridge": scene(start + i, 2.5 * blur),
+                },
+            )
+            for i in range(6)
+        ]
+        for name, (start, blur, top) in {
+            "best": (0, 0.6, 0.98),
+            "median": (10, 1.5, 0.92),
+            "worst": (20, 4, 0.31),
+        }.items()
+    }
+    epochs = np.arange(1, 31)
+    train = {"train": (epochs, 2.4 * np.exp(-epochs / 9) + 0.6)}
+    valid = {"validation": (epochs, 2.2 * np.exp(-epochs / 7) + 0.95 + epochs * 0.004)}
+    times = np.linspace(-0.2, 0.8, 60)
+    bump = 0.05 + 0.4 * np.exp(-(((times - 0.18) / 0.09) ** 2))
+    content: dict[str, Any] = {
+        "name": "quickstart",
+        "summary": summary,
+        "simulated": True,
+        "about": {
+            "what": "Simulated fMRI of two people looking at 200 scenes, decoded by an MLP",
+            "data": "simulated_fmri, 2 subjects",
+            "licence": "none needed",
+            "generator": "tiny latent diffusion",
+        },
+        "galleries": [Gallery("Shown and reconstructed", "two_way_tiny_clip", groups)],
+        "learning": [Curve("clip", "epoch", "loss", train | valid, note="mean of 2 fits")],
+        "curves": [
+            Curve("Retrieval over time", "s", "top-1", {"all": (times, bump)}, chance=0.005)
+        ],
+        "splits": [
+            SplitCard(
+                "published",
+                "0f3a9c12d47be801",
+                [
+                    {"fold": 0, "part": part, "n_trials": n, "n_stimuli": n // 2}
+                    for part, n in {"train": 2400, "validation": 200, "test": 600}.items()
+                ],
+                by="stimulus",
+            )
+        ],
+        "config": "name: quickstart\nseed: 0\nencoder:\n  _target_: decode.encoders.mlp.MLP\n",
+        "versions": {"python": "3.11.2", "torch": "2.15.0"},
+        "artefacts": [Artefact("train", "outputs/train/quickstart-5a984e43", "5a984e43")],
+        "approximations": ["the scanner's point spread is a Gaussian"],
+        "limits": ["two simulated people say nothing about the population"],
+    }
+    return Report(**{**content, **changes})
+
+
+class Reader(HTMLParser):
+    """Collects addresses and checks that tags close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "img", "br", "link", "input", "hr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    assert not reader.open
+    return reader
+
+
+def test_the_page_is_one_file_that_reaches_for_nothing() -> None:
+    html = page(example())
+    assert all(a.startswith("data:image/") for a in read(html).addresses)
+    assert "http" not in html
+    assert "@import" not in html
+    assert "url(" not in html
+    assert len(html) < 2_000_000
+
+
+def test_everything_that_must_be_said_is_said() -> None:
+    html = page(example())
+    for words in (
+        "simulated data",
+        "0.740",
+        "0.700 to 0.780",
+        "0.930",
+        "nearest_image",
+        "ridge",
+        "0f3a9c12d47be801",
+        "the scanner&#39;s point spread",
+        "never by eye",
+        "two_way_tiny_clip",
+        "Retrieval over time",
+        "5a984e43",
+        "encoder:",
+    ):
+        assert words in html, words
+    assert html.count("<img") == 3 * 6 * 3
+    assert html.count("simulated data") >= 6
+    assert "TEST-CONDITIONED" not in html
+    assert "simulated" not in page(
+        example(simulated=False, about={}, limits=[], approximations=[], config="")
+    )
+
+
+def test_a_test_conditioned_score_is_stamped_wherever_it_stands() -> None:
+    summary = [line("retrieval_top1", 0.9, 0.005, test_conditioned=True)]
+    html = page(example(summary=summary))
+    assert html.count("TEST-CONDITIONED") >= 4
+    card = RunCard("run", "a/report.html", summary)
+    assert "TEST-CONDITIONED" in index_page([card])
+
+
+def test_text_is_escaped() -> None:
+    bad = "<script>alert('x')</script>"
+    html = page(
+        example(
+            name=bad,
+            about={bad: bad},
+            config=bad,
+            limits=[bad],
+            summary=[line(bad, 0.5, 0.1)],
+            learning=[Curve(bad, bad, bad, {bad: ([1, 2], [1, 2])})],
+        )
+    )
+    assert "<script" not in html
+    assert "<script" not in index_page([RunCard(bad, bad, [line(bad, 0.5, 0.1)])])
+
+
+def test_a_control_that_reaches_the_decoder_is_marked() -> None:
+    summary = [
+        line("ssim", 0.5, 0.1),
+        line("mean_image/ssim", 0.52, 0.1),
+        line("prior/ssim", 0.3, 0.1),
+        line("oracle/ssim", 0.9, 0.1),
+        line("mse", 0.05, 0.1, better="lower"),
+        line("mean_image/mse", 0.07, 0.1, better="lower"),
+        line("prior/mse", 0.04, 0.1, better="lower"),
+    ]
+    html = page(example(summary=summary))
+    marked = re.findall(r'<td class="n pad[^"]*over">([^<]*)<', html)
+    assert marked == ["0.520", "0.040"]
+
+
+def test_shuffled_pairs_off_chance_are_called_out() -> None:
+    good = [line("ssim", 0.5, 0.25), line("shuffled/ssim", 0.26, 0.25)]
+    assert "miss chance" not in page(example(summary=good))
+    bad = [line("ssim", 0.5, 0.25), line("shuffled/ssim", 0.4, 0.25)]
+    assert "Shuffled pairs miss chance" in page(example(summary=bad))
+
+
+def test_controls_stand_beside_the_overall_score_of_their_split() -> None:
+    summary = [
+        line("pixcorr", 0.4, 0.1, "sub-01"),
+        line("pixcorr", 0.5, 0.1, "all"),
+        line("ridge/pixcorr", 0.3, 0.1, "all"),
+        line("pixcorr", 0.7, 0.1, "all", split="kfold"),
+    ]
+    scores = [Score(**row) for row in summary]
+    rows = beside(scores, ["ridge"])
+    assert rows["published"][0].score.value == 0.5
+    assert rows["published"][0].controls[0] is not None
+    assert rows["kfold"][0].controls == [None]
+    names = ["shuffled/a", "oracle/a", "linear/a", "mean_image/a", "ridge/a"]
+    found = control_names([Score(m, "all", 1, 0.1) for m in names], ["ridge"])
+    assert found == ["ridge", "linear", "mean_image", "shuffled", "oracle"]
+
+
+def test_missing_numbers_become_dashes() -> None:
+    row = {**line("ssim", 0.5, 0.1), "chance": None, "ci_low": None, "ci_high": float("nan")}
+    html = page(example(summary=[row]))
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", html), re.IGNORECASE)
+    assert "–" in html
+    assert "<main>" in page(Report("empty", []))
+
+
+def rows_of(values: list[float], better: str = "higher") -> pd.DataFrame:
+    n = len(values)
+    return pd.DataFrame(
+        {"metric": "m", "trial": np.arange(n) + 100, "value": values, "better": better}
+    )
+
+
+def test_galleries_are_chosen_by_rank_alone() -> None:
+    values = list(np.random.default_rng(0).permutation(100) / 100)
+    groups = choose(rows_of(values), "m", n=4)
+    by_value = {k: sorted(values[t - 100] for t in v) for k, v in groups.items()}
+    assert by_value["best"] == [0.96, 0.97, 0.98, 0.99]
+    assert by_value["worst"] == [0, 0.01, 0.02, 0.03]
+    assert by_value["median"] == [0.48, 0.49, 0.5, 0.51]
+    assert values[groups["best"][0] - 100] == 0.99
+    assert values[groups["worst"][0] - 100] == 0
+    lower = choose(rows_of(values, "lower"), "m", n=4)
+    assert lower["best"] == groups["worst"]
+    shuffled = rows_of(values).sample(frac=1, random_state=1)
+    assert choose(shuffled, "m", n=4) == groups
+    assert choose(rows_of([0.5] * 9), "m", n=3)["best"] == [100, 101, 102]
+    with pytest.raises(InputError, match="scores of 'x'"):
+        choose(rows_of(values), "x")
+
+
+@pytest.mark.parametrize("n_trials", range(1, 12))
+def test_groups_never_share_a_trial(n_trials: int) -> None:
+    groups = choose(rows_of([i / 20 for i in range(n_trials)]), "m", n=4)
+    chosen = [t for group in groups.values() for t in group]
+    assert len(chosen) == len(set(chosen))
+    assert groups["best"][0] == 100 + n_trials - 1
+
+
+def test_learning_curves_average_fits_and_skip_closed_forms() -> None:
+    rows = [{"epoch": float(e), "train/clip": 2.0 - e, "validation/clip": 3.0} for e in range(3)]
+    other = [{**row, "train/clip": 4.0} for row in rows]
+    curves = learning_curves({"0": rows, "1": other})
+    assert [c.title for c in curves] == ["clip"]
+    assert curves[0].lines["train"][1] == [3.0, 2.5, 2.0]
+    assert curves[0].note == "mean of 2 fits"
+    assert learning_curves({"0": rows[:1]}) == []
+    assert learning_curves({}) == []
+
+
+def test_charts_survive_flat_and_short_lines() -> None:
+    for x, y in (([1], [2.0]), ([1, 2], [0.0, 0.0]), ([0, 1, 2], [1.0, np.nan, 3.0])):
+        svg = str(chart(Curve("t", "x", "y", {"a": (x, y)}, chance=None)))
+        assert "nan" not in svg
+        assert "inf" not in svg
+    assert ticks(0, 1) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+
+
+def test_pictures_come_back_as_they_went_in(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    picture = scene(1, 0)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    sources = [picture, picture.transpose(2, 0, 1) / 255, tmp_path / "a.png"]
+    for source in sources:
+        kind, _, code = data_address(source).partition(";base64,")
+        assert kind == "data:image/png"
+        back = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
+        assert np.array_equal(back, picture)
+    large = np.zeros((600, 500, 3), np.uint8)
+    assert data_address(large).startswith("data:image/jpeg")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b\.png is not a readable picture"):
+        data_address(tmp_path / "b.png")
+
+
+def test_the_index_lists_every_run_with_a_link() -> None:
+    pictures = {"shown": scene(1, 0), "decoded": scene(1, 2)}
+    runs = [
+        RunCard("quickstart", "report/a-1/report.html", example().summary, pictures=pictures),
+        RunCard("digits69", "report/b-2/report.html", [line("pixcorr", 0.8, 0.4)]),
+    ]
+    html = index_page(runs)
+    links = [a for a in read(html).addresses if not a.startswith("data:")]
+    assert links == ["report/a-1/report.html", "report/b-2/report.html"]
+    assert html.count("<img") == 2
+    assert "0.760 to 0.840" in html
+    assert "Nothing has finished" in index_page([])
+
+
+def test_metrics_are_explained() -> None:
+    assert "among the 5 most similar" in meaning("retrieval_top5")
+    assert meaning("retrieval_brain_top1").startswith("Given the stimulus")
+    assert "tiny_clip" in meaning("two_way_tiny_clip")
+    assert meaning("something_new") == ""

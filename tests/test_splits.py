@@ -1,0 +1,99 @@
+"""Nothing named by a split is on two of its sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from decode.core import InputError
+from decode.splits import Fold, check, digest, kfold, leave_one_out, manifest, published
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rows = [
+        {
+            "subject": s,
+            "session": "1",
+            "run": str(r),
+            "stimulus": f"u{(7 * r + i) % 30}",
+            "split": "test" if (7 * r + i) % 30 < 6 else "train",
+            "block": f"{s}-{r}-{i // 4}",
+            "onset": float(i),
+        }
+        for s in ("a", "b")
+        for r in range(5)
+        for i in range(12)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _disjoint(table: pd.DataFrame, fold: Fold, by: str) -> bool:
+    sides = [set(table[by][fold.part == p]) for p in ("train", "validation", "test")]
+    return not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+def test_published_takes_validation_out_of_training(table: pd.DataFrame) -> None:
+    (fold,) = published(table, validation=0.25)
+    assert set(table["stimulus"][fold.part == "test"]) == {f"u{i}" for i in range(6)}
+    assert len(set(table["stimulus"][fold.part == "validation"])) == 6
+    assert _disjoint(table, fold, "stimulus")
+
+
+def test_kfold_tests_every_group_once(table: pd.DataFrame) -> None:
+    folds = kfold(table, folds=4, by="stimulus", validation=0.1)
+    tested = np.sum([f.part == "test" for f in folds], axis=0)
+    assert (tested == 1).all()
+    assert all(_disjoint(table, f, "stimulus") for f in folds)
+
+
+def test_contiguous_folds_keep_the_order_within_subjects(table: pd.DataFrame) -> None:
+    folds = kfold(table, folds=3, by="block", within="subject", contiguous=True, validation=0)
+    for fold in folds:
+        for subject in ("a", "b"):
+            mine = np.flatnonzero((fold.part == "test") & (table["subject"] == subject))
+            assert len(mine) == 20
+            assert np.ptp(mine) == len(mine) - 1
+
+
+def test_leave_one_run_out(table: pd.DataFrame) -> None:
+    folds = leave_one_out(table, by="run", validation=0)
+    assert [set(table["run"][f.part == "test"]) for f in folds] == [{str(r)} for r in range(5)]
+
+
+def test_seeds_change_the_split_and_its_hash(table: pd.DataFrame) -> None:
+    table = table.drop(columns="block")
+
+    def name(seed: int) -> str:
+        return digest(manifest(table, {"k": kfold(table, folds=4, seed=seed)}), table)
+
+    assert name(0) == name(0) != name(1)
+
+
+def test_a_leaking_fold_is_refused(table: pd.DataFrame) -> None:
+    part = np.where(np.arange(len(table)) % 2, "train", "test").astype(object)
+    with pytest.raises(InputError, match="is in train and in test"):
+        manifest(table, {"bad": [Fold(part, "stimulus")]})
+
+
+def test_a_block_never_crosses_a_split(table: pd.DataFrame) -> None:
+    part = np.where(table["run"] == "0", "test", "train").astype(object)
+    check(table, Fold(part, "run"), name="ok")
+    shared = table.assign(block="one film")
+    with pytest.raises(InputError, match="block 'one film'"):
+        check(shared, Fold(part, "run"), name="film")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: published(t.assign(split="")), "expects 'train' and 'test'"),
+        (lambda t: kfold(t, folds=31), "only 30 groups"),
+        (lambda t: kfold(t, by="concept"), "needs that column"),
+        (lambda t: leave_one_out(t.assign(run="1")), "at least 3"),
+    ],
+)
+def test_impossible_splits_say_what_to_do(table: pd.DataFrame, make: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(table)  # type: ignore[operator]
