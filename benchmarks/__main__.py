@@ -37,7 +37,10 @@ def as_markdown(table: pd.DataFrame) -> str:
         cells.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row])
     cells = [["" if c == "nan" else c for c in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines) + "\n"
 

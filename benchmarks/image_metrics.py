@@ -1,7 +1,7 @@
 """Two-way identification and the image suite on 1000 pictures, beside numpy.corrcoef on everything.
 
-Each variant runs in a process of its own, so that its peak memory is its own; both read the same
-arrays from the same files, in blocks, as features arrive in practice.
+Each variant runs in a process of its own, so that its peak memory is its own (what the imports take
+is left out); all read the same pictures from the same files.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ from typing import Any
 
 import numpy as np
 
-N, SIZE, BATCH = 1000, 128, 32
+N, BATCH = 1000, 32
 
 
-def rows(n: int = N, size: int = SIZE) -> list[dict[str, Any]]:
-    """One row per variant: what, size, seconds, peak_mb, score."""
+def rows(sizes: tuple[int, ...] = (64, 128, 256)) -> list[dict[str, Any]]:
+    """One row per variant and picture size: what, size, seconds, peak_mb, score."""
+    return [row for size in sizes for row in rows_of(size)]
+
+
+def rows_of(size: int) -> list[dict[str, Any]]:
     made = []
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), n, size)
+        write_pictures(Path(folder), N, size)
         for variant in VARIANTS:
-            command = [sys.executable, "-m", "benchmarks.image_metrics", variant, folder]
+            command = [sys.executable, "-m", "benchmarks.image_metrics", variant, folder, str(size)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(done.stderr[-2000:])
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            made.append({"what": variant, "size": f"{n} pictures of {size}x{size}", **found})
+            made.append({"what": variant, "size": f"{N} x {size}x{size}", **found})
     return made
 
 
@@ -40,56 +44,52 @@ def write_pictures(folder: Path, n: int, size: int) -> None:
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for name in ("shown", "made"):
-        np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", np.float32, (n, 3, size, size)
-        ).flush()
-    shown = np.load(folder / "shown.npy", mmap_mode="r+")
-    made = np.load(folder / "made.npy", mmap_mode="r+")
-    for i in range(n):
-        coarse = rng.random((3, 8, 8), dtype=np.float32)
-        picture = coarse.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
-        raw = (picture * 255).astype(np.uint8)
-        Image.fromarray(raw.transpose(1, 2, 0)).save(folder / f"{i}.png")
-        shown[i] = raw / np.float32(255)
-        noise = 0.9 * rng.standard_normal(shown[i].shape, dtype=np.float32)
-        made[i] = np.clip(shown[i] + noise, 0, 1)
-    shown.flush()
-    made.flush()
+    with open(folder / "shown.f32", "wb") as shown, open(folder / "made.f32", "wb") as made:
+        for i in range(n):
+            coarse = rng.random((3, 8, 8), dtype=np.float32)
+            picture = coarse.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
+            raw = (picture * 255).astype(np.uint8)
+            Image.fromarray(raw.transpose(1, 2, 0)).save(folder / f"{i}.png")
+            true = raw / np.float32(255)
+            noise = rng.standard_normal(true.shape, dtype=np.float32)
+            shown.write(true.tobytes())
+            made.write(np.clip(0.05 * true + 0.5 + noise, 0, 1).tobytes())
 
 
-def opened(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("made", "shown"))  # type: ignore[return-value]
+def read(folder: Path, name: str, size: int, start: int = 0, stop: int = N) -> np.ndarray:
+    """Pictures `start` to `stop` (picture, 3, size, size); read, not mapped, so that it counts."""
+    values = 3 * size * size
+    found = np.fromfile(
+        folder / f"{name}.f32", np.float32, count=(stop - start) * values, offset=start * values * 4
+    )
+    return found.reshape(-1, 3, size, size)
 
 
-def two_way_corrcoef(folder: Path) -> float:
+def two_way_corrcoef(folder: Path, size: int) -> float:
     """Everything in one correlation matrix."""
-    made, shown = (np.asarray(x).reshape(len(x), -1) for x in opened(folder))
-    n = len(made)
-    similar = np.corrcoef(made, shown)[:n, n:]
-    return float((similar < np.diag(similar)[:, None]).sum() / (n * (n - 1)))
+    made, shown = (read(folder, name, size).reshape(N, -1) for name in ("made", "shown"))
+    similar = np.corrcoef(made, shown)[:N, N:]
+    return float((similar < np.diag(similar)[:, None]).sum() / (N * (N - 1)))
 
 
-def two_way_streamed(folder: Path) -> float:
-    """References on disk, made pictures in batches."""
+def two_way_streamed(folder: Path, size: int) -> float:
+    """References outside memory, made pictures in batches."""
     from decode.identification import references, share_beaten
 
-    made, shown = opened(folder)
-    n = len(made)
     share = []
-    with references(n, ["pixels"]) as stores:
-        for start in range(0, n, BATCH):
-            stores["pixels"].append(np.asarray(shown[start : start + BATCH]))
-        for start in range(0, n, BATCH):
-            similar = stores["pixels"].correlate(np.asarray(made[start : start + BATCH]))
-            own = np.arange(start, start + len(similar))
-            rival = np.arange(n)[None, :] != own[:, None]
-            share.append(share_beaten(similar, own, rival))
+    with references(N, ["pixels"]) as stores:
+        for start in range(0, N, BATCH):
+            stores["pixels"].append(read(folder, "shown", size, start, min(start + BATCH, N)))
+        for start in range(0, N, BATCH):
+            made = read(folder, "made", size, start, min(start + BATCH, N))
+            own = np.arange(start, start + len(made))
+            rival = np.arange(N)[None, :] != own[:, None]
+            share.append(share_beaten(stores["pixels"].correlate(made), own, rival))
     return float(np.concatenate(share).mean())
 
 
-def image_suite(folder: Path) -> float:
-    """The whole native suite from PNG files: pixcorr, ssim, mse, their chance, two-way by pixels."""
+def image_suite(folder: Path, size: int) -> float:
+    """The native suite from PNG files: pixcorr, ssim, mse with their chance, two-way by pixels."""
     import pandas as pd
     import torch
 
@@ -97,18 +97,16 @@ def image_suite(folder: Path) -> float:
     from decode.feature_networks import Pixels
     from decode.metrics.image import ImageSuite
 
-    pictures, _ = opened(folder)
-
     class Made:
         """Made pictures read one at a time."""
 
         def __len__(self) -> int:
-            return len(pictures)
+            return N
 
         def __getitem__(self, i: int) -> Media:
-            return Media("image", torch.from_numpy(np.array(pictures[i])))
+            return Media("image", torch.from_numpy(read(folder, "made", size, i, i + 1)[0]))
 
-    shown = [Stimulus(str(i), "image", str(folder / f"{i}.png")) for i in range(len(pictures))]
+    shown = [Stimulus(str(i), "image", str(folder / f"{i}.png")) for i in range(N)]
     trials = pd.DataFrame(
         {"subject": "a", "split": "test", "fold": 0, "stimulus": [s.uid for s in shown]}
     )
@@ -124,13 +122,19 @@ VARIANTS = {
 }
 
 
-def measure(variant: str, folder: Path) -> dict[str, float]:
+def measure(variant: str, folder: Path, size: int) -> dict[str, float]:
+    """Seconds, peak memory above what the imports took, and the score, of one variant."""
+    import skimage.metrics  # noqa: F401
+
+    import decode.metrics.image  # noqa: F401
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    score = VARIANTS[variant](folder)
+    score = VARIANTS[variant](folder, size)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return {"seconds": seconds, "peak_mb": peak, "score": score}
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]))))
+    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

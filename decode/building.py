@@ -26,7 +26,9 @@ def locate(path: str, where: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
-        raise InputError(f"config.{where}: expected an importable _target_, got {path!r} ({e})") from e
+        raise InputError(
+            f"config.{where}: expected an importable _target_, got {path!r} ({e})"
+        ) from e
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,11 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
             near = difflib.get_close_matches(name, signature.parameters, 1)
             raise InputError(
                 f"config.{where}: {node['_target_']} takes no {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else f"; it takes {list(signature.parameters)}")
+                + (
+                    f"; did you mean {near[0]!r}?"
+                    if near
+                    else f"; it takes {list(signature.parameters)}"
+                )
             )
     if node.get("_partial_"):
         return
@@ -98,7 +104,9 @@ def bound(node: Any) -> Any:
         return {k: bound(v) for k, v in node.items()}
     signature = _signature(locate(node["_target_"], "node"))
     defaults = {
-        p.name: p.default for p in signature.parameters.values() if p.default is not inspect.Parameter.empty
+        p.name: p.default
+        for p in signature.parameters.values()
+        if p.default is not inspect.Parameter.empty
     }
     everything = {**defaults, **_arguments(node)}
     kept = {k: bound(_plain(v)) for k, v in everything.items() if k not in PLACES}

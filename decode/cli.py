@@ -85,7 +85,9 @@ def run(config: dict[str, Any]) -> float | None:
     if unknown:
         from decode.core import InputError
 
-        raise InputError(f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}")
+        raise InputError(
+            f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
+        )
     for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines",
                  "objectives", "trainer", "generator", "metrics"):  # fmt: skip
         check(config[node], node)
@@ -94,7 +96,9 @@ def run(config: dict[str, Any]) -> float | None:
     planned = Run(config)
     if config["dry"]:
         for task in planned.tasks:
-            print(f"{'done' if planned.is_done(task) else 'to do':<6} {task.stage.name:<12} {task.folder}")
+            print(
+                f"{'done' if planned.is_done(task) else 'to do':<6} {task.stage.name:<12} {task.folder}"
+            )
         return None
     _quiet()
     print(f"decode {config['name']}", file=sys.stderr)
@@ -108,7 +112,29 @@ def run(config: dict[str, Any]) -> float | None:
 
 
 KEYS = frozenset(
-    ["paths", "name", "subjects", "seed", "until", "force", "dry", "debug", "data", "preprocess", "scaler", "splits", "protocol", "targets", "encoder", "baselines", "objectives", "trainer", "generator", "metrics", "compute"]
+    [
+        "paths",
+        "name",
+        "subjects",
+        "seed",
+        "until",
+        "force",
+        "dry",
+        "debug",
+        "data",
+        "preprocess",
+        "scaler",
+        "splits",
+        "protocol",
+        "targets",
+        "encoder",
+        "baselines",
+        "objectives",
+        "trainer",
+        "generator",
+        "metrics",
+        "compute",
+    ]
 )
 
 
@@ -157,7 +183,9 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
                 "to another disk, then run the same command again"
             )
         if isinstance(e, PermissionError):
-            return f"no permission for {e.filename}; set paths.outputs to a folder that can be written"
+            return (
+                f"no permission for {e.filename}; set paths.outputs to a folder that can be written"
+            )
         if kind == "MissingConfigException":
             return _missing_choice(str(e))
         if kind == "MissingMandatoryValue":
@@ -195,7 +223,9 @@ def _misspelt(error: BaseException, arguments: list[str]) -> str:
 
 def _all_keys() -> list[str]:
     groups = [p.name for p in CONFIGS.iterdir() if p.is_dir()]
-    words = re.findall(r"^\s*([a-z_]+):", "\n".join(p.read_text() for p in CONFIGS.rglob("*.yaml")), re.M)
+    words = re.findall(
+        r"^\s*([a-z_]+):", "\n".join(p.read_text() for p in CONFIGS.rglob("*.yaml")), re.M
+    )
     return sorted({*KEYS, *groups, *words, "experiment"})
 
 

@@ -286,7 +286,7 @@ class Generator:
 
 
 class Metric(Protocol):
-    """Results -> rows: metric, subject, trial (row of results.trials), value, chance[, better].
+    """Results -> rows: metric, subject, trial (row of results.trials), value, chance, better.
 
     `looks_at` says whether it reads predictions or made media; `better` is "higher" or "lower".
     A score is the mean of its rows.

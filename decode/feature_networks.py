@@ -170,6 +170,7 @@ class OpenClip:
         if self._network is None:
             self._load()
         tower = self._network.visual
+        assert self.resize is not None
         ready = normalised(self.resize(pictures), tower.image_mean, tower.image_std, self._place)
         with torch.inference_mode():
             return {self.names[0]: flat(self._network.encode_image(ready))}
@@ -180,6 +181,11 @@ class OpenClip:
         found = find_weights(self.model)
         name = f"local-dir:{found}" if isinstance(found, Path) else self.model
         self._place = choose_device(self.device)
+        if needs_quickgelu(name, self.pretrained):
+            raise InputError(
+                f"feature network: weights {self.pretrained!r} need the QuickGELU variant of "
+                f"{self.model!r}; set model to {self.model}-quickgelu"
+            )
         with loading(self.model):
             network = open_clip.create_model_from_pretrained(
                 name, self.pretrained, return_transform=False
@@ -188,6 +194,20 @@ class OpenClip:
         size = self._network.visual.image_size
         side = size if isinstance(size, int) else size[0]
         self.resize = self.resize or Resize(side, "bilinear_antialias")
+
+
+def needs_quickgelu(model: str, pretrained: str | None) -> bool:
+    """Whether weights trained with QuickGELU are asked for in a network without it.
+
+    open_clip only warns; the features are plausible and wrong.
+    """
+    import open_clip
+
+    if pretrained not in open_clip.list_pretrained_tags_by_model(model):
+        return False
+    weights = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    network = open_clip.get_model_config(model) or {}
+    return bool(weights.get("quick_gelu")) and not network.get("quick_gelu", False)
 
 
 class EfficientNetLite0:

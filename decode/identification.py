@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class References:
                 self._store = np.lib.format.open_memmap(file, "w+", np.float32, shape)
         self._store[self._filled : self._filled + len(rows)] = rows
         self._filled += len(rows)
+        self._release()
 
     def correlate(self, features: np.ndarray) -> np.ndarray:
         """Pearson r of each row of `features` (row, ...) with each reference: (row, reference)."""
@@ -49,7 +51,13 @@ class References:
         step = max(1, BLOCK_VALUES // rows.shape[1])
         for start in range(0, self.n, step):
             found[:, start : start + step] = rows @ self._store[start : start + step].T
+            self._release()
         return found
+
+    def _release(self) -> None:
+        """Give pages of the file back at once instead of when memory runs short."""
+        if isinstance(self._store, np.memmap) and isinstance(self._store.base, mmap.mmap):
+            self._store.base.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

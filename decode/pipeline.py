@@ -140,7 +140,9 @@ class Run:
     ) -> Task:
         stage = STAGES[NAMES.index(name)]
         nodes = {k: bound(self.config.get(k)) for k in stage.reads}
-        inputs = tuple(f"{t.stage.name}:{t.item}:{t.key}" for t in before if t.stage.name in stage.needs)
+        inputs = tuple(
+            f"{t.stage.name}:{t.item}:{t.key}" for t in before if t.stage.name in stage.needs
+        )
         key = digest_of([name, stage.version, nodes, inputs, item, more])
         folder = self._place(name, label, key)
         return Task(stage, label, key, folder, nodes, inputs, item)
@@ -269,7 +271,12 @@ def _do(run: Run, task: Task) -> None:
     def fill(out: Path) -> dict[str, Any]:
         start = time.time()
         facts = FILL[task.stage.name](run, task, out)
-        return {**provenance(run, task), "facts": facts, "seconds": round(time.time() - start, 2), "finished": time.strftime("%Y-%m-%d %H:%M")}
+        return {
+            **provenance(run, task),
+            "facts": facts,
+            "seconds": round(time.time() - start, 2),
+            "finished": time.strftime("%Y-%m-%d %H:%M"),
+        }
 
     fill_folder(task.folder, fill, keep=task.stage.resumes)
 
@@ -300,12 +307,20 @@ def _commit() -> dict[str, Any]:
     """The commit of the checkout that runs, if it is one."""
     here = Path(__file__).resolve().parent
     try:
+
         def git(*words: str) -> str:
             return subprocess.run(
-                ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=5, check=True
+                ["git", "-C", str(here), *words],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
             ).stdout.strip()
 
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "-uno")),
+        }
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 
@@ -409,7 +424,7 @@ def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
         config=run.config,
         dataset=run.dataset,
         stimuli=run.dataset.stimuli(),
-        folders={name: run.folder(name) for name in NAMES},
+        folders={t.stage.name: t.folder for t in run.tasks},
         artefacts=[
             {"stage": t.stage.name, "folder": str(t.folder.relative_to(run.outputs)), "key": t.key}
             for t in run.tasks

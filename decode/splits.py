@@ -150,7 +150,9 @@ def check(table: pd.DataFrame, fold: Fold, *, name: str) -> None:
         known = table[column].notna().to_numpy()
         values = table[column].astype(str).to_numpy()
         for one, other in ((TRAIN, TEST), (VALIDATION, TEST), (TRAIN, VALIDATION)):
-            both = set(values[known & (fold.part == one)]) & set(values[known & (fold.part == other)])
+            both = set(values[known & (fold.part == one)]) & set(
+                values[known & (fold.part == other)]
+            )
             if both:
                 raise InputError(
                     f"split {name}: {column} {sorted(both)[0]!r} is in {one} and in {other} "

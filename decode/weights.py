@@ -170,16 +170,8 @@ def load_open_clip(model: str, pretrained: str | None) -> tuple[Any, Any]:
     name = open_clip_name(model)
     if ":" not in name:
         _check_names(name, pretrained)
-    with loading(model), warnings.catch_warnings():
-        # Weights trained with QuickGELU in a GELU network give plausible, wrong features.
-        warnings.filterwarnings("error", message="QuickGELU mismatch")
-        try:
-            return open_clip.create_model_from_pretrained(name, pretrained)
-        except UserWarning as e:
-            raise InputError(
-                f"open_clip: weights {pretrained!r} need the QuickGELU variant of {model!r}; "
-                f"set model to {model}-quickgelu ({e})"
-            ) from e
+    with loading(model):
+        return open_clip.create_model_from_pretrained(name, pretrained)
 
 
 def _check_names(name: str, pretrained: str | None) -> None:
@@ -198,6 +190,17 @@ def _check_names(name: str, pretrained: str | None) -> None:
         raise InputError(
             f"open_clip: weights of {name!r} are one of {tags}, got {pretrained!r}; "
             "set `pretrained`"
+        )
+    weights = open_clip.get_pretrained_cfg(name, pretrained) or {}
+    # Weights trained with QuickGELU in a GELU network give plausible, wrong features.
+    if weights.get("quick_gelu", False) != (open_clip.get_model_config(name) or {}).get(
+        "quick_gelu", False
+    ):
+        other = name.removesuffix("-quickgelu")
+        other = other if other != name else f"{name}-quickgelu"
+        raise InputError(
+            f"open_clip: weights {pretrained!r} and {name!r} differ in their activation; "
+            f"set model to {other}"
         )
 
 

@@ -34,11 +34,11 @@ from decode.simulation.tiny_clip import Pictures
 
 PARTS = ("clip", "vae", "unclip", "measure")
 SEED = 2026
-BATCH = {"clip": 64, "vae": 32, "unet": 32, "image_encoder": 64}
+BATCH = {"clip": 64, "vae": 16, "unet": 32, "image_encoder": 64}
 
 
-def main() -> None:
-    args = _arguments()
+def main(argv: list[str] | None = None) -> None:
+    args = _arguments(argv)
     torch.set_num_threads(args.threads)
     pictures = Pictures.of(training_scenes(args.scenes, seed=SEED))
     clip_folder, pipe_folder = args.out / "clip", args.out / "unclip"
@@ -91,7 +91,7 @@ def train_pipeline(
     )
     tiny_diffusion.save_pipeline(
         folder,
-        half=("unet",),
+        half=("unet", "image_encoder"),
         vae=vae,
         unet=unet,
         image_normalizer=normaliser,
@@ -162,19 +162,19 @@ def _pixcorr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.mean([np.corrcoef(x, y)[0, 1] for x, y in rows]))
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=Path(tiny_clip.__file__).parents[1] / "tiny")
     parser.add_argument("--scenes", type=int, default=12000, help="number of training scenes")
-    parser.add_argument("--clip-steps", type=int, default=500)
-    parser.add_argument("--vae-steps", type=int, default=1500)
-    parser.add_argument("--unet-steps", type=int, default=3000)
+    parser.add_argument("--clip-steps", type=int, default=1000)
+    parser.add_argument("--vae-steps", type=int, default=4000)
+    parser.add_argument("--unet-steps", type=int, default=3500)
     parser.add_argument("--image-encoder-steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     unknown = [part for part in args.parts if part not in PARTS]
     if unknown:
         parser.error(f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}")

@@ -337,7 +337,7 @@ def test_ip_adapter_equals_the_stock_pipeline_row_by_row(
     ip_adapter: Build, sdxl_folder: Path, predicted: Tensors, guidance: float
 ) -> None:
     """One row at a time: given several embeddings the stock call shows all of them to each row."""
-    from diffusers import StableDiffusionXLPipeline
+    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
     stock = StableDiffusionXLPipeline.from_pretrained(sdxl_folder, add_watermarker=False)
     stock.load_ip_adapter(
@@ -346,19 +346,27 @@ def test_ip_adapter_equals_the_stock_pipeline_row_by_row(
         weight_name="ip.safetensors",
         image_encoder_folder=None,
     )
-    made = pixels(ip_adapter(guidance=guidance, prompt="a red tin")(predicted, seeds=SEEDS))
+    image2image = StableDiffusionXLImg2ImgPipeline(**stock.components, add_watermarker=False)
+    knobs = {"guidance": guidance, "prompt": "a red tin"}
+    made = pixels(ip_adapter(**knobs)(predicted, seeds=SEEDS))
+    started = pixels(ip_adapter(**knobs, low_level="latents", strength=0.5)(predicted, seeds=SEEDS))
     for row, seed in enumerate(SEEDS):
         tokens = predicted["image"][row, None, None]
         both = torch.cat([torch.zeros_like(tokens), tokens]) if guidance > 1 else tokens
-        expected = stock(
-            "a red tin",
-            num_inference_steps=4,
-            guidance_scale=guidance,
-            generator=row_generators([seed])[0],
-            ip_adapter_image_embeds=[both],
-            output_type="pt",
-        ).images
+        knobs = {
+            "prompt": "a red tin",
+            "num_inference_steps": 4,
+            "guidance_scale": guidance,
+            "ip_adapter_image_embeds": [both],
+            "output_type": "pt",
+        }
+        expected = stock(**knobs, generator=row_generators([seed])[0]).images
         assert torch.allclose(made[row], expected[0], atol=1e-5)
+        start = predicted["latents"][row, None]
+        expected = image2image(
+            **knobs, image=start, strength=0.5, generator=row_generators([seed])[0]
+        ).images
+        assert torch.allclose(started[row], expected[0], atol=1e-5)
 
 
 def test_a_weak_start_is_kept_and_full_strength_forgets_it(

@@ -21,10 +21,17 @@ from decode.pipeline import NAMES, Run, execute
 from decode.store import read_json
 
 
-def _run(folder: Path, until: str = "report", force: tuple[str, ...] = (), **changes: Any) -> list[str]:
+def _run(
+    folder: Path, until: str = "report", force: tuple[str, ...] = (), **changes: Any
+) -> list[str]:
     """Names of the stages that were done."""
     done: list[str] = []
-    execute(Run(config(folder, **changes)), until=until, force=force, say=lambda s: done.append(s.split()[0]))
+    execute(
+        Run(config(folder, **changes)),
+        until=until,
+        force=force,
+        say=lambda s: done.append(s.split()[0]),
+    )
     return done
 
 
@@ -73,7 +80,15 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
     ({"until": "evaluate"}, set()),
     ({"seed": 1}, {"train", "predict", "reconstruct", "evaluate", "report"}),
     (
-        {"metrics": {"r": {"_target_": "decode.metrics.retrieval.Retrieval", "target": "pixels", "k": [2]}}},
+        {
+            "metrics": {
+                "r": {
+                    "_target_": "decode.metrics.retrieval.Retrieval",
+                    "target": "pixels",
+                    "k": [2],
+                }
+            }
+        },
         {"evaluate", "report"},
     ),
     (
@@ -81,7 +96,11 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
         {"train", "predict", "reconstruct", "evaluate", "report"},
     ),
     (
-        {"targets": {"pixels": {"_target_": "decode.targets.pixels.Pixels", "size": 4}}},
+        {
+            "targets": {
+                "pixels": {"_target_": "decode.targets.pixels.Pixels", "size": 8, "colour": "grey"}
+            }
+        },
         {"features", "train", "predict", "reconstruct", "evaluate", "report"},
     ),
     ({"subjects": ["a"]}, {"split", "train", "predict", "reconstruct", "evaluate", "report"}),
@@ -214,24 +233,31 @@ def _killed_at(folder: Path, n: int) -> int:
     return _in_child(work)
 
 
-def _undisturbed(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run in a child process, as the killed ones are."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     assert _in_child(lambda: _run(folder) and None) == 0
+    return folder
+
+
+def _without(finished: Path, folder: Path, stage: str) -> None:
+    """A copy of finished outputs in which `stage` and all after it are still to do."""
+    shutil.copytree(finished / "outputs", folder / "outputs")
+    for name in NAMES[NAMES.index(stage) :]:
+        shutil.rmtree(folder / "outputs" / name, ignore_errors=True)
 
 
 @pytest.mark.slow
-def test_kill_at_any_moment_ends_with_the_same_scores(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    _undisturbed(tmp_path / "whole")
-    expected = _scores(tmp_path / "whole")
-    n, step, stages = 1, 1, set()
-    folder = tmp_path / "killed"
-    while True:
-        code = _killed_at(folder, n)
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-        stages |= {p.parent.name for p in (folder / "outputs").glob("*/*.partial")}
-        # Go on in the same folder: the next kill comes deeper into the same run.
-        n += step
-    pd.testing.assert_frame_equal(_scores(folder), expected)
-    assert {"preprocess", "train", "predict", "reconstruct", "evaluate"} <= stages
+@pytest.mark.parametrize("stage", NAMES)
+def test_killed_in_any_stage_ends_with_the_same_scores(
+    undisturbed: Path, tmp_path: Path, stage: str
+) -> None:
+    _without(undisturbed, tmp_path, stage)
+    for n in (1, 2, 3):  # each kill comes deeper into what the last one left
+        assert _killed_at(tmp_path, n) == -signal.SIGKILL
+        left = [p for p in (tmp_path / "outputs" / stage).glob("*") if p.is_dir()]
+        assert left, "the kill came before the stage"
+    assert _in_child(lambda: _run(tmp_path) and None) == 0
+    pd.testing.assert_frame_equal(_scores(tmp_path), _scores(undisturbed))
+    assert not list((tmp_path / "outputs").glob("*/*.partial"))

@@ -233,6 +233,7 @@ def test_open_clip_equals_the_network_by_hand(clip_folder: Path, stimuli: list[S
         (lambda f: OpenClip("ViT-bigG-15", pretrained="x"), r"did you mean 'ViT-bigG-14'"),
         (lambda f: OpenClip("ViT-H-14", pretrained="laion3b"), r"laion2b_s32b_b79k"),
         (lambda f: OpenClip("ViT-H-14"), r"set `pretrained`"),
+        (lambda f: OpenClip("ViT-L-14", pretrained="openai"), r"set model to ViT-L-14-quickgelu"),
         (lambda f: OpenClip("package:tiny/none"), r"make_tiny_models"),
         (lambda f: OpenClip("./not/here"), r"expected a folder"),
         (lambda f: OpenClip(str(f), output="tokens", layer=7), r"no block 7"),

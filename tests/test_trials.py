@@ -28,7 +28,9 @@ def trials() -> Trials:
         signal = rng.normal(size=(400, channels)).astype(np.float32)
         signals[subject] = SubjectSignal(signal, _layout(channels, 10), (-5, 0))
         for i in range(20):
-            rows.append({"subject": subject, "stimulus": f"u{i % 8}", "start": 10 + 18 * i, "session": "1"})
+            rows.append(
+                {"subject": subject, "stimulus": f"u{i % 8}", "start": 10 + 18 * i, "session": "1"}
+            )
     return Trials.of(pd.DataFrame(rows), signals)
 
 
@@ -77,7 +79,9 @@ def test_scaling_happens_before_averaging(trials: Trials) -> None:
     np.testing.assert_allclose(every.mean(0), 0, atol=1e-5)
     averaged = scaled.average("stimulus")
     mine = scaled.where("subject == 's1' and stimulus == 'u0'")
-    np.testing.assert_allclose(averaged[0], np.mean([mine[i] for i in range(len(mine))], 0), atol=1e-5)
+    np.testing.assert_allclose(
+        averaged[0], np.mean([mine[i] for i in range(len(mine))], 0), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

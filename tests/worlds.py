@@ -12,7 +12,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from decode.core import Encoder, Facts, Layout, Objective, Recording, Shape, Stimulus, Tensors, Truth
+from decode.core import (
+    Encoder,
+    Facts,
+    Layout,
+    Objective,
+    Recording,
+    Shape,
+    Stimulus,
+    Tensors,
+    Truth,
+)
 
 SIZE = 8
 
@@ -50,7 +60,9 @@ class PixelWorld:
         weights = rng.normal(size=(SIZE * SIZE * 3, voxels)) / SIZE
         for run in range(self.repeats):
             uids = list(rng.permutation(self._uids()))
-            pixels = np.stack([np.asarray(Image.open(str(stimuli[u].path))).ravel() / 255 for u in uids])
+            pixels = np.stack(
+                [np.asarray(Image.open(str(stimuli[u].path))).ravel() / 255 for u in uids]
+            )
             signal = pixels @ weights + self.noise * rng.normal(size=(len(uids), voxels))
             channels = pd.DataFrame(
                 {"name": [f"v{i}" for i in range(voxels)], "kind": "voxel", "x": 0.0, "y": 0.0,

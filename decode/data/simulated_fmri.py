@@ -26,6 +26,10 @@ from decode.store import fill_folder, is_finished, write_json
 VERSION = 1
 TASK = "scenes"
 CHUNK = 128
+LEAST = {
+    **dict.fromkeys(("n_subjects", "train_repeats", "test_repeats", "voxel_mm"), 1),
+    **dict.fromkeys(("n_train", "n_test", "trials_per_run"), 2),
+}
 
 
 class SimulatedFMRI:
@@ -74,10 +78,10 @@ class SimulatedFMRI:
             "trials_per_run": trials_per_run,
             "seed": seed,
         }
-        for name, least in {"n_subjects": 1, "n_train": 2, "n_test": 2, "train_repeats": 1}.items():
-            _at_least(name, self.knobs[name], least)
-        for name, least in {"test_repeats": 1, "trials_per_run": 2, "voxel_mm": 1}.items():
-            _at_least(name, self.knobs[name], least)
+        for name, least in LEAST.items():
+            if self.knobs[name] < least:
+                got = self.knobs[name]
+                raise InputError(f"data.{name}: expected at least {least}, got {got}")
         if not 0 <= shared <= 1 or noise <= 0 or not 0.2 <= tr <= 4:
             raise InputError(
                 f"simulated_fmri: expected 0 <= shared <= 1, noise > 0 and 0.2 <= tr <= 4, got "
@@ -262,11 +266,6 @@ class SimulatedFMRI:
     @staticmethod
     def _region_image(folder: Path, subject: str) -> Path:
         return folder / "derivatives" / "regions" / subject / f"{subject}_space-MNI_dseg.nii.gz"
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if value < least:
-        raise InputError(f"data.{name}: expected at least {least}, got {value}")
 
 
 def _response_file(folder: Path, subject: str) -> Path:

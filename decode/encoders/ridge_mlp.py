@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from decode.blocks import Residual, TargetScale
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.subject_ridge import RidgeKnobs, SubjectRidge
 
 
@@ -26,6 +26,8 @@ class RidgeMLP(Encoder):
     would teach the network to do nothing. Rows that are no training trial (mixed ones, new ones)
     are predicted from their signal. The correction starts at exactly zero.
 
+    `correct` names the targets that the network corrects (None: all), the others stay as ridge has
+    them: a contrastive target gains more than a regressed one, for which ridge is hard to pass.
     `width`, `blocks`, `dropout` shape the network; the other knobs are those of the ridge.
     """
 
@@ -40,6 +42,7 @@ class RidgeMLP(Encoder):
         width: int = 512,
         blocks: int = 1,
         dropout: float = 0.3,
+        correct: Sequence[str] | None = None,
         alphas: Sequence[float] | None = None,
         select: int | None = None,
         per: Literal["target", "name", "all"] = "name",
@@ -65,7 +68,15 @@ class RidgeMLP(Encoder):
             nn.Dropout(dropout),
             *(Residual(width, dropout=dropout) for _ in range(blocks)),
         )
-        self.heads = nn.ModuleList(_zero(nn.Linear(width, n)) for n in self.ridge.sizes)
+        wanted = [k for k in shapes if correct is None or k in correct]
+        if not wanted:
+            raise InputError(
+                f"encoder.correct: none of {list(correct or ())} is a target of the experiment "
+                f"{sorted(shapes)}; name one of them"
+            )
+        sizes = dict(zip(self.ridge.shapes, self.ridge.sizes, strict=True))
+        self.corrected = {name: i for i, name in enumerate(wanted)}
+        self.heads = nn.ModuleList(_zero(nn.Linear(width, sizes[name])) for name in wanted)
         # Rebuilt by `initialise` and needed only while training, hence not saved: trial number ->
         # row of `honest` (or -1), and the leave-one-out prediction of each training trial.
         self.register_buffer("place", torch.full((1,), -1), persistent=False)
@@ -86,10 +97,11 @@ class RidgeMLP(Encoder):
             linear = self._without_own_trial(linear, batch.trial)
         inputs = [self.scale.down(name, value).flatten(1) for name, value in linear.items()]
         trunk = self.trunk(torch.cat(inputs, 1))
-        return {
-            name: value + self.scale.spread(name) * head(trunk).reshape(value.shape)
-            for (name, value), head in zip(linear.items(), self.heads, strict=True)
-        }
+        made = dict(linear)
+        for name, i in self.corrected.items():
+            change = self.heads[i](trunk).reshape(linear[name].shape)
+            made[name] = linear[name] + self.scale.spread(name) * change
+        return made
 
     def _without_own_trial(self, linear: Tensors, trial: Tensor) -> Tensors:
         inside = (trial >= 0) & (trial < len(self.place))

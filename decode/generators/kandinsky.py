@@ -121,7 +121,7 @@ class Kandinsky(Generator):
                 dtype=choose_dtype(self.knobs.precision),
                 use_safetensors=True,
             )
-        side = encoder.config.image_size
+        side: Any = encoder.config.image_size
         device = self._pipe._execution_device
         # Zeros after the encoder's normalisation, as the published prior does it.
         black = torch.zeros(1, 3, side, side, device=device, dtype=encoder.dtype)

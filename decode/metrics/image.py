@@ -121,7 +121,9 @@ class ImageSuite:
         self, results: Results, album: Album, network: FeatureNetwork, kind: str
     ) -> list[pd.DataFrame]:
         found: list[pd.DataFrame] = []
-        same = class_codes(album, results, self.same_class) if kind == "same_class" else None
+        same = None
+        if kind == "same_class" and self.same_class is not None:
+            same = class_codes(album, results, self.same_class)
         with references(len(album.pictures), network.names) as stores:
             fill(stores, album, network, self.batch)
             kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {n: [] for n in network.names}

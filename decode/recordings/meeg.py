@@ -1,4 +1,4 @@
-"""EEG, MEG and intracranial runs on disk: any file MNE reads and a BIDS events table -> Recording."""
+"""EEG, MEG and intracranial runs on disk: a raw file and a BIDS events table -> Recording."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def open_raw(path: Path) -> mne.io.BaseRaw:
 
 
 def read_events(path: Path, uid_of: Callable[[str], str] = str) -> pd.DataFrame:
-    """Rows of an events.tsv that show a stimulus: onset, duration, stimulus, split, other columns."""
+    """Rows of an events.tsv that show a stimulus: onset, duration, stimulus, split and others."""
     try:
         table = pd.read_csv(path, sep="\t", dtype={"stim_file": str, "split": str})
     except (OSError, ValueError) as e:
@@ -130,6 +130,6 @@ def _samples(raw: mne.io.BaseRaw, picks: list[int]) -> np.ndarray:
 def _unreadable(path: Path, e: Exception) -> InputError:
     reason = " ".join(str(e).split()) or type(e).__name__
     return InputError(
-        f"{path}: expected a complete raw recording, got one that MNE cannot read ({reason[:200]}); "
-        "fetch the file again"
+        f"{path}: expected a complete raw recording, got one that MNE cannot read "
+        f"({reason[:200]}); fetch the file again"
     )

@@ -68,7 +68,7 @@ def chart(curve: Curve, *, width: int = 420, height: int = 220) -> Markup:
     left, right, top, bottom = 48, 12, 12, 34
     xs = np.concatenate([np.asarray(x, float) for x, _ in curve.lines.values()])
     ys = np.concatenate([np.asarray(y, float) for _, y in curve.lines.values()])
-    ys = np.append(ys, curve.chance) if known(curve.chance) else ys
+    ys = np.append(ys, float(curve.chance)) if known(curve.chance) else ys  # type: ignore[arg-type]
     ys = ys[np.isfinite(ys)]
     x0, x1 = widened(xs.min(), xs.max(), 0)
     y0, y1 = widened(ys.min(), ys.max(), 0.06)
@@ -88,8 +88,8 @@ def chart(curve: Curve, *, width: int = 420, height: int = 220) -> Markup:
             f'<text class="tick" x="{left - 6}" y="{py(t) + 4}" text-anchor="end">{t:.4g}</text>'
         )
     for t in ticks(x0, x1, 6):
-        at = f'x="{px(t)}" y="{height - bottom + 16}"'
-        parts.append(f'<text class="tick" {at} text-anchor="middle">{t:.4g}</text>')
+        place = f'x="{px(t)}" y="{height - bottom + 16}"'
+        parts.append(f'<text class="tick" {place} text-anchor="middle">{t:.4g}</text>')
     if known(curve.chance):
         at = py(curve.chance)  # type: ignore[arg-type]
         parts.append(f'<line class="level" x1="{left}" x2="{width - right}" y1="{at}" y2="{at}"/>')

@@ -20,13 +20,13 @@ def score_table(summary: Sequence[Mapping[str, Any]], *, simulated: bool) -> str
         interval = f"{_number(s.ci_low)} to {_number(s.ci_high)}"
         mixed = _number(shuffled.get((s.split, s.metric)))
         name = s.metric + (" TEST-CONDITIONED" if s.test_conditioned else "")
-        lines.append(
-            [name, s.split, str(s.n), _number(s.value), interval, _number(s.chance), mixed, _number(s.ceiling)]
-        )  # fmt: skip
+        numbers = [_number(s.value), interval, _number(s.chance), mixed, _number(s.ceiling)]
+        lines.append([name, s.split, str(s.n), *numbers])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     rows = [
         "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            c.ljust(w) if i < 2 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]

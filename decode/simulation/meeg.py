@@ -1,90 +1,20 @@
 """What EEG and MEG sensors record while a participant looks at scenes: responses, noise, truth.
 
-A response is linear in features of the picture: coarse retinotopic luminance, contrast and colour
-drive early occipital dipoles (80-150 ms), the scene's attributes drive ventral, lateral and parietal
-dipoles later (170-450 ms). Noise is a sum of stationary Gaussian sources of known spectrum and
-topography, plus blinks and line noise.
+A response is linear in features of the picture. Noise is a sum of stationary Gaussian sources of
+known spectrum and topography, plus blinks and line noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from decode.simulation.meeg_participant import GRID, Participant
 from decode.simulation.scenes import Scene, attributes, draw, training_scenes
-from decode.simulation.sensors import HEAD_CENTRE, gain, sensor_info
 
-if TYPE_CHECKING:
-    import mne
-
-RESPONSE_S = 0.6
 LINE_HZ = 50.0
-GRID = 4
-ATTRIBUTE_WEIGHTS = {
-    "kind": 1.0,
-    "colour": 0.9,
-    "background": 0.9,
-    "texture": 0.7,
-    "size": 0.5,
-    "x": 0.5,
-    "y": 0.5,
-}
-# Peak and width in seconds of the early response to each kind of low-level feature.
-EARLY = {
-    "luminance": (0.095, 0.016),
-    "contrast": (0.105, 0.016),
-    "red-green": (0.120, 0.018),
-    "blue-yellow": (0.130, 0.018),
-}
-EXTRASTRIATE_DELAY = 0.03
-LATE_WEIGHT = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class Amplitudes:
-    """Sizes at the sensors, in V or T: root mean squares over sensors, blinks at their peak sensor.
-
-    `moment` is the dipole moment in A m that one standard deviation of a feature evokes.
-    """
-
-    moment: float
-    background: float
-    alpha: float
-    sensor: float
-    line: float
-    blink: float
-
-
-AMPLITUDES = {
-    "eeg": Amplitudes(
-        moment=6e-9, background=9e-6, alpha=5e-6, sensor=1e-6, line=2e-6, blink=120e-6
-    ),
-    "meg": Amplitudes(
-        moment=6e-9, background=250e-15, alpha=150e-15, sensor=35e-15, line=100e-15, blink=800e-15
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Participant:
-    """Anatomy and physiology of one participant.
-
-    `weights` is (feature, sensor, time), the response to a unit of each feature; `background`,
-    `alpha` are (sensor, source) mixing matrices, `sensor` the standard deviation of sensor noise;
-    `line` and `blink` are (sensor,) topographies. Everything is in V or T.
-    """
-
-    info: mne.Info
-    weights: np.ndarray
-    background: np.ndarray
-    alpha: np.ndarray
-    sensor: float
-    line: np.ndarray
-    blink: np.ndarray
 
 
 def image_features(scenes: Sequence[Scene]) -> np.ndarray:
@@ -95,33 +25,8 @@ def image_features(scenes: Sequence[Scene]) -> np.ndarray:
     return np.concatenate([np.ones((len(scenes), 1)), maps, meaning], 1)
 
 
-def participant(
-    modality: Literal["eeg", "meg"], *, sfreq: float, seed: Sequence[int]
-) -> Participant:
-    """A participant whose cortex is folded by `seed`."""
-    rng = np.random.default_rng(list(seed))
-    info = sensor_info(modality, sfreq)
-    size = AMPLITUDES[modality]
-    weights = _response_weights(info, rng, sfreq) * size.moment
-    background = gain(info, *_scattered(rng, 200))
-    alpha = gain(info, *_jittered(rng, _ALPHA_PLACES * 3, 0.012, 0.8))
-    eyes = np.array([[-0.03, 0.065, -0.02], [0.03, 0.065, -0.02]])
-    upwards = np.array([[0.0, 0.8, 0.6]] * 2)
-    blink = gain(info, HEAD_CENTRE + eyes, upwards).sum(1)
-    line = rng.normal(size=len(info.ch_names))
-    return Participant(
-        info=info,
-        weights=weights,
-        background=_scaled(background, size.background),
-        alpha=_scaled(alpha, size.alpha),
-        sensor=size.sensor,
-        line=size.line * line,
-        blink=size.blink * blink / np.abs(blink).max(),
-    )
-
-
 def background_spectrum(freqs: np.ndarray, sfreq: float) -> np.ndarray:
-    """Power of unit-variance 1/f noise, flat below 0.5 Hz; `freqs` in Hz, its mean up to Nyquist is 1."""
+    """Power of unit-variance 1/f noise, flat below 0.5 Hz: its mean up to Nyquist is 1."""
     return _unit_power(lambda f: np.maximum(np.abs(f), 0.5) ** -1.2, freqs, sfreq)
 
 
@@ -231,127 +136,8 @@ def _low_level(scenes: Sequence[Scene]) -> np.ndarray:
     return np.array(found)
 
 
-def _response_weights(info: mne.Info, rng: np.random.Generator, sfreq: float) -> np.ndarray:
-    """(feature, sensor, time) V or T for one A m per unit of feature."""
-    times = np.arange(round(RESPONSE_S * sfreq)) / sfreq
-    lag = rng.normal(0, 0.004)
-    mean_places = [
-        (0.03, -0.065, 0.0),
-        (-0.03, -0.065, 0.0),
-        (0.03, -0.04, -0.03),
-        (0.0, -0.05, 0.05),
-    ]
-    mean = gain(info, *_jittered(rng, mean_places, 0.005, 0.3))
-    courses = [_bump(times, at + lag, w) for at, w in ((0.1, 0.02), (0.11, 0.02), (0.17, 0.025))]
-    courses.append(_bump(times, 0.35 + lag, 0.06))
-    parts = [2.0 * np.einsum("cd,dt->ct", mean, courses)[None]]
-
-    striate = gain(info, *_retinotopic(rng, depth=0.068))
-    extrastriate = gain(info, *_retinotopic(rng, depth=0.058))
-    for peak, width in EARLY.values():
-        peak = peak + lag
-        first = _bump(times, peak, width) - 0.5 * _bump(times, peak + 2.5 * width, 1.5 * width)
-        second = _bump(times, peak + EXTRASTRIATE_DELAY, 1.3 * width)
-        parts.append(
-            np.einsum("cd,t->dct", striate, first)
-            + 0.7 * np.einsum("cd,t->dct", extrastriate, second)
-        )
-    parts.append(_attribute_weights(info, rng, times, lag))
-    return np.concatenate(parts)
-
-
-def _attribute_weights(
-    info: mne.Info, rng: np.random.Generator, times: np.ndarray, lag: float
+def _unit_power(
+    shape: Callable[[np.ndarray], np.ndarray], freqs: np.ndarray, sfreq: float
 ) -> np.ndarray:
-    """Each attribute is coded by its own pattern over patches, and by another one later on."""
-    from decode.simulation.scenes import ATTRIBUTES
-
-    patches = gain(info, *_jittered(rng, _SEMANTIC_PLACES * 2, 0.012, 0.8))
-    n = patches.shape[1]
-    weights = []
-    for name in ATTRIBUTES:
-        pattern = rng.normal(size=(2, n)) / np.sqrt(n / 4)
-        early, late = rng.uniform(0.19, 0.25) + lag, rng.uniform(0.30, 0.38) + lag
-        course = np.stack([_bump(times, early, 0.03), LATE_WEIGHT * _bump(times, late, 0.045)])
-        size = ATTRIBUTE_WEIGHTS[name.partition("=")[0]]
-        weights.append(size * (patches @ (pattern.T @ course)))
-    return np.stack(weights)
-
-
-# Relative to the centre of the head: metres to the right, to the front, upwards.
-_SEMANTIC_PLACES = [
-    (side * x, y, z)
-    for side in (-1, 1)
-    for x, y, z in (
-        (0.045, -0.055, 0.0),
-        (0.052, -0.040, -0.012),
-        (0.035, -0.045, -0.035),
-        (0.040, -0.020, -0.042),
-        (0.060, -0.020, -0.015),
-        (0.030, -0.045, 0.045),
-    )
-]
-_ALPHA_PLACES = [
-    (side * x, y, z)
-    for side in (-1, 1)
-    for x, y, z in ((0.02, -0.065, 0.02), (0.03, -0.05, 0.045), (0.045, -0.055, 0.01))
-]
-
-
-def _retinotopic(rng: np.random.Generator, *, depth: float) -> tuple[np.ndarray, np.ndarray]:
-    """Dipoles of the cells of the picture's grid: the right half of the picture in the left
-    hemisphere, its upper half below the calcarine sulcus, the periphery further in front.
-    """
-    steps = (np.arange(GRID) + 0.5) / GRID * 2 - 1
-    down, right = (v.ravel() for v in np.meshgrid(steps, steps, indexing="ij"))
-    radius = np.hypot(right, down)
-    places = np.stack(
-        [
-            -np.sign(right) * (0.006 + 0.014 * np.abs(right)),
-            -depth + 0.022 * radius,
-            0.016 * down + 0.004,
-        ],
-        1,
-    )
-    # The banks of the sulcus face each other, so fields above and below evoke opposite currents.
-    normals = np.stack([-0.7 * right, np.full_like(right, -0.4), -1.2 * down], 1)
-    return _jittered(rng, places, 0.005, 0.4, normals)
-
-
-def _jittered(
-    rng: np.random.Generator,
-    places: Sequence[Sequence[float]] | np.ndarray,
-    by: float,
-    turn: float,
-    normals: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Places moved by `by` metres, and unit moments: outward or `normals`, turned by about `turn`."""
-    places = np.asarray(places, np.float64) + rng.normal(0, by, (len(places), 3))
-    distance = np.linalg.norm(places, axis=1, keepdims=True)
-    places = places * np.minimum(1, 0.078 / distance)
-    moments = places / distance if normals is None else normals
-    moments = moments / np.linalg.norm(moments, axis=1, keepdims=True)
-    moments = moments + rng.normal(0, turn, moments.shape)
-    return HEAD_CENTRE + places, moments / np.linalg.norm(moments, axis=1, keepdims=True)
-
-
-def _scattered(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Dipoles anywhere in the upper three quarters of the cortex, pointing anywhere."""
-    directions = rng.normal(size=(4 * n, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    directions = directions[directions[:, 2] > -0.5][:n]
-    return _jittered(rng, directions * rng.uniform(0.045, 0.075, (n, 1)), 0.0, 2.0)
-
-
-def _bump(times: np.ndarray, peak: float, width: float) -> np.ndarray:
-    return np.exp(-0.5 * ((times - peak) / width) ** 2)
-
-
-def _scaled(mixing: np.ndarray, size: float) -> np.ndarray:
-    """Mixing matrix whose sensors have a root mean square of `size`."""
-    return mixing * size / np.sqrt((mixing**2).sum(1).mean())
-
-
-def _unit_power(shape, freqs: np.ndarray, sfreq: float) -> np.ndarray:
     grid = (np.arange(8192) + 0.5) / 8192 * sfreq / 2
     return shape(freqs) / shape(grid).mean()

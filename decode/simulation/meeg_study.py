@@ -21,18 +21,11 @@ import pandas as pd
 from decode.core import InputError, Recording, Stimulus, Truth
 from decode.progress import progress
 from decode.recordings.meeg import read_meeg
-from decode.simulation.meeg import (
-    LINE_HZ,
-    RESPONSE_S,
-    Participant,
-    image_features,
-    participant,
-    simulate_run,
-    whitened_response,
-)
+from decode.simulation.meeg import LINE_HZ, image_features, simulate_run, whitened_response
+from decode.simulation.meeg_participant import RESPONSE_S, Participant, participant
 from decode.simulation.scenes import Scene, as_stimulus, test_scenes, training_scenes
 
-VERSION = 1
+VERSION = 2
 TASK = "scenes"
 TRIALS_PER_RUN = 300
 ONSET_ASYNCHRONY_S = (0.62, 0.68)
@@ -41,8 +34,8 @@ TRIGGER = "STI 014"
 TRIGGER_S = 0.02
 FIRST_TEST_CODE = 1_000_000
 APPROXIMATION = (
-    "the observer knows the spectrum of the Gaussian noise and each neighbouring response; blinks and "
-    "line noise are left out, so this is an upper bound"
+    "the observer knows the spectrum of the Gaussian noise and every neighbouring response; blinks "
+    "and line noise are left out, so this is an upper bound"
 )
 
 
@@ -173,10 +166,11 @@ class Study:
             self._write_run(folder, name, who, rows, np.random.default_rng(seed))
 
     def _runs(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Rows of the stimuli per run: every picture once before any is repeated, in random order."""
+        """Rows of the stimuli per run, shuffled: every picture once before any is repeated."""
         d = self.design
-        runs = []
-        for first, n, repeats in ((0, d.n_train, d.train_repeats), (d.n_train, d.n_test, d.test_repeats)):
+        parts = ((0, d.n_train, d.train_repeats), (d.n_train, d.n_test, d.test_repeats))
+        runs: list[np.ndarray] = []
+        for first, n, repeats in parts:
             rows = np.concatenate([first + rng.permutation(n) for _ in range(repeats)])
             runs += np.array_split(rows, -(-len(rows) // TRIALS_PER_RUN))
         return runs
@@ -188,9 +182,7 @@ class Study:
         gaps = np.round(rng.uniform(*ONSET_ASYNCHRONY_S, len(rows)) * d.sfreq).astype(np.int64)
         onsets = round(1.0 * d.sfreq) + np.cumsum(gaps) - gaps[0]
         n_samples = int(onsets[-1]) + round((RESPONSE_S + 1.0) * d.sfreq)
-        signal = simulate_run(
-            who, self._features[rows], onsets, n_samples, noise=d.noise, rng=rng
-        )
+        signal = simulate_run(who, self._features[rows], onsets, n_samples, noise=d.noise, rng=rng)
         parts = [self._scenes[row] for row in rows]
         codes = np.array([i + 1 + (FIRST_TEST_CODE if p == "test" else 0) for p, i, _ in parts])
         _write_fif(folder / f"{name}_{d.modality}.fif", who, signal, onsets, codes)

@@ -126,7 +126,7 @@ test_scenes.__test__ = False  # type: ignore[attr-defined]
 
 
 def _scenes(n: int, *, seed: int, test: bool) -> list[Scene]:
-    rng = np.random.default_rng([seed, int(test)])
+    shuffle, rng = (np.random.default_rng([seed, int(test), i]) for i in range(2))
     combinations = [
         (k, c, b)
         for k in KINDS
@@ -134,7 +134,7 @@ def _scenes(n: int, *, seed: int, test: bool) -> list[Scene]:
         for b in BACKGROUNDS
         if is_test_combination(k, c, b) == test
     ]
-    rounds = [rng.permutation(len(combinations)) for _ in range(-(-n // len(combinations)))]
+    rounds = [shuffle.permutation(len(combinations)) for _ in range(-(-n // len(combinations)))]
     order = np.concatenate([np.zeros(0, int), *rounds])[:n]
     scenes = []
     for i in order:

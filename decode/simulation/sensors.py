@@ -1,7 +1,8 @@
-"""Sensors around a spherical head, and how strongly each of them sees a current dipole inside it."""
+"""Sensors around a spherical head, and how strongly each sees a current dipole inside it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,71 +16,15 @@ HELMET_RADIUS = 0.12
 N_MAGNETOMETERS = 102
 REFERENCE = "Fz"
 # The order in which THINGS-EEG2 (Gifford et al. 2022) names its electrodes.
-ELECTRODES = (  # fmt: skip
-    "Fp1",
-    "Fp2",
-    "AF7",
-    "AF3",
-    "AFz",
-    "AF4",
-    "AF8",
-    "F7",
-    "F5",
-    "F3",
-    "F1",
-    "F2",
-    "F4",
-    "F6",
-    "F8",
-    "FT9",
-    "FT7",
-    "FC5",
-    "FC3",
-    "FC1",
-    "FCz",
-    "FC2",
-    "FC4",
-    "FC6",
-    "FT8",
-    "FT10",
-    "T7",
-    "C5",
-    "C3",
-    "C1",
-    "Cz",
-    "C2",
-    "C4",
-    "C6",
-    "T8",
-    "TP9",
-    "TP7",
-    "CP5",
-    "CP3",
-    "CP1",
-    "CPz",
-    "CP2",
-    "CP4",
-    "CP6",
-    "TP8",
-    "TP10",
-    "P7",
-    "P5",
-    "P3",
-    "P1",
-    "Pz",
-    "P2",
-    "P4",
-    "P6",
-    "P8",
-    "PO7",
-    "PO3",
-    "POz",
-    "PO4",
-    "PO8",
-    "O1",
-    "Oz",
-    "O2",
+# fmt: off
+ELECTRODES = (
+    "Fp1", "Fp2", "AF7", "AF3", "AFz", "AF4", "AF8", "F7", "F5", "F3", "F1", "F2", "F4",
+    "F6", "F8", "FT9", "FT7", "FC5", "FC3", "FC1", "FCz", "FC2", "FC4", "FC6", "FT8",
+    "FT10", "T7", "C5", "C3", "C1", "Cz", "C2", "C4", "C6", "T8", "TP9", "TP7", "CP5",
+    "CP3", "CP1", "CPz", "CP2", "CP4", "CP6", "TP8", "TP10", "P7", "P5", "P3", "P1", "Pz",
+    "P2", "P4", "P6", "P8", "PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2",
 )
+# fmt: on
 
 
 def sensor_info(modality: Literal["eeg", "meg"], sfreq: float) -> mne.Info:
@@ -128,6 +73,7 @@ def _with_reference(info: mne.Info) -> mne.Info:
     return info
 
 
+@lru_cache(maxsize=1)
 def _montage() -> mne.channels.DigMontage:
     import mne
 

@@ -130,6 +130,7 @@ def train_clip(pictures: Pictures, folder: Path, *, steps: int, batch: int, seed
     from open_clip.model import CLIP
 
     torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     captions = [s.caption for s in pictures.scenes]
     tokenizer = make_tokenizer(captions)
     tokens = tokenize(tokenizer, captions)
@@ -143,7 +144,7 @@ def train_clip(pictures: Pictures, folder: Path, *, steps: int, batch: int, seed
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.1)
     bar = tqdm(batches(len(pictures), size=batch, steps=steps, seed=seed), "clip", steps)
     for rows in bar:
-        image = model.encode_image(pictures.images(rows))
+        image = model.encode_image(_spoil(pictures.images(rows), generator))
         text = F.normalize(model.encode_text(tokens[rows]), dim=-1)
         logits = model.logit_scale.exp().clamp(max=50) * F.normalize(image, dim=-1) @ text.T
         same = torch.arange(len(rows))
@@ -157,6 +158,20 @@ def train_clip(pictures: Pictures, folder: Path, *, steps: int, batch: int, seed
         bar.set_postfix(match=f"{match.item():.3f}", read=f"{read.item():.3f}", refresh=False)
     _rescale(model.eval(), pictures)
     _save(model, model_cfg, tokenizer, folder)
+
+
+def _spoil(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the pictures as they are, half of them coarser, fainter and noisy, so that the tower
+    still sees the scene in an imperfect reconstruction of it.
+    """
+    half, size = len(images) // 2, images.shape[-1]
+    side = int(torch.randint(size // 5, size, (), generator=generator))
+    coarse = F.interpolate(images[:half], size=side, mode="bilinear", antialias=True)
+    coarse = F.interpolate(coarse, size=size, mode="bilinear")
+    contrast, noise = torch.rand(2, half, 1, 1, 1, generator=generator)
+    grain = 0.15 * noise * torch.randn(coarse.shape, generator=generator)
+    noisy = (1 - contrast / 2) * coarse + grain
+    return torch.cat([noisy.clamp(-1, 1), images[half:]])
 
 
 def attribute_loss(read: Tensor, facts: Tensor) -> Tensor:

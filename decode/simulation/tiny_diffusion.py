@@ -25,9 +25,10 @@ CROP = 32
 KL_WEIGHT = 1e-3
 LATENT_CHANNELS = 8
 VAE_WIDTHS = (16, 32, 48, 64)
-UNET_WIDTHS = (64, 128)
+UNET_WIDTHS = (64, 128, 128)
 DROPPED = 0.1
-MAX_NOISE_LEVEL = 400
+NOISED = 0.3
+MAX_NOISE_LEVEL = 300
 
 
 def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
@@ -50,8 +51,8 @@ def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
         mid_block_add_attention=False,
     )
     vae.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.08)
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=2.5e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2.5e-3, steps, pct_start=0.08)
     bar = tqdm(_views(pictures, steps=steps, batch=batch, seed=seed), "vae", steps)
     for x in bar:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -155,8 +156,8 @@ def train_unet(
     """The denoiser of latents (picture, channel, row, column) given embeddings (picture, feature);
     `context` is the empty prompt's (1, token, feature).
 
-    One in ten embeddings is dropped for classifier-free guidance; half of the others carry noise,
-    as embeddings predicted from brains do. The returned weights are a running average.
+    One in ten embeddings is dropped for classifier-free guidance; three in ten carry noise, as
+    embeddings predicted from brains do. The returned weights are a running average.
     """
     from diffusers import UNet2DConditionModel
 
@@ -209,7 +210,7 @@ def condition(embeddings: Tensor, normaliser: Any) -> Tensor:
 
     _, scheduler = make_schedulers()
     n = len(embeddings)
-    level = torch.randint(0, MAX_NOISE_LEVEL, (n,)) * (torch.rand(n) < 0.5)
+    level = torch.randint(0, MAX_NOISE_LEVEL, (n,)) * (torch.rand(n) < NOISED)
     scaled = normaliser.scale(embeddings)
     noised = normaliser.unscale(scheduler.add_noise(scaled, torch.randn_like(scaled), level))
     known = get_timestep_embedding(level, EMBED_DIM, flip_sin_to_cos=True, downscale_freq_shift=0)

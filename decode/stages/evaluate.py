@@ -100,8 +100,11 @@ def _score(
 ) -> pd.DataFrame:
     """Rows of all metrics that apply; the decoder's own are followed by shuffled pairs."""
     rows = []
-    for name, metric in progress(metrics.items(), f"evaluate {control or 'decoded'}", total=len(metrics)):
-        applies = results.made is not None if metric.looks_at == "media" else bool(results.predicted)
+    label = f"evaluate {control or 'decoded'}"
+    for metric in progress(metrics.values(), label, total=len(metrics)):
+        applies = (
+            results.made is not None if metric.looks_at == "media" else bool(results.predicted)
+        )
         if not applies:
             continue
         rows.append(_labelled(metric(results), results, control))
@@ -120,14 +123,12 @@ def _labelled(rows: pd.DataFrame, results: Results, control: str) -> pd.DataFram
     """Add split, fold and stimulus of each row, and the control in front of the metric's name."""
     table = results.trials
     at = rows["trial"].to_numpy(int)
-    better = rows["better"] if "better" in rows else "higher"
     return rows.assign(
         metric=[f"{control}/{m}" if control else m for m in rows["metric"]],
         split=table["split"].to_numpy()[at],
         fold=table["fold"].to_numpy()[at],
         stimulus=table["stimulus"].to_numpy()[at],
         repeats=table["repeats"].to_numpy()[at],
-        better=better,
     )
 
 

@@ -15,7 +15,12 @@ SHARD = 512
 
 
 def run(
-    out: Path, *, target: Target, stimuli: Mapping[str, Stimulus], digests: Mapping[str, str], name: str
+    out: Path,
+    *,
+    target: Target,
+    stimuli: Mapping[str, Stimulus],
+    digests: Mapping[str, str],
+    name: str,
 ) -> int:
     """Append what is missing in `out`; returns how many stimuli were computed.
 

@@ -50,7 +50,9 @@ def run(
             predicted, truth = predict(encoder, test, inputs, device)
             if protocol.rescale == "transductive":
                 train = inputs.part(split, fold, TRAIN)
-                predicted = rescale_by_test(predicted, _training_truth(encoder, train, inputs, device))
+                predicted = rescale_by_test(
+                    predicted, _training_truth(encoder, train, inputs, device)
+                )
             if name == "encoder":
                 arrays |= {f"truth.{k}": v for k, v in truth.items()}
             arrays |= {f"{name}.{k}": v for k, v in predicted.items()}

@@ -43,7 +43,9 @@ def run(
         raise InputError(f"subject {subject}: the data set has no recordings; check paths.data")
     trials = pd.concat(tables, ignore_index=True)
     if trials.empty:
-        raise InputError(f"subject {subject}: no trials are left after preprocessing; check the events")
+        raise InputError(
+            f"subject {subject}: no trials are left after preprocessing; check the events"
+        )
     write_table(out / "trials.parquet", trials)
     write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], dataset.stimuli()))
     write_json(out / "layout.json", _layout_facts(first))

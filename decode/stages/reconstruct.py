@@ -104,11 +104,14 @@ def _controls(
     table = frame.table
     uids = table["stimulus"].drop_duplicates()
     true = _of(frame, "truth")
-    first = uids.index.to_numpy()
+    first = np.array(uids.index)
     once = table.loc[first].reset_index(drop=True)
     for name, wanted in (
         ("oracle", {k: v[first] for k, v in true.items()}),
-        ("prior", {k: v.mean(0, keepdim=True).expand(len(first), *v.shape[1:]) for k, v in truth.items()}),
+        (
+            "prior",
+            {k: v.mean(0, keepdim=True).expand(len(first), *v.shape[1:]) for k, v in truth.items()},
+        ),
     ):
         # Subjects who saw the same stimulus share these pictures: they do not depend on the brain.
         shared = folder / f"{name}-once"
@@ -138,7 +141,9 @@ def mean_picture(shown: Sequence[Stimulus]) -> Tensor:
     for stimulus in progress(shown, "mean training picture", total=len(shown)):
         image = read_image(stimulus)
         if image.shape[1:] != size:
-            image = torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+            image = torch.nn.functional.interpolate(
+                image[None], size, mode="bilinear", antialias=True
+            )[0]
         total += image
     return (total / len(shown)).float()
 

@@ -38,21 +38,20 @@ def run(
     config: Mapping[str, Any],
     dataset: Dataset,
     stimuli: Mapping[str, Stimulus],
-    folders: Mapping[str, Path | None],
+    folders: Mapping[str, Path],
     artefacts: Sequence[Mapping[str, str]],
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Fill the run folder: report.html, scores.parquet, summary.json, config.yaml/.json, split.json."""
     evaluated, predicted = folders["evaluate"], folders["predict"]
     trained, split_folder = folders["train"], folders["split"]
-    assert evaluated and predicted and trained and split_folder
     for name in ("scores.parquet", "summary.json"):
         shutil.copyfile(evaluated / name, out / name)
     shutil.copyfile(split_folder / "split.json", out / "split.json")
     text = _write_config(out, config)
     summary, split = read_json(out / "summary.json"), read_json(out / "split.json")
     scores = read_table(out / "scores.parquet")
-    galleries = _galleries(scores, predicted, folders["reconstruct"], stimuli, list(split["by"]))
+    galleries = _galleries(scores, predicted, folders.get("reconstruct"), stimuli, list(split["by"]))
     simulated = dataset.facts.simulated
     content = Report(
         name=config["name"],
@@ -135,7 +134,8 @@ def _read_curves(evaluated: Path) -> list[Curve]:
     if not path.is_file():
         return []
     return [
-        Curve(**{**c, "lines": {k: (x, y) for k, (x, y) in c["lines"].items()}}) for c in read_json(path)
+        Curve(**{**c, "lines": {k: (x, y) for k, (x, y) in c["lines"].items()}})
+        for c in read_json(path)
     ]
 
 

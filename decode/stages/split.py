@@ -24,7 +24,9 @@ def run(
     """Fill `out` with manifest rows and, in split.json, their hash and sizes."""
     one_content_per_uid(stimuli)
     if not splits:
-        raise InputError("splits: expected at least one named split, got none; add e.g. split kfold")
+        raise InputError(
+            "splits: expected at least one named split, got none; add e.g. split kfold"
+        )
     table = trials.table
     rows = manifest(table, {name: split(table) for name, split in splits.items()})
     write_table(out / "manifest.parquet", rows)

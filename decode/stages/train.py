@@ -53,7 +53,9 @@ def run(
         states = train.fit_scaler(scaler)
         for name, make in encoders.items():
             is_main = name == "encoder"
-            loaders = _loaders(train, validation, scaler, states, inputs, trainer, protocol, seed, device)
+            loaders = _loaders(
+                train, validation, scaler, states, inputs, trainer, protocol, seed, device
+            )
             torch.manual_seed(seed)
             encoder = make(train.layouts, inputs.shapes).to(device)
             encoder.initialise(*loaders)
@@ -70,7 +72,9 @@ def run(
                 )
             write_tensors(part / f"{name}.safetensors", encoder.state_dict())
         tidy(part)
-        arrays = {f"{s}/{k}": torch.as_tensor(v) for s, kept in states.items() for k, v in kept.items()}
+        arrays = {
+            f"{s}/{k}": torch.as_tensor(v) for s, kept in states.items() for k, v in kept.items()
+        }
         write_tensors(part / "scaler.safetensors", arrays)
         os.replace(part, done)
     for leftover in out.glob("*.part"):
