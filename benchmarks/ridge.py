@@ -26,7 +26,7 @@ def arrays(n: int, p: int, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((p, t), dtype=np.float32) / np.float32(p**0.5)
     x = rng.standard_normal((n + 200, p), dtype=np.float32)
-    y = x @ weights + 2 * rng.standard_normal((n + 200, t), dtype=np.float32)
+    y = x @ weights + np.float32(0.5) * rng.standard_normal((n + 200, t), dtype=np.float32)
     return x[:n], y[:n], x[n:], y[n:]
 
 
@@ -57,8 +57,8 @@ def himalaya(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 CONTENDERS: dict[str, Callable[..., np.ndarray]] = {
-    "decode, leave-one-out": lambda *a: ours(*a, by="loo"),
-    "decode, generalised": lambda *a: ours(*a, by="gcv"),
+    "decode, leave-one-out": lambda x, y, new: ours(x, y, new, "loo"),
+    "decode, generalised": lambda x, y, new: ours(x, y, new, "gcv"),
     "scikit-learn RidgeCV, leave-one-out": sklearn,
     "himalaya, 5 folds": himalaya,
 }

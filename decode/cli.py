@@ -46,8 +46,7 @@ def main() -> None:
         message = explain(e, arguments)
         if message is None:
             raise
-        print(f"decode: {message}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(message)
 
 
 def list_choices(configs: Path) -> str:
@@ -69,12 +68,27 @@ def _hydra() -> None:
 
 def _job(composed: Any) -> float | None:
     """One run: Hydra calls this once, or once per point of a sweep, maybe on another machine."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    assert isinstance(config, dict)
-    config.pop("launcher", None)
-    return run(config)
+    try:
+        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        assert isinstance(config, dict)
+        config.pop("launcher", None)
+        return run(config)
+    except Exception as e:
+        # Leaving here keeps Hydra from adding lines of its own; a sweep must see the exception.
+        message = explain(e, sys.argv[1:])
+        if composed.debug or message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        _refuse(message)
+    return None
+
+
+def _refuse(message: str) -> None:
+    print(f"decode: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run(config: dict[str, Any]) -> float | None:
@@ -101,7 +115,6 @@ def run(config: dict[str, Any]) -> float | None:
             )
         return None
     _quiet()
-    print(f"decode {config['name']}", file=sys.stderr)
     folder = execute(
         planned,
         until=config["until"],
@@ -192,7 +205,9 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
             return f"{' '.join(str(e).split())}; choose one, for example with experiment=quickstart"
         if kind in ("ConfigCompositionException", "ConfigAttributeError", "ConfigKeyError"):
             return _misspelt(e, arguments)
-        if kind in ("OverrideParseException", "HydraException", "ConfigTypeError", "ValidationError",
+        if kind == "OverrideParseException":
+            return f"cannot read {getattr(e, 'override', '')!r}: {' '.join(str(e).split())}"
+        if kind in ("HydraException", "ConfigTypeError", "ValidationError",
                     "InterpolationKeyError"):  # fmt: skip
             return " ".join(str(e).split())
     return None

@@ -18,7 +18,8 @@ def warped_pictures(pictures: Tensor, n: int, *, strength: float, seed: int) -> 
 
     Returns (picture, 1 + n, channel, height, width). A version is a small rotation, stretch, shear
     and smooth bend with strokes up to two thirds of a pixel thicker or thinner; its longer side and
-    centre of mass remain those of its picture. `strength` 1 turns by 7 degrees (standard deviation).
+    centre of mass remain those of its picture. `strength` 1 turns by 7 degrees (one standard
+    deviation).
     """
     made = [
         torch.cat([picture[None], _versions(picture, n, strength, seed + i)])
@@ -58,7 +59,7 @@ def _versions(picture: Tensor, n: int, strength: float, seed: int) -> Tensor:
 
 
 def _random_warps(n: int, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Linear maps (n, 2, 2) and coarse fields of displacement (n, 2, 5, 5), a picture being 2 wide."""
+    """Linear maps (n, 2, 2) and coarse displacements (n, 2, 5, 5); a picture is 2 wide."""
 
     def normal(*shape: int, sd: float) -> Tensor:
         return torch.randn(*shape, generator=generator) * sd * strength
@@ -71,7 +72,7 @@ def _random_warps(n: int, strength: float, generator: torch.Generator) -> tuple[
 
 
 def _thicken(pictures: Tensor, steps: Tensor) -> Tensor:
-    """Grow bright strokes by `steps` oversampled pixels on each side; negative steps shrink them."""
+    """Grow bright strokes by `steps` pixels on each side; negative steps shrink them."""
     result = pictures.clone()
     for step in steps.unique().tolist():
         chosen = pictures[steps == step]

@@ -14,6 +14,7 @@ from decode.core import InputError
 
 _WINDOW, _SD = 11, 1.5  # structural similarity as in Wang et al. 2004
 _C1, _C2 = 0.01**2, 0.03**2
+_RATE = 0.08  # grey levels moved in the first step
 _ROWS = 8  # pictures searched together
 
 
@@ -37,7 +38,7 @@ def local_means(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 class Crowd:
-    """Candidates (row, candidate, channel, height, width) in [0, 1], prepared for many comparisons."""
+    """Candidates (row, candidate, channel, height, width) in [0, 1], ready to be compared with."""
 
     def __init__(self, candidates: Tensor) -> None:
         rows, columns = local_means(*candidates.shape[-2:])
@@ -48,7 +49,7 @@ class Crowd:
         self.direction = _unit(candidates).mean(1)
 
     def ssim(self, pictures: Tensor) -> Tensor:
-        """Mean structural similarity (row,) of pictures (row, channel, height, width) and candidates."""
+        """Mean structural similarity (row,) of pictures (row, channel, height, width)."""
         one = pictures.unsqueeze(1)
         mean = self._local(one)
         spread = self._local(one.square()) - mean.square()
@@ -58,7 +59,7 @@ class Crowd:
         return (top / bottom).mean((1, 2, 3, 4))
 
     def correlation(self, pictures: Tensor) -> Tensor:
-        """Mean Pearson correlation (row,) of pictures and candidates."""
+        """Mean Pearson correlation (row,) of pictures with the candidates."""
         return (_unit(pictures.unsqueeze(1)).squeeze(1) * self.direction).sum(1)
 
     def score(self, pictures: Tensor, structure: float) -> Tensor:
@@ -106,13 +107,14 @@ def _search(bank: Tensor, weights: Tensor, structure: float, n: int, steps: int)
     if steps == 0:
         return mean
     crowd = Crowd(bank[representatives(weights, n)])
-    picture = mean.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([picture], lr=0.08)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = 0.08 * (1 - step / steps)
-        optimiser.zero_grad()
-        (-crowd.score(picture, structure).sum()).backward()
-        optimiser.step()
-        with torch.no_grad():
-            picture.clamp_(0, 1)
-    return picture.detach()
+    picture, first, second = mean, torch.zeros_like(mean), torch.zeros_like(mean)
+    for step in range(1, steps + 1):
+        picture = picture.requires_grad_(True)
+        (slope,) = torch.autograd.grad(crowd.score(picture, structure).sum(), picture)
+        # Adam by hand (Kingma & Ba 2015): importing torch.optim takes longer than the search.
+        first = 0.9 * first + 0.1 * slope
+        second = 0.999 * second + 0.001 * slope.square()
+        move = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        rate = _RATE * (1 - (step - 1) / steps)
+        picture = (picture.detach() + rate * move).clamp(0, 1)
+    return picture

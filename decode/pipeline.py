@@ -99,6 +99,8 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        _known("until", [config["until"]])
+        _known("force", config["force"])
         self.outputs = Path(config["paths"]["outputs"])
         self.dataset = build(config["data"], "data")
         self.subjects: tuple[str, ...] = self._subjects()
@@ -228,7 +230,6 @@ class Run:
 
 def execute(run: Run, *, until: str, force: Sequence[str], say: Callable[[str], None]) -> Path:
     """Do what is not yet done, up to `until`; returns the folder of the last stage."""
-    _known("until", [until])
     _known("force", force)
     last = run.tasks[0].folder
     aside: set[Path] = set()

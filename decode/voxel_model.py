@@ -18,7 +18,7 @@ _AT_ONCE = 2048  # pictures blurred together
 
 
 class PictureKernel:
-    """Similarity exp(-d^2 / (2 reach v)) of blurred pictures with those that the model was fitted to.
+    """Similarity exp(-d^2 / (2 reach v)) of blurred pictures with those of the fitted trials.
 
     d is the Euclidean distance, v the mean squared distance of the fitted pictures from their mean;
     `blur` is the standard deviation of a Gaussian in pixels.
@@ -60,7 +60,7 @@ def blurred(pictures: Tensor, sd: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResponseModel:
-    """A fitted model: the expected response to a picture is kernel @ inverse @ (training responses).
+    """A fitted model: a picture's expected response is kernel @ inverse @ training responses.
 
     `inverse` is (trial, trial); `reading` is (voxel, trial), the noise-whitened training responses;
     `overlap` is (trial, trial), their inner products.

@@ -104,6 +104,7 @@ def test_same_design_same_signal_and_every_participant_differs(eeg, tmp_path):
     assert SimulatedEEG(tmp_path, **{**SMALL, "seed": 1}).folder != eeg.folder
 
 
+@pytest.mark.slow
 def test_killed_simulation_starts_the_participant_again(eeg, tmp_path, monkeypatch):
     data = SimulatedEEG(tmp_path, **SMALL)
     write_run, written = Study._write_run, []
@@ -126,6 +127,7 @@ def test_killed_simulation_starts_the_participant_again(eeg, tmp_path, monkeypat
     assert not (data.folder / "sub-01.partial").exists()
 
 
+@pytest.mark.slow
 def test_two_at_once_simulate_once(tmp_path, monkeypatch):
     calls = []
     write = Study._write_subject
@@ -219,11 +221,13 @@ def test_noise_has_the_spectrum_and_topography_it_claims(someone):
     rng = np.random.default_rng(0)
     n = 125 * 240
     quiet = np.zeros((1, len(someone.weights)))
-    x = simulation.simulate_run(someone, quiet, np.array([0]), n, noise=1.0, rng=rng)
-    doubled = simulation.simulate_run(
-        someone, quiet, np.array([0]), n, noise=2.0, rng=np.random.default_rng(0)
+    once, twice = (
+        simulation.simulate_run(
+            someone, quiet, np.array([0]), 500, noise=k, rng=np.random.default_rng(0)
+        )
+        for k in (1.0, 2.0)
     )
-    np.testing.assert_allclose(doubled, 2 * x)
+    np.testing.assert_allclose(twice, 2 * once)
 
     calm = replace(someone, blink=0 * someone.blink, line=0 * someone.line)
     x = simulation.simulate_run(calm, quiet, np.array([0]), n, noise=1.0, rng=rng)

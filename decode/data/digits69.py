@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.store import whole_file
 
 _VARIABLES = ("fmriTrn", "fmriTest", "stimTrn", "stimTest", "labelTrn", "labelTest")
 _DIGITS = {1: 6, 2: 9}
@@ -28,7 +29,7 @@ def read(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise InputError(
             f"digits69: expected {file.name} in {file.parent}, found no such file; "
-            "put it there or set data.root"
+            "put it there or set paths.data"
         )
     try:
         raw = loadmat(file)
@@ -47,13 +48,13 @@ def read(file: Path) -> dict[str, np.ndarray]:
     label = np.concatenate([raw["labelTrn"].ravel(), raw["labelTest"].ravel()])
     if flat.shape[1:] != (_SIDE**2,) or not len(brain) == len(flat) == len(label):
         raise InputError(
-            f"digits69: expected one row of {_SIDE**2} pixels and one label per trial in {file}, got "
+            f"digits69: expected {_SIDE**2} pixels and one label per response in {file}, got "
             f"{len(brain)} responses, pictures {flat.shape} and {len(label)} labels; fetch it again"
         )
     if not set(label.tolist()) <= set(_DIGITS):
         raise InputError(
-            f"digits69: expected labels {list(_DIGITS)} in {file}, got {sorted(set(label.tolist()))}; "
-            "fetch it again"
+            f"digits69: expected labels {list(_DIGITS)} in {file}, got "
+            f"{sorted(set(label.tolist()))}; fetch it again"
         )
     # MATLAB stores pictures column by column.
     pictures = flat.astype(np.uint8).reshape(-1, _SIDE, _SIDE).transpose(0, 2, 1)
@@ -66,15 +67,16 @@ def read(file: Path) -> dict[str, np.ndarray]:
 
 
 def write_picture(picture: np.ndarray, path: Path) -> None:
-    """Save grey levels (height, width) as PNG unless the file is there; never half of it."""
+    """Save grey levels (height, width) as PNG unless just that is there; never half of it."""
     from PIL import Image
 
-    if path.is_file():
+    content = BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    if path.is_file() and path.read_bytes() == content.getvalue():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    Image.fromarray(picture).save(partial, format="PNG")
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_bytes(content.getvalue())
 
 
 class Digits69:

@@ -113,7 +113,7 @@ class BayesianReconstruction(Encoder):
 
     @torch.no_grad()
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
-        """Fit the response model of each subject and choose its settings on the fitted rows alone."""
+        """Fit the response models of each subject; settings are chosen on the fitted rows."""
         subjects, targets = self._gather([*train, *validation])
         pictures = targets.pop(self.picture).clamp(0, 1)
         kernel = PictureKernel(pictures, blur=self.blur, reach=self.reach)
@@ -147,7 +147,7 @@ class BayesianReconstruction(Encoder):
             "reading": torch.block_diag(*[fit.model.reading for fit in fits]),
             "loadings": torch.cat([t * w for t, w in zip(powers, loadings, strict=True)], 1),
             "offsets": torch.stack(offsets).sum(0),
-            "setting": torch.tensor(settings),
+            "setting": torch.tensor(settings, device=similar.device),
         }
 
     def _gather(self, batches: Sequence[Batch]) -> tuple[dict[int, _Trials], Tensors]:
@@ -179,7 +179,7 @@ class BayesianReconstruction(Encoder):
 
     def _choose(
         self, s: int, trials: _Trials, pictures: Tensor, similar: Tensor
-    ) -> list[tuple[float, float, float]]:
+    ) -> list[tuple[int, float, float]]:
         """Voxels, noise and temperature of each model: the highest inner score of its mean."""
         voxels = sorted({min(v, trials.brain.shape[1]) for v in self.voxels})
         shown = trials.picture.unique()
@@ -223,14 +223,14 @@ class BayesianReconstruction(Encoder):
         return scores.flatten(1)
 
     def posterior(self, batch: Batch) -> Tensor:
-        """Probability (batch, picture of the bank) of each picture of the bank given the response."""
+        """Probability (batch, picture) of each picture of the bank given the response."""
         parts = []
         for s, row, x in by_subject(batch, self.passport.n_channels):
             at = {name: getattr(self, f"{name}_{s}") for name in _LEARNT_PER_SUBJECT}
             if not len(at["chosen"]):
                 raise InputError(
-                    f"encoder: {self.passport.subjects[s]} had no training trials in this fold, and "
-                    "the response model is fitted per subject; choose a split that has some"
+                    f"encoder: {self.passport.subjects[s]} had no training trials in this fold, "
+                    "and the response model is fitted per subject; choose a split that has some"
                 )
             brain = (x[:, at["chosen"]] - at["centre"]) / at["spread"]
             log = brain @ at["reading"] @ at["loadings"].T + at["offsets"]

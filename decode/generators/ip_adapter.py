@@ -152,7 +152,8 @@ class IpAdapter(Generator):
         pipe.set_ip_adapter_scale(self.scale)
         if pipe.vae.config.force_upcast and pipe.vae.dtype == torch.float16:
             # SDXL's own autoencoder overflows in float16.
-            pipe.vae.to(torch.float32)
+            with quiet():
+                pipe.vae.to(torch.float32)
         return place_pipeline(pipe, self.knobs)
 
     def _sample(self, embedding: Tensor, low: Tensor | None, seeds: Sequence[int]) -> Tensor:

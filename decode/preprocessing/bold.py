@@ -96,10 +96,10 @@ def trial_layout(recording: Recording, keep: np.ndarray) -> Layout:
 def check_signal(recording: Recording, keep: np.ndarray) -> np.ndarray:
     """Signal (time, voxel) float64 of the kept channels; InputError for NaN or constant ones."""
     signal = np.asarray(recording.signal[:, keep], np.float64)
-    broken: np.ndarray = ~np.isfinite(signal).all(axis=0)
+    broken = np.asarray(~np.isfinite(signal).all(axis=0))
     # One sample alone cannot vary: a run with a single beta map is fine.
-    flat = np.ptp(np.where(broken, 0.0, signal), axis=0) == 0
-    constant: np.ndarray = ~broken & flat & (len(signal) > 1)
+    flat = np.asarray(np.ptp(np.where(broken, 0.0, signal), axis=0) == 0)
+    constant = ~broken & flat & (len(signal) > 1)
     for bad, word in ((broken, "NaN or infinite values"), (constant, "a constant signal")):
         if bad.any():
             names = recording.channels["name"].to_numpy()[keep][bad]

@@ -61,22 +61,25 @@ def whitened_response(who: Participant, features: np.ndarray) -> np.ndarray:
     An observer who knows the noise spectrum S(f) of every sensor pair needs only these numbers: the
     axes span all responses, orthonormal under sum_f x(f)^H S(f)^-1 y(f). Blinks are left out.
     """
+    from scipy.linalg import cholesky, solve_triangular
+
     n_features, _, n_times = who.weights.shape
     # Padding leaves room for what the observer learns of the noise around the response.
     n = 4 * n_times
     sfreq = float(who.info["sfreq"])
     freqs = np.fft.rfftfreq(n, 1 / sfreq)
-    spectra = np.fft.rfft(who.weights, n)
-    gram = np.zeros((n_features, n_features))
+    spectra = np.ascontiguousarray(np.fft.rfft(who.weights, n).transpose(2, 1, 0))
     slow, rhythm = background_spectrum(freqs, sfreq), alpha_spectrum(freqs, sfreq)
     background, alpha = who.background @ who.background.T, who.alpha @ who.alpha.T
     floor = who.sensor**2 * np.eye(len(background))
-    power = (np.abs(spectra) ** 2).sum((0, 1))
+    gram = np.zeros((n_features, n_features))
+    power = (np.abs(spectra) ** 2).sum((1, 2))
     for i in np.flatnonzero(power > 1e-12 * power.max()):
-        root = np.linalg.cholesky(slow[i] * background + rhythm[i] * alpha + floor)
-        white = np.linalg.solve(root, spectra[:, :, i].T)
+        root = cholesky(slow[i] * background + rhythm[i] * alpha + floor, lower=True)
         twice = 1 if i in (0, n // 2) else 2
-        gram += twice / n * (white.conj().T @ white).real
+        for part in (spectra[i].real, spectra[i].imag):
+            white = solve_triangular(root, part, lower=True)
+            gram += twice / n * (white.T @ white)
     values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-10 * values[-1]
     return features @ (vectors[:, kept] * np.sqrt(values[kept]))

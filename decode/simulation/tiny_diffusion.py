@@ -23,6 +23,7 @@ from decode.simulation.tiny_clip import CONTEXT_LENGTH, EMBED_DIM, PREPROCESS, P
 
 CROP = 32
 KL_WEIGHT = 1e-3
+MIXED = 0.25
 LATENT_CHANNELS = 8
 VAE_WIDTHS = (16, 32, 48, 64)
 UNET_WIDTHS = (64, 128, 128)
@@ -35,7 +36,9 @@ def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
     """An AutoencoderKL from 64x64 pictures to 8x8 latents of unit variance.
 
     The network is convolutional, so three quarters of the steps see crops around the object, at a
-    quarter of the cost, and the last quarter sees whole pictures.
+    quarter of the cost, and the last quarter sees whole pictures. Some latents are mixtures of two
+    that must decode to the mixture of their pictures: then the mean of many plausible latents, which
+    is what regression from a brain gives, decodes to a blurry picture and not to another one.
     """
     from diffusers import AutoencoderKL
 
@@ -57,7 +60,8 @@ def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
     for x in bar:
         x = x.contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
-        made = vae.decode(posterior.sample()).sample
+        latents, x = _mix(posterior.sample(), x)
+        made = vae.decode(latents).sample
         error = F.l1_loss(made, x) + F.mse_loss(made, x)
         loss = error + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
         optimiser.zero_grad()
@@ -88,10 +92,19 @@ def _views(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Iterator
         yield pictures.images(rows)
 
 
+def _mix(latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Blend the first part of a batch with its neighbours, latents and pictures alike."""
+    weight = torch.ones(len(latents), 1, 1, 1)
+    n = int(MIXED * len(latents))
+    weight[:n] = torch.rand(n, 1, 1, 1)
+    blends = [weight * a + (1 - weight) * a.roll(1, 0) for a in (latents, pictures)]
+    return blends[0], blends[1]
+
+
 @torch.no_grad()
 def encode(vae: Any, pictures: Pictures, rows: slice, *, scale: float) -> Tensor:
     """Mean latents times `scale`, (picture, channel, row, column)."""
-    numbers = torch.arange(len(pictures))[rows].split(128)
+    numbers = torch.arange(len(pictures))[rows].split(32)
     parts = [vae.encode(pictures.images(r)).latent_dist.mean for r in tqdm(numbers, "latents")]
     return torch.cat(parts) * scale
 

@@ -75,7 +75,8 @@ class Autoencoder:
                 "autoencoder; set `subfolder` (often vae or movq)"
             )
         self._place = choose_device(self.device)
-        self._network = network.to(self._place, self.dtype).eval()
+        with quiet():
+            self._network = network.to(self._place, self.dtype).eval()
 
     def _forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
         pixels = read_images(stimuli, self.size) * 2 - 1

@@ -1,0 +1,121 @@
+"""The command: help, plans, and one-line errors with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def decode(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "decode.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def _one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert done.stdout == ""
+    return lines[0]
+
+
+def test_help_lists_every_choice_of_every_group() -> None:
+    text = decode("--help").stdout
+    for group in (ROOT / "configs").iterdir():
+        if group.is_dir() and group.name != "local":
+            line = next(s for s in text.splitlines() if s.split()[:1] == [group.name])
+            for choice in group.rglob("*.yaml"):
+                assert str(choice.relative_to(group).with_suffix("")) in line.split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["experiment=quikstart"], ["experiment", "'quikstart'", "did you mean 'quickstart'"]),
+        (["sead=1"], ["'sead'", "did you mean 'seed'"]),
+        (["encoder=rigde"], ["encoder", "did you mean 'ridge'"]),
+        (["data.n_trian=5"], ["'data.n_trian'", "'n_train'"]),
+        (["+data.n_trian=5"], ["config.data", "did you mean 'n_train'"]),
+        (["until=trian"], ["until", "did you mean 'train'"]),
+        (["subjects=[sub-09]"], ["subjects", "sub-09"]),
+        (["experiment=digits69", "paths.data=nowhere"], ["digits69", "nowhere", "paths.data"]),
+        (["experiment=haxby2001", "paths.data=nowhere"], ["haxby2001", "nowhere", "paths.data"]),
+        (["seed=[1"], ["seed"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    message = _one_line(decode(f"paths.outputs={tmp_path}/o", *arguments))
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "o" / "report").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = decode(f"paths.outputs={tmp_path}", "subjects=[sub-09]", "debug=true")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_dry_prints_the_plan_and_touches_nothing(tmp_path: Path) -> None:
+    done = decode(f"paths.outputs={tmp_path}/o", "dry=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {line[2] for line in lines} >= {"preprocess", "split", "features", "train", "report"}
+    assert all(line[:2] == ["to", "do"] for line in lines)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """A small file system of its own, where this machine lets us mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        message = _one_line_after_progress(decode(f"paths.outputs={disk}/o", "until=preprocess"))
+        assert "disk" in message
+        assert not list((disk / "o").glob("preprocess/*/manifest.json"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _one_line_after_progress(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.replace("\r", "\n").strip().splitlines()[-1]
+
+
+SMALL = [
+    "data.n_train=60", "data.n_test=8", "data.n_voxels=200", "data.trials_per_run=40",
+    "data.test_repeats=1", "encoder=ridge", "trainer=closed_form", "~generator",
+    "~objective@objectives.contrast", "~objective@objectives.image",
+    "~objective@objectives.lowlevel", "~target@targets.lowlevel", "target@targets.image=pixels_8",
+    "target@targets.retrieval=pixels_8", "~metric@metrics.image", "~encoder@baselines.ridge",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_every_point_and_the_scripts_stop_at_their_stage(tmp_path: Path) -> None:
+    where = f"paths.outputs={tmp_path}/o"
+    done = decode("-m", "seed=0,1", where, *SMALL)
+    assert done.returncode == 0, done.stderr
+    reports = sorted((tmp_path / "o" / "report").glob("*/summary.json"))
+    assert len(reports) == 2
+    rows = json.loads(reports[0].read_text())
+    assert {"metric", "subject", "n", "value", "chance", "ci_low", "ci_high"} <= set(rows[0])
+    assert (tmp_path / "o" / "index.html").is_file()
+    script = [sys.executable, str(ROOT / "scripts" / "train.py"), where, "seed=2", *SMALL]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    last = Path(done.stdout.strip().splitlines()[-1])
+    assert last.parent.name == "train"
+    assert (last / "manifest.json").is_file()
