@@ -8,13 +8,16 @@ the first second.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from decode.core import InputError
+from decode.weights import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "device", "offload", "workers"})
@@ -113,8 +116,23 @@ def bound(node: Any) -> Any:
     return {"_target_": node["_target_"], **kept}
 
 
+@cache
+def _content(name: str) -> str:
+    folder = Path(find_weights(name))
+    h = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        h.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return h.hexdigest()[:12]
+
+
 def _plain(value: Any) -> Any:
-    """Defaults as a config would write them, so that writing one down does not change the key."""
+    """Values as a config would write them, so that writing a default down does not change the key.
+
+    Weights that ship with the package are named with a hash of their content, since their name stays
+    when they are trained anew.
+    """
+    if isinstance(value, str) and value.startswith(PACKAGE):
+        return f"{value}#{_content(value)}"
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, bool) or value is None or isinstance(value, str | Mapping):

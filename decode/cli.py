@@ -128,6 +128,7 @@ KEYS = frozenset(
     [
         "paths",
         "name",
+        "notes",
         "subjects",
         "seed",
         "until",

@@ -61,7 +61,7 @@ STAGES = (
     Stage("predict", ("train",), ("protocol",)),
     Stage("reconstruct", ("predict",), ("generator", "seed")),
     Stage("evaluate", ("predict", "reconstruct"), ("metrics", "protocol", "seed"), resumes=False),
-    Stage("report", ("evaluate", "reconstruct"), ("name",), resumes=False),
+    Stage("report", ("evaluate", "reconstruct"), ("name", "notes"), resumes=False),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", "decode")

@@ -40,6 +40,8 @@ BATCH = {"clip": 64, "vae": 16, "unet": 32, "image_encoder": 64}
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     torch.set_num_threads(args.threads)
+    # moments of unused weights decay into numbers that a CPU handles many times slower
+    torch.set_flush_denormal(True)
     pictures = Pictures.of(training_scenes(args.scenes, seed=SEED))
     clip_folder, pipe_folder = args.out / "clip", args.out / "unclip"
     if "clip" in args.parts:
@@ -61,7 +63,7 @@ def train_pipeline(
     pictures: Pictures, clip_folder: Path, folder: Path, args: argparse.Namespace
 ) -> None:
     """Train what depends on the CLIP and the VAE, and save the whole pipeline."""
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import AutoTokenizer
 
     clip, _ = tiny_clip.load_clip(clip_folder)
@@ -73,6 +75,7 @@ def train_pipeline(
     text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
     with torch.no_grad():
         context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
+    start = UNet2DConditionModel.from_pretrained(folder / "unet") if args.go_on else None
     unet = tiny_diffusion.train_unet(
         latents,
         embeddings,
@@ -80,7 +83,8 @@ def train_pipeline(
         normaliser,
         steps=args.unet_steps,
         batch=BATCH["unet"],
-        seed=SEED,
+        seed=SEED + args.go_on,
+        start=start,
     )
     image_encoder = tiny_diffusion.train_image_encoder(
         pictures,
@@ -172,6 +176,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip-steps", type=int, default=1000)
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--unet-steps", type=int, default=3500)
+    parser.add_argument("--go-on", action="store_true", help="train the saved UNet further")
     parser.add_argument("--image-encoder-steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args(argv)

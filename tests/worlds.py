@@ -121,6 +121,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
     """A composed config over PixelWorld with all outputs below `folder`."""
     node: dict[str, Any] = {
         "name": "world",
+        "notes": [],
         "paths": {"data": str(folder), "outputs": str(folder / "outputs")},
         "subjects": None, "seed": 0, "until": "report", "force": [], "dry": False, "debug": True,
         "data": {"_target_": "worlds.PixelWorld", "root": str(folder / "world")},

@@ -25,7 +25,7 @@ from decode.simulation.meeg import LINE_HZ, image_features, simulate_run, whiten
 from decode.simulation.meeg_participant import RESPONSE_S, Participant, participant
 from decode.simulation.scenes import Scene, as_stimulus, test_scenes, training_scenes
 
-VERSION = 2
+VERSION = 3
 TASK = "scenes"
 TRIALS_PER_RUN = 300
 ONSET_ASYNCHRONY_S = (0.62, 0.68)

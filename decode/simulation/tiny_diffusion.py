@@ -23,7 +23,6 @@ from decode.simulation.tiny_clip import CONTEXT_LENGTH, EMBED_DIM, PREPROCESS, P
 
 CROP = 32
 KL_WEIGHT = 1e-3
-MIXED = 0.25
 LATENT_CHANNELS = 8
 VAE_WIDTHS = (16, 32, 48, 64)
 UNET_WIDTHS = (64, 128, 128)
@@ -36,9 +35,7 @@ def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
     """An AutoencoderKL from 64x64 pictures to 8x8 latents of unit variance.
 
     The network is convolutional, so three quarters of the steps see crops around the object, at a
-    quarter of the cost, and the last quarter sees whole pictures. Some latents are mixtures of two
-    that must decode to the mixture of their pictures: then the mean of many plausible latents, which
-    is what regression from a brain gives, decodes to a blurry picture and not to another one.
+    quarter of the cost, and the last quarter sees whole pictures.
     """
     from diffusers import AutoencoderKL
 
@@ -54,14 +51,13 @@ def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
         mid_block_add_attention=False,
     )
     vae.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=2.5e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.98), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2.5e-3, steps, pct_start=0.08)
     bar = tqdm(_views(pictures, steps=steps, batch=batch, seed=seed), "vae", steps)
     for x in bar:
         x = x.contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
-        latents, x = _mix(posterior.sample(), x)
-        made = vae.decode(latents).sample
+        made = vae.decode(posterior.sample()).sample
         error = F.l1_loss(made, x) + F.mse_loss(made, x)
         loss = error + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
         optimiser.zero_grad()
@@ -90,15 +86,6 @@ def _views(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Iterator
     whole = max(1, batch // 2)
     for rows in batches(len(pictures), size=whole, steps=steps - crops, seed=seed + 1):
         yield pictures.images(rows)
-
-
-def _mix(latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Blend the first part of a batch with its neighbours, latents and pictures alike."""
-    weight = torch.ones(len(latents), 1, 1, 1)
-    n = int(MIXED * len(latents))
-    weight[:n] = torch.rand(n, 1, 1, 1)
-    blends = [weight * a + (1 - weight) * a.roll(1, 0) for a in (latents, pictures)]
-    return blends[0], blends[1]
 
 
 @torch.no_grad()
@@ -165,12 +152,14 @@ def train_unet(
     steps: int,
     batch: int,
     seed: int,
+    start: Any | None = None,
 ) -> Any:
     """The denoiser of latents (picture, channel, row, column) given embeddings (picture, feature);
     `context` is the empty prompt's (1, token, feature).
 
     One in ten embeddings is dropped for classifier-free guidance; three in ten carry noise, as
-    embeddings predicted from brains do. The returned weights are a running average.
+    embeddings predicted from brains do. The returned weights are a running average. `start` is a
+    denoiser to train further.
     """
     from diffusers import UNet2DConditionModel
 
@@ -191,6 +180,8 @@ def train_unet(
         class_embed_type="projection",
         projection_class_embeddings_input_dim=2 * EMBED_DIM,
     )
+    if start is not None:
+        unet.load_state_dict(start.float().state_dict())
     average = copy.deepcopy(unet).requires_grad_(False)
     noise, _ = make_schedulers()
     optimiser = torch.optim.AdamW(

@@ -14,7 +14,6 @@ from decode.core import Dataset, Stimulus
 from decode.folds import fold_folder
 from decode.report.content import (
     Artefact,
-    Curve,
     Gallery,
     Report,
     RunCard,
@@ -51,7 +50,9 @@ def run(
     text = _write_config(out, config)
     summary, split = read_json(out / "summary.json"), read_json(out / "split.json")
     scores = read_table(out / "scores.parquet")
-    galleries = _galleries(scores, predicted, folders.get("reconstruct"), stimuli, list(split["by"]))
+    galleries = _galleries(
+        scores, predicted, folders.get("reconstruct"), stimuli, list(split["by"])
+    )
     simulated = dataset.facts.simulated
     content = Report(
         name=config["name"],
@@ -60,14 +61,13 @@ def run(
         about=_about(config, dataset),
         galleries=galleries,
         learning=learning_curves(_histories(trained)),
-        curves=_read_curves(evaluated),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
         artefacts=[Artefact(**a) for a in artefacts],
         baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
-        limits=LIMITS,
+        limits=[*config["notes"], *LIMITS],
     )
     with whole_file(out / "report.html") as part:
         part.write_text(page(content), encoding="utf-8")
@@ -129,16 +129,6 @@ def _histories(trained: Path) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def _read_curves(evaluated: Path) -> list[Curve]:
-    path = evaluated / "curves.json"
-    if not path.is_file():
-        return []
-    return [
-        Curve(**{**c, "lines": {k: (x, y) for k, (x, y) in c["lines"].items()}})
-        for c in read_json(path)
-    ]
-
-
 def _split_cards(split: Mapping[str, Any]) -> list[SplitCard]:
     return [
         SplitCard(
@@ -169,26 +159,20 @@ def _galleries(
             continue
         table = pooled(predicted, split).table
         table = table.assign(row=table.groupby("fold", sort=False).cumcount())
-        ordered = _break_ties(rows, metric)
+        values = rows[rows["metric"] == metric].set_index("trial")["value"]
         groups = {
-            label: [_shot(table.iloc[t], ordered[t], made, stimuli) for t in trials]
-            for label, trials in choose(_as_rows(rows, metric, ordered), metric).items()
+            label: [_shot(table.iloc[t], values[t], made, stimuli) for t in trials]
+            for label, trials in choose(_settle_ties(rows, metric), metric).items()
         }
         galleries.append(Gallery(f"Shown and reconstructed, split {split}", metric, groups))
     return galleries
 
 
-def _break_ties(rows: pd.DataFrame, metric: str) -> dict[int, float]:
-    part = rows[rows["metric"] == metric]
-    return {int(t): float(v) for t, v in zip(part["trial"], part["value"], strict=True)}
-
-
-def _as_rows(rows: pd.DataFrame, metric: str, values: Mapping[int, float]) -> pd.DataFrame:
-    """Rows to choose from: the metric, with pixcorr deciding between equal values."""
+def _settle_ties(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows of the metric, with pixcorr deciding between equal values."""
     part = rows[rows["metric"] == metric]
     other = rows[rows["metric"] == "pixcorr"].set_index("trial")["value"]
-    tie = part["trial"].map(other).fillna(0.0).to_numpy() if len(other) else 0.0
-    return part.assign(value=part["value"].to_numpy() + 1e-6 * tie)
+    return part.assign(value=part["value"] + 1e-6 * part["trial"].map(other).fillna(0.0))
 
 
 def _shot(row: pd.Series, value: float, made: Path, stimuli: Mapping[str, Stimulus]) -> Shot:

@@ -1,0 +1,176 @@
+"""Whole experiments, from the files as they lie there to the report, by the command itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+from decode.runs import open_run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(folder: Path, *arguments: str) -> pd.DataFrame:
+    """summary.json of a run; the last line of standard output is its folder."""
+    command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = Path(done.stdout.strip().splitlines()[-1])
+    assert (report / "report.html").stat().st_size > 10_000
+    assert (report / "scores.parquet").is_file()
+    return pd.read_json(report / "summary.json")
+
+
+def value(summary: pd.DataFrame, metric: str, subject: str, split: str | None = None) -> float:
+    rows = summary[(summary["metric"] == metric) & (summary["subject"] == subject)]
+    rows = rows if split is None else rows[rows["split"] == split]
+    assert len(rows) == 1
+    return float(rows["value"].iloc[0])
+
+
+def at_chance(summary: pd.DataFrame) -> None:
+    """Shuffled pairs: every score within sampling error of its chance level."""
+    rows = summary[summary["metric"].str.startswith("shuffled/")]
+    assert len(rows)
+    for row in rows.itertuples():
+        spread = max(row.ci_high - row.ci_low, 0.02)
+        assert abs(row.value - row.chance) < 2 * spread, (row.metric, row.value, row.chance)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_haxby2001(data_root: Path, tmp_path: Path) -> None:
+    summary = run(tmp_path, "experiment=haxby2001", f"paths.data={data_root}")
+    assert value(summary, "accuracy", "sub001") >= 0.68
+    assert value(summary, "retrieval_text_top1", "sub001") >= 0.5
+    assert (summary["n_fits"] == 12).all()
+    at_chance(summary)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_p300_speller(data_root: Path, tmp_path: Path) -> None:
+    summary = run(tmp_path, "experiment=p300_speller", f"paths.data={data_root}")
+    for subject, least in (("S1", 0.95), ("S2", 0.94), ("S3", 0.87)):
+        assert value(summary, "auc", subject) >= least
+    at_chance(summary)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_feis_finds_nothing(data_root: Path, tmp_path: Path) -> None:
+    """160 trials a subject: three standard errors around chance are .005 to .12."""
+    summary = run(tmp_path, "experiment=feis", f"paths.data={data_root}")
+    for subject in ("01", "02"):
+        assert 0.005 <= value(summary, "accuracy", subject) <= 0.12
+    at_chance(summary)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_digits69(data_root: Path, tmp_path: Path) -> None:
+    summary = run(tmp_path, "experiment=digits69", f"paths.data={data_root}")
+    for split, bounds in DIGITS.items():
+        for metric, least in bounds.items():
+            assert value(summary, metric, "sub-01", split) >= least, (split, metric)
+            if metric != "two_way_same_class":
+                better = value(summary, metric, "sub-01", split)
+                assert better > value(summary, f"ridge/{metric}", "sub-01", split)
+    at_chance(summary)
+
+
+DIGITS = {
+    "published": {"pixcorr": 0.82, "ssim": 0.65},
+    "kfold": {"pixcorr": 0.77, "ssim": 0.56, "two_way_same_class": 0.88},
+}
+
+
+@pytest.fixture(scope="module")
+def fmri(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder, run(folder, "experiment=quickstart")
+
+
+@pytest.mark.slow
+def test_quickstart(fmri: tuple[Path, pd.DataFrame]) -> None:
+    _, summary = fmri
+    assert value(summary, "retrieval_top1", "all") > 0.6
+    assert value(summary, "pixcorr", "all") > value(summary, "nearest_image/pixcorr", "all")
+    assert value(summary, "pixcorr", "all") > value(summary, "mean_image/pixcorr", "all") + 0.2
+    for metric in ("retrieval_top1", "retrieval_top5", "pixcorr"):
+        row = summary[(summary["metric"] == metric) & (summary["subject"] == "all")].iloc[0]
+        assert row["chance"] < row["ci_low"] <= row["value"] <= row["ceiling"] + 1e-6
+    at_chance(summary)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["eeg", "meg"])
+def test_quickstart_of_sensors(modality: str, tmp_path: Path) -> None:
+    summary = run(tmp_path, f"experiment=quickstart_{modality}")
+    for subject in ("sub-01", "sub-02"):
+        row = summary[(summary["metric"] == "retrieval_top5") & (summary["subject"] == subject)]
+        assert row["ci_low"].iloc[0] > 2 * row["chance"].iloc[0]
+        assert row["value"].iloc[0] <= row["ceiling"].iloc[0] + 1e-6
+    at_chance(summary)
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_everything_done(fmri: tuple[Path, pd.DataFrame]) -> None:
+    folder, _ = fmri
+    command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.slow
+def test_the_report_needs_no_network(fmri: tuple[Path, pd.DataFrame]) -> None:
+    folder, _ = fmri
+    (page,) = (folder / "report").glob("*/report.html")
+    text = page.read_text()
+    for word in ("<script src", "<link", "url(http", 'src="http', "@import"):
+        assert word not in text
+    for word in ("simulated data", "shuffled", "nearest_image", "prior", "oracle", "ridge"):
+        assert word in text
+    assert page.parent.name in (folder / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_notebook_reads_a_finished_run(fmri: tuple[Path, pd.DataFrame]) -> None:
+    folder, _ = fmri
+    (report,) = (folder / "report").glob("*/")
+    notebook = nbformat.read(ROOT / "notebooks" / "reconstructions.ipynb", as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    os.environ["DECODE_RUN"] = str(report)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    text = str(notebook.cells)
+    assert "the true stimulus is number" in text
+    assert "image/png" in text
+    assert open_run(report).config["name"] == "quickstart"
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_sweep_runs_as_slurm_jobs(tmp_path: Path) -> None:
+    if shutil.which("sinfo") is None or subprocess.run(["sinfo", "-h"], check=False).returncode:
+        pytest.skip("no Slurm cluster answers sinfo")
+    from test_cli import SMALL
+
+    command = [
+        sys.executable, "-m", "decode.cli", "-m", "launcher=slurm", "seed=0,1",
+        f"paths.outputs={tmp_path}/o", *SMALL, "hydra.launcher.timeout_min=10",
+        "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=4",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "o" / "report").glob("*/report.html"))) == 2
