@@ -26,7 +26,7 @@ demo: install
 	@echo $(HERE)outputs/index.html
 
 test: install
-	cd $(HERE) && $(BIN)/python -m pytest -n 2 --durations=15
+	cd $(HERE) && $(BIN)/python -m pytest -m "" --durations=15
 
 check: install
 	cd $(HERE) && PATH=$(BIN):$$PATH scripts/check.sh
