@@ -76,7 +76,7 @@ def _job(composed: Any) -> float | None:
         config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
         config.pop("launcher", None)
-        return run(config)
+        return run({str(k): v for k, v in config.items()})
     except Exception as e:
         # Leaving here keeps Hydra from adding lines of its own; a sweep must see the exception.
         message = explain(e, sys.argv[1:])

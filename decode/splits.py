@@ -63,7 +63,7 @@ def kfold(
     fold_of: dict[str, int] = {}
     rng = np.random.default_rng(seed)
     for stratum in np.unique(strata):
-        names = pd.unique(pd.Series(keys[strata == stratum]))
+        names = _distinct(keys[strata == stratum])
         if len(names) < folds:
             raise InputError(
                 f"split kfold: {folds} folds asked for, but only {len(names)} groups of {by!r}"
@@ -85,7 +85,7 @@ def leave_one_out(
 ) -> list[Fold]:
     """One fold per group of `by` (a run, a session, a subject): tested on it, trained on the others."""
     groups = _groups(table, by)
-    names = pd.unique(pd.Series(groups))
+    names = _distinct(groups)
     if len(names) < 3:
         raise InputError(
             f"leaving one {by} out needs at least 3 of them, the data have {len(names)}; "
@@ -106,11 +106,16 @@ def _groups(table: pd.DataFrame, by: str) -> np.ndarray:
     return table[by].astype(str).to_numpy(dtype=object)
 
 
+def _distinct(groups: np.ndarray) -> np.ndarray:
+    """Each group once, in the order of the table."""
+    return np.array(list(dict.fromkeys(groups)), dtype=object)
+
+
 def _hold_out(part: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Move a share of the training groups to validation; 0 leaves none."""
     if not 0 <= share < 1:
         raise InputError(f"validation is a share of the training groups in [0, 1), got {share}")
-    names = pd.unique(pd.Series(groups[part == TRAIN]))
+    names = _distinct(groups[part == TRAIN])
     n = round(share * len(names))
     if n == 0:
         return part

@@ -126,6 +126,15 @@ class Frame:
                     f"array {name!r} has {len(array)} rows, the table {len(self.table)}"
                 )
 
+    def tensors(self, source: str) -> dict[str, Tensor]:
+        """The arrays called `<source>.<name>`, by name."""
+        prefix = f"{source}."
+        return {
+            k[len(prefix) :]: torch.from_numpy(np.array(v))
+            for k, v in self.arrays.items()
+            if k.startswith(prefix)
+        }
+
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays.items():

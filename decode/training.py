@@ -121,7 +121,7 @@ def fit(
                     "check the scale of the targets"
                 )
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if trainer.clip:
                 torch.nn.utils.clip_grad_norm_(bundle.parameters(), trainer.clip)
             optimiser.step()

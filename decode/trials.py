@@ -79,7 +79,7 @@ class Trials:
 
     def where(self, query: str) -> Trials:
         """The trials whose table row satisfies a pandas query."""
-        return self.take(np.flatnonzero(self.table.eval(query).to_numpy(bool)))
+        return self.take(np.flatnonzero(np.asarray(self.table.eval(query), bool)))
 
     def average(self, by: str = "stimulus") -> Trials:
         """One trial per subject and value of `by`; means are taken when the signal is read."""
@@ -265,6 +265,6 @@ def open_trials(folders: Mapping[str, Path]) -> Trials:
             n_times=meta["n_times"],
         )
         baseline = tuple(meta["baseline"]) if meta["baseline"] else None
-        signals[subject] = SubjectSignal(read_array(folder / "signal.npy"), layout, baseline)  # type: ignore[arg-type]
+        signals[subject] = SubjectSignal(read_array(folder / "signal.npy"), layout, baseline)
         tables.append(read_table(folder / "trials.parquet").assign(subject=subject))
     return Trials.of(pd.concat(tables, ignore_index=True), signals)

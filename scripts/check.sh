@@ -7,4 +7,4 @@ ruff format --check .
 ruff check .
 mypy
 lint-imports
-codespell decode configs scripts tests benchmarks docs README.md
+codespell decode configs scripts benchmarks docs README.md

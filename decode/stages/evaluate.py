@@ -61,27 +61,18 @@ def sources(
 ) -> Iterator[tuple[str, Results]]:
     """(control, Results): "" for the decoder itself, then baselines and picture controls."""
     shown = [stimuli[u] for u in frame.table["stimulus"]]
-    truth = _tensors(frame, "truth")
+    truth = frame.tensors("truth")
 
     def pictures(source: str) -> list[Media] | None:
         return None if made is None else pooled_pictures(frame.table, made, split, source)
 
     for source in ("encoder", *baselines):
         name, folder = ("", "decoded") if source == "encoder" else (source, source)
-        yield name, Results(frame.table, _tensors(frame, source), truth, shown, pictures(folder))
+        yield name, Results(frame.table, frame.tensors(source), truth, shown, pictures(folder))
     for control in CONTROLS:
         media = pictures(control)
         if media:
             yield control, Results(frame.table, {}, {}, shown, media)
-
-
-def _tensors(frame: Frame, source: str) -> dict[str, torch.Tensor]:
-    prefix = f"{source}."
-    return {
-        k[len(prefix) :]: torch.from_numpy(np.array(v))
-        for k, v in frame.arrays.items()
-        if k.startswith(prefix)
-    }
 
 
 def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) -> list[Media] | None:
@@ -142,7 +133,7 @@ def shuffle(results: Results, seed: int) -> Results:
     return replace(
         results,
         predicted={k: v[index] for k, v in results.predicted.items()},
-        made=None if results.made is None else [results.made[i] for i in order],
+        made=None if results.made is None else [results.made[int(i)] for i in order],
     )
 
 

@@ -109,7 +109,7 @@ class _GrowingArray:
 
     def _header(self) -> None:
         facts = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.width)}
-        np.lib.format.write_array_header_1_0(self.file, facts)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(self.file, facts)
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is None and self.width is not None:

@@ -48,7 +48,7 @@ def run(
         label = f"reconstruct {split} {fold}"
         for source in ("encoder", *baselines):
             name = "decoded" if source == "encoder" else source
-            _make(generator, _of(frame, source), frame.table, folder / name, seed, label)
+            _make(generator, frame.tensors(source), frame.table, folder / name, seed, label)
         _controls(generator, frame, shown, truth, folder, seed, label)
         n += len(frame.table)
     return {"n_reconstructions": n}
@@ -62,15 +62,6 @@ def training_part(
     digests = [inputs.digests[u] for u in uids]
     truth = {name: store.rows(digests) for name, store in inputs.features.items()}
     return [stimuli[u] for u in uids], truth
-
-
-def _of(frame: Frame, source: str) -> Tensors:
-    prefix = f"{source}."
-    return {
-        k[len(prefix) :]: torch.from_numpy(np.array(v))
-        for k, v in frame.arrays.items()
-        if k.startswith(prefix)
-    }
 
 
 def seed_of(seed: int, stimulus: str) -> int:
@@ -103,7 +94,7 @@ def _controls(
 ) -> None:
     table = frame.table
     uids = table["stimulus"].drop_duplicates()
-    true = _of(frame, "truth")
+    true = frame.tensors("truth")
     first = np.array(uids.index)
     once = table.loc[first].reset_index(drop=True)
     for name, wanted in (
@@ -119,7 +110,7 @@ def _controls(
         row_of = {u: i for i, u in enumerate(uids)}
         _link(shared, folder / name, [row_of[u] for u in table["stimulus"]])
     key = "retrieval" if "retrieval" in truth else (generator.needs or tuple(truth))[0]
-    nearest = nearest_rows(_of(frame, "encoder")[key], truth[key])
+    nearest = nearest_rows(frame.tensors("encoder")[key], truth[key])
     pictures = [s for s in shown if s.kind == "image"]
     if len(pictures) == len(shown):
         _write_once(folder / "nearest_image", [read_image(shown[i]) for i in nearest])
