@@ -63,7 +63,7 @@ def train_pipeline(
     pictures: Pictures, clip_folder: Path, folder: Path, args: argparse.Namespace
 ) -> None:
     """Train what depends on the CLIP and the VAE, and save the whole pipeline."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
     from transformers import AutoTokenizer
 
     clip, _ = tiny_clip.load_clip(clip_folder)
@@ -75,17 +75,18 @@ def train_pipeline(
     text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
     with torch.no_grad():
         context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
-    start = UNet2DConditionModel.from_pretrained(folder / "unet") if args.go_on else None
-    unet = tiny_diffusion.train_unet(
-        latents,
-        embeddings,
-        context,
-        normaliser,
-        steps=args.unet_steps,
-        batch=BATCH["unet"],
-        seed=SEED + args.go_on,
-        start=start,
-    )
+    unet = None
+    for number, steps in enumerate(args.unet_steps):
+        unet = tiny_diffusion.train_unet(
+            latents,
+            embeddings,
+            context,
+            normaliser,
+            steps=steps,
+            batch=BATCH["unet"],
+            seed=SEED + number,
+            start=unet,
+        )
     image_encoder = tiny_diffusion.train_image_encoder(
         pictures,
         embeddings,
@@ -175,9 +176,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=12000, help="number of training scenes")
     parser.add_argument("--clip-steps", type=int, default=1000)
     parser.add_argument("--vae-steps", type=int, default=4000)
-    parser.add_argument("--unet-steps", type=int, default=3500)
-    parser.add_argument("--go-on", action="store_true", help="train the saved UNet further")
-    parser.add_argument("--image-encoder-steps", type=int, default=500)
+    parser.add_argument(
+        "--unet-steps", type=int, nargs="+", default=[3500, 4500], help="one or more passes"
+    )
+    parser.add_argument("--image-encoder-steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args(argv)
     unknown = [part for part in args.parts if part not in PARTS]

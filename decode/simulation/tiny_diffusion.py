@@ -9,6 +9,7 @@ imitates the tiny CLIP, so that the pipeline can also be called with a picture.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def train_unet(
         projection_class_embeddings_input_dim=2 * EMBED_DIM,
     )
     if start is not None:
-        unet.load_state_dict(start.float().state_dict())
+        unet.load_state_dict(start.state_dict())
     average = copy.deepcopy(unet).requires_grad_(False)
     noise, _ = make_schedulers()
     optimiser = torch.optim.AdamW(
@@ -273,3 +274,7 @@ def save_pipeline(folder: Path, *, half: tuple[str, ...], **parts: Any) -> None:
         **parts,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for path in folder.rglob("config.json"):
+        # diffusers notes the folder that a part was read from, which means nothing elsewhere.
+        kept = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}
+        path.write_text(json.dumps(kept, indent=2) + "\n")
