@@ -74,7 +74,7 @@ def two_way_corrcoef(folder: Path, size: int) -> float:
 
 def two_way_streamed(folder: Path, size: int) -> float:
     """References outside memory, made pictures in batches."""
-    from decode.identification import references, share_beaten
+    from decode.scoring.identification import references, share_beaten
 
     share = []
     with references(N, ["pixels"]) as stores:
@@ -94,8 +94,8 @@ def image_suite(folder: Path, size: int) -> float:
     import torch
 
     from decode.core import Media, Results, Stimulus
-    from decode.feature_networks import Pixels
     from decode.metrics.image import ImageSuite
+    from decode.scoring.feature_networks import Pixels
 
     class Made:
         """Made pictures read one at a time."""

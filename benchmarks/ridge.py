@@ -33,7 +33,7 @@ def arrays(n: int, p: int, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 def ours(x: np.ndarray, y: np.ndarray, new: np.ndarray, by: str) -> np.ndarray:
     import torch
 
-    from decode.ridge import ridge
+    from decode.linear.ridge import ridge
 
     fit = ridge(x, y, alphas=ALPHAS, by="gcv" if by == "gcv" else "loo")
     return fit(torch.from_numpy(new)).numpy()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from decode.core import InputError
-from decode.weights import PACKAGE, find_weights
+from decode.networks.weights import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "device", "offload", "workers"})

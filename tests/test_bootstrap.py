@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decode.bootstrap import interval
 from decode.core import InputError
+from decode.scoring.bootstrap import interval
 
 
 def rows(value: np.ndarray, subject: object = "a", stimulus: object = None) -> pd.DataFrame:

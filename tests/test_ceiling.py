@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from decode.ceiling import (
+from decode.core import InputError, Truth
+from decode.scoring.ceiling import (
     estimate_retrieval,
     noise_ceiling_from_repeats,
     retrieval_ceiling,
     two_way_ceiling,
     variance_ceiling,
 )
-from decode.core import InputError, Truth
 
 
 def world(seed: int = 0, n: int = 12, features: int = 30, size: float = 0.4) -> Truth:

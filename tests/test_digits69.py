@@ -13,9 +13,9 @@ from skimage.metrics import structural_similarity
 from decode.core import Batch, InputError, Layout
 from decode.data.digits69 import Digits69
 from decode.encoders.bayesian_reconstruction import BayesianReconstruction
-from decode.image_bank import warped_pictures
-from decode.picture_consensus import Crowd, consensus, representatives
-from decode.voxel_model import fit_responses
+from decode.inversion.image_bank import warped_pictures
+from decode.inversion.picture_consensus import Crowd, consensus, representatives
+from decode.inversion.voxel_model import fit_responses
 
 SIDE = 16
 QUICK = {"voxels": [30], "noise": [0.3, 1.0], "temperature": [0.1, 0.3], "bank": 400, "steps": 15}
@@ -280,8 +280,8 @@ def test_the_real_file_is_what_the_facts_say(data_root: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_published_split_is_reconstructed(data_root: Path, tmp_path: Path):
     """A ridge on 500 voxels reaches r .81 and SSIM .52 here."""
-    from decode.picture_scores import pixel_correlation, ssim
     from decode.pictures import read_images
+    from decode.scoring.picture_scores import pixel_correlation, ssim
 
     data = Digits69(str(data_root / "digits69"), cache=str(tmp_path))
     signal = torch.tensor(next(data.recordings("sub-01")).signal)

@@ -13,14 +13,14 @@ import yaml
 
 from decode.building import build, check
 from decode.core import InputError, Media, Results, Stimulus
-from decode.feature_networks import EfficientNetLite0, OpenClip, Pixels, Torchvision
-from decode.identification import references, share_beaten
 from decode.metrics.accuracy import Accuracy
 from decode.metrics.auc import Auc
 from decode.metrics.image import ImageSuite
 from decode.metrics.retrieval import Retrieval, count_rivals, n_way_hit
 from decode.metrics.vector_correlation import VectorCorrelation
-from decode.picture_scores import Resize, pixel_correlation, ssim
+from decode.scoring.feature_networks import EfficientNetLite0, OpenClip, Pixels, Torchvision
+from decode.scoring.identification import references, share_beaten
+from decode.scoring.picture_scores import Resize, pixel_correlation, ssim
 
 YAMLS = sorted((Path(__file__).parents[1] / "configs" / "metric").glob("*.yaml"))
 
@@ -392,7 +392,7 @@ def test_the_brute_force_check_finds_a_leaking_network(pictures: Results) -> Non
 
 
 def test_references_on_disk_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    import decode.identification as identification
+    import decode.scoring.identification as identification
 
     rng = np.random.default_rng(0)
     shown, made = rng.random((2, 30, 1000)).astype(np.float32)

@@ -13,8 +13,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from decode.blocks import TargetScale
 from decode.core import Batch, Encoder, InputError, Objective
+from decode.networks.blocks import TargetScale
+from decode.networks.prior import DiffusionPrior
 from decode.objectives import bimixco as bimixco_module
 from decode.objectives.bimixco import BiMixCo, mixed_labels, partners
 from decode.objectives.cosine import Cosine
@@ -25,7 +26,6 @@ from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.objectives.siglip import SigLIP
 from decode.objectives.softclip import SoftCLIP
-from decode.prior import DiffusionPrior
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "objective").glob("*.yaml"))
 NAMES = {"image", "retrieval", "label"} | {

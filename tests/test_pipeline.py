@@ -107,7 +107,7 @@ CHANGES: list[tuple[dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda c: "-".join(map(str, c)))
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=lambda c: "-".join(sorted(c)))
 def test_touch_this_and_these_stages_rerun(
     finished: Path, tmp_path: Path, change: dict[str, Any], expected: set[str]
 ) -> None:

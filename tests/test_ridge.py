@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from decode import ridge as module
 from decode.core import InputError
-from decode.ridge import (
+from decode.linear import ridge as module
+from decode.linear.ridge import (
     choose,
     factor,
     generalised_errors,

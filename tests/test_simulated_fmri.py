@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decode.ceiling import noise_ceiling_from_repeats, variance_ceiling
 from decode.core import InputError, Truth
 from decode.data.simulated_fmri import SimulatedFMRI
 from decode.preprocessing import glm
 from decode.preprocessing.bold import beta_weights, single_trial_betas
+from decode.scoring.ceiling import noise_ceiling_from_repeats, variance_ceiling
 from decode.simulation import fmri
 from decode.simulation.gabor import SIDE, ReceptiveFields, early_drive
 from decode.simulation.scenes import is_test_combination

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
+from decode.networks.weights import choose_device, find_weights, in_batches
 from decode.pictures import open_image, read_image, read_images, resize, to_grey
 from decode.targets.autoencoder import Autoencoder
 from decode.targets.dinov2 import Dinov2
@@ -21,7 +22,6 @@ from decode.targets.labels import Labels
 from decode.targets.open_clip import OpenClip
 from decode.targets.pixels import Pixels
 from decode.targets.timm import Timm
-from decode.weights import choose_device, find_weights, in_batches
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from decode.blocks import Passport, projection_heads, subject_input
 from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.networks.blocks import Passport, projection_heads, subject_input
 
 
 class Flat(Encoder):

@@ -6,8 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from decode.blocks import Heads, Passport, Projector, Residual, SubjectLinear, by_subject, numel
 from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.networks.blocks import (
+    Heads,
+    Passport,
+    Projector,
+    Residual,
+    SubjectLinear,
+    by_subject,
+    numel,
+)
 
 
 class MLP(Encoder):

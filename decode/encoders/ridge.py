@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from decode.core import Batch, Encoder, Layout, Shape, Tensors
-from decode.subject_ridge import RidgeKnobs, SubjectRidge
+from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 
 
 class Ridge(Encoder):

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from decode.blocks import Residual, TargetScale
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
-from decode.subject_ridge import RidgeKnobs, SubjectRidge
+from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
+from decode.networks.blocks import Residual, TargetScale
 
 
 class RidgeMLP(Encoder):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import nn
 
-from decode.blocks import Passport, projection_heads, subject_input
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.networks.blocks import Passport, projection_heads, subject_input
 
 
 class TSConv(Encoder):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from decode.blocks import TargetScale
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
-from decode.prior import DiffusionPrior
+from decode.networks.blocks import TargetScale
+from decode.networks.prior import DiffusionPrior
 
 
 class WithPrior(Encoder):

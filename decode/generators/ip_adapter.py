@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
-from decode.diffusion import (
+from decode.networks.diffusion import (
     Norm,
     Offload,
     Sampling,
@@ -29,7 +29,7 @@ from decode.diffusion import (
     row_slices,
     start_from,
 )
-from decode.weights import Precision, find_weights, loading, quiet, read_config
+from decode.networks.weights import Precision, find_weights, loading, quiet, read_config
 
 
 class IpAdapter(Generator):

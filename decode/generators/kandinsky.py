@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
-from decode.diffusion import (
+from decode.networks.diffusion import (
     Norm,
     Offload,
     Sampling,
@@ -28,7 +28,14 @@ from decode.diffusion import (
     row_slices,
     start_from,
 )
-from decode.weights import Precision, choose_dtype, find_weights, loading, quiet, read_config
+from decode.networks.weights import (
+    Precision,
+    choose_dtype,
+    find_weights,
+    loading,
+    quiet,
+    read_config,
+)
 
 CHANNELS = 4
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, Media, Shape, Stimulus, Tensors
-from decode.diffusion import (
+from decode.networks.diffusion import (
     Norm,
     Offload,
     Sampling,
@@ -28,7 +28,7 @@ from decode.diffusion import (
     row_slices,
     start_from,
 )
-from decode.weights import Precision, find_weights, read_config
+from decode.networks.weights import Precision, find_weights, read_config
 
 
 class Unclip(Generator):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Results
-from decode.scoring import galleries, scores, table, vectors
+from decode.scoring.rows import galleries, scores, table, vectors
 
 
 def hit(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

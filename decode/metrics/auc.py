@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from decode.core import InputError, Results
-from decode.scoring import galleries, scores, table, vectors
+from decode.scoring.rows import galleries, scores, table, vectors
 
 
 def share_below(score: np.ndarray, positive: np.ndarray) -> np.ndarray:

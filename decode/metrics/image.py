@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.album import Album, batches, class_codes
 from decode.core import InputError, Results
-from decode.feature_networks import FeatureNetwork, Pixels
-from decode.identification import References, references, share_beaten
-from decode.picture_scores import (
+from decode.scoring.album import Album, batches, class_codes
+from decode.scoring.feature_networks import FeatureNetwork, Pixels
+from decode.scoring.identification import References, references, share_beaten
+from decode.scoring.picture_scores import (
     Resize,
     SsimMode,
     mean_squared_error,
     pixel_correlation,
     ssim,
 )
-from decode.scoring import scores, table
+from decode.scoring.rows import scores, table
 
 PairScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Unrelated pairs, at least, from which the chance level of a pixel score is estimated.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Results
-from decode.scoring import Gallery, galleries, scores, table, vectors
+from decode.scoring.rows import Gallery, galleries, scores, table, vectors
 
 Similarity = Literal["cosine", "correlation", "dot"]
 BLOCK = 256

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from decode.core import Results
-from decode.picture_scores import standardise
-from decode.scoring import galleries, scores, table, vectors
+from decode.scoring.picture_scores import standardise
+from decode.scoring.rows import galleries, scores, table, vectors
 
 
 class VectorCorrelation:

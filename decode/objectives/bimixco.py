@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decode.core import Batch, Encoder, Objective, Tensors
-from decode.losses import both_ways, pair, same, unit
+from decode.networks.losses import both_ways, pair, same, unit
 
 
 def partners(subject: Tensor) -> Tensor:

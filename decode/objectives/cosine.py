@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decode.core import Batch, Encoder, Objective, Tensors
-from decode.losses import pair, unit
+from decode.networks.losses import pair, unit
 
 
 class Cosine(Objective):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
-from decode.losses import pair, soft_cross_entropy
+from decode.networks.losses import pair, soft_cross_entropy
 
 
 class CrossEntropy(Objective):

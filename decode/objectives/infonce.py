@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
-from decode.losses import both_ways, pair, same, soft_cross_entropy
+from decode.networks.losses import both_ways, pair, same, soft_cross_entropy
 
 CLIP_THETA = math.log(1 / 0.07)
 LARGEST = math.log(100.0)

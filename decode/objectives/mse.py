@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.nn.functional import mse_loss
 
 from decode.core import Batch, Encoder, Objective, Tensors
-from decode.losses import pair
+from decode.networks.losses import pair
 
 
 class MSE(Objective):

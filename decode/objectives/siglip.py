@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from decode.core import Batch, Encoder, Objective, Tensors
-from decode.losses import pair, unit
+from decode.networks.losses import pair, unit
 
 
 class SigLIP(Objective):

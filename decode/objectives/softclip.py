@@ -7,7 +7,7 @@ import math
 import torch
 
 from decode.core import Batch, Encoder, Objective, Tensors
-from decode.losses import pair, soft_cross_entropy, unit
+from decode.networks.losses import pair, soft_cross_entropy, unit
 
 
 class SoftCLIP(Objective):

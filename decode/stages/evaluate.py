@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.bootstrap import interval
 from decode.core import Dataset, Media, Metric, Results, Stimulus
 from decode.folds import fold_folder
 from decode.progress import progress
+from decode.scoring.bootstrap import interval
 from decode.stages.predict import pooled
 from decode.stages.reconstruct import read_pictures
 from decode.store import Frame, write_json, write_table
@@ -197,7 +197,7 @@ def add_ceilings(
 def _retrieval_ceiling(
     part: pd.DataFrame, subjects: list[str] | None, dataset: Dataset, metric: str, seed: int
 ) -> float | None:
-    from decode.ceiling import retrieval_ceiling
+    from decode.scoring.ceiling import retrieval_ceiling
 
     values = []
     for subject in subjects or list(part["subject"].unique()):

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
-from decode.pictures import read_images
-from decode.weights import (
+from decode.networks.weights import (
     Precision,
     choose_device,
     choose_dtype,
@@ -20,6 +19,7 @@ from decode.weights import (
     quiet,
     read_config,
 )
+from decode.pictures import read_images
 
 
 class Autoencoder:

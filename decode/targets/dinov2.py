@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
-from decode.pictures import open_image
-from decode.weights import (
+from decode.networks.weights import (
     Precision,
     choose_device,
     choose_dtype,
@@ -19,6 +18,7 @@ from decode.weights import (
     loading,
     quiet,
 )
+from decode.pictures import open_image
 
 
 class Dinov2:

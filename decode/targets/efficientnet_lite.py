@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
-from decode.pictures import open_image
-from decode.weights import (
+from decode.networks.weights import (
     Precision,
     choose_device,
     choose_dtype,
     in_batches,
     load_efficientnet_lite,
 )
+from decode.pictures import open_image
 
 
 class EfficientNetLite:

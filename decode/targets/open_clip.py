@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from decode.core import InputError, Kind, Stimulus
-from decode.pictures import open_image
-from decode.weights import (
+from decode.networks.weights import (
     Precision,
     choose_device,
     choose_dtype,
@@ -21,6 +20,7 @@ from decode.weights import (
     loading,
     open_clip_name,
 )
+from decode.pictures import open_image
 
 Output = Literal["pooled", "cls", "tokens", "text"]
 EVERYTHING: frozenset[Kind] = frozenset({"image", "text", "audio", "video", "mesh", "event"})

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
+from decode.networks.weights import (
+    Precision,
+    choose_device,
+    choose_dtype,
+    find_weights,
+    in_batches,
+    loading,
+)
 from decode.pictures import open_image
-from decode.weights import Precision, choose_device, choose_dtype, find_weights, in_batches, loading
 
 
 class Timm:

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Media, Shape, Tensors
+from decode.networks.weights import (
+    Precision,
+    choose_device,
+    choose_dtype,
+    find_weights,
+    loading,
+    quiet,
+)
 from decode.pictures import resize
 from decode.progress import progress
-from decode.weights import Precision, choose_device, choose_dtype, find_weights, loading, quiet
 
 Offload = Literal["none", "model", "sequential"]
 Norm = Literal["train", "keep"]

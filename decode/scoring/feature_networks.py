@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.picture_scores import Resize
-from decode.weights import choose_device, find_weights, load_efficientnet_lite, loading
+from decode.networks.weights import choose_device, find_weights, load_efficientnet_lite, loading
+from decode.scoring.picture_scores import Resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -9,10 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from decode.blocks import Passport, by_subject, numel, scatter
 from decode.core import Batch, InputError, Layout, Shape, Tensors
-from decode.progress import progress
-from decode.ridge import (
+from decode.linear.ridge import (
     Factor,
     choose,
     factor,
@@ -25,6 +23,8 @@ from decode.ridge import (
     validation_errors,
     variance,
 )
+from decode.networks.blocks import Passport, by_subject, numel, scatter
+from decode.progress import progress
 
 Per = Literal["target", "name", "all"]
 By = Literal["loo", "gcv", "validation"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decode.picture_scores import standardise
+from decode.scoring.picture_scores import standardise
 
 IN_MEMORY = 256 * 2**20
 BLOCK_VALUES = 16 * 2**20

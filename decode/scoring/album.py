@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Media, Results, Stimulus
-from decode.picture_scores import Resize, eight_bit
 from decode.pictures import read_image
 from decode.progress import progress
-from decode.scoring import galleries
+from decode.scoring.picture_scores import Resize, eight_bit
+from decode.scoring.rows import galleries
 
 
 class Album:

@@ -1,0 +1,1 @@
+"""From a model of the voxels to the picture that explains them best."""

@@ -1,0 +1,1 @@
+"""Ridge regression of all targets and strengths from one factorisation."""

@@ -1,0 +1,1 @@
+"""Shared network pieces and the loading of published weights."""
