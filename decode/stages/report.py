@@ -194,6 +194,12 @@ def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, str]:
     return {}
 
 
+def _present(pictures: Mapping[str, str]) -> dict[str, str]:
+    """What was shown first, then what was made of it; without files that have gone."""
+    named = {k: pictures[k] for k in ("shown", "decoded") if k in pictures}
+    return {k: v for k, v in named.items() if Path(v).is_file()}
+
+
 def write_index(outputs: Path) -> Path:
     """outputs/index.html: every finished run with its headline scores and a link to its report."""
     cards = []
@@ -210,7 +216,7 @@ def write_index(outputs: Path) -> Path:
                 simulated=facts["simulated"],
                 finished=manifest.get("finished", ""),
                 about=f"seed {config['seed']}, {folder.name.rpartition('-')[2]}",
-                pictures={k: v for k, v in facts["pictures"].items() if Path(v).is_file()},
+                pictures=_present(facts["pictures"]),
             )
         )
     path = outputs / "index.html"
