@@ -172,8 +172,8 @@ def _quiet() -> None:
     import logging
     import warnings
 
-    warnings.filterwarnings("ignore", module=r"(mne|nilearn|diffusers|transformers|lightning)")
-    for name in ("mne", "diffusers", "transformers", "lightning", "lightning.fabric"):
+    warnings.filterwarnings("ignore", module=r"(mne|nilearn|diffusers|transformers)")
+    for name in ("mne", "diffusers", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
