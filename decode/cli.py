@@ -102,7 +102,7 @@ def run(config: dict[str, Any]) -> float | None:
         raise InputError(
             f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
         )
-    for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines",
+    for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts",
                  "objectives", "trainer", "generator", "metrics"):  # fmt: skip
         check(config[node], node)
     from decode.pipeline import Run, execute
@@ -143,6 +143,7 @@ KEYS = frozenset(
         "targets",
         "encoder",
         "baselines",
+        "parts",
         "objectives",
         "trainer",
         "generator",

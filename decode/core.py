@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
+from decode.content import read_bytes
 
 Kind = Literal["image", "text", "audio", "video", "mesh", "event"]
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
@@ -35,6 +36,7 @@ class InputError(Exception):
 class Stimulus:
     """Something shown or played; `uid` is stable across subjects and runs.
 
+    `path` names a file, or one row of an HDF5 dataset as `FILE.hdf5#dataset/41`;
     `start` and `duration` are seconds inside the file; `labels` are known facts about it (category,
     number, concept) that a target, a split or a metric may name. Clips of one `block` share context,
     so a block never crosses a split. An `event` has neither file nor text, only labels.
@@ -54,7 +56,7 @@ class Stimulus:
         h = hashlib.sha256()
         if self.path is not None:
             try:
-                h.update(Path(self.path).read_bytes())
+                h.update(read_bytes(self.path))
             except OSError as e:
                 raise InputError(
                     f"stimulus {self.uid!r}: expected a readable file at {self.path}, got "
@@ -95,7 +97,8 @@ class Recording:
 class Layout:
     """The passport of a signal: all that an encoder needs to be built.
 
-    `positions` is (channel, 3) in metres, nan where unknown; `rois` names a region per channel.
+    `positions` is (channel, 3) in metres, nan where unknown; `rois` names a region per channel;
+    windows begin `start` seconds after the stimulus.
     """
 
     modality: Modality
@@ -104,6 +107,7 @@ class Layout:
     rois: tuple[str, ...]
     sfreq: float
     n_times: int
+    start: float = 0.0
 
     @property
     def n_channels(self) -> int:

@@ -20,12 +20,14 @@ class Protocol:
     `train_repeats` and `test_repeats` are "single" (every trial by itself), "before" (average the
     brain, then predict) or, for the test part, "after" (predict single trials, then average).
     `rescale: transductive` gives predictions the mean and spread of the training targets using the
-    statistics of all test predictions; such scores are stamped TEST-CONDITIONED.
+    statistics of all test predictions; such scores are stamped TEST-CONDITIONED. Encoders see the
+    samples from `after` seconds after the stimulus on (None: all), parts of the signal see all.
     """
 
     train_repeats: str = "single"
     test_repeats: str = "before"
     rescale: str = "none"
+    after: float | None = None
 
     def __post_init__(self) -> None:
         allowed = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from decode.content import open_picture
 from decode.core import InputError, Stimulus
+from decode.store import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
 def open_image(stimulus: Stimulus) -> Image:
     """The picture as an RGB PIL image; InputError when the file is missing or not an image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     where = f"stimulus {stimulus.uid!r}"
     if stimulus.path is None:
@@ -27,7 +31,7 @@ def open_image(stimulus: Stimulus) -> Image:
             "choose a target that reads what it has (text or labels)"
         )
     try:
-        with Image.open(stimulus.path) as image:
+        with open_picture(stimulus.path) as image:
             if image.mode.startswith("I") or image.mode == "F":
                 raise InputError(
                     f"{where}: expected 8 bits per channel, got mode {image.mode} in "
@@ -68,3 +72,66 @@ def to_grey(images: Tensor) -> Tensor:
     """(image, 3, h, w) -> (image, 1, h, w) luma, weighted as in ITU-R BT.601."""
     weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
+
+
+def write_picture(picture: np.ndarray, path: Path) -> None:
+    """Save 8-bit (height, width) or (height, width, 3) as PNG unless just that is there; never half."""
+    from PIL import Image
+
+    content = BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    if path.is_file() and path.read_bytes() == content.getvalue():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_bytes(content.getvalue())
+
+
+def to_bytes(picture: np.ndarray, *, white: float) -> np.ndarray:
+    """A stored picture as (height, width, 3) uint8.
+
+    Takes grey (height, width), channels first or channels last; integers run from 0 to 255, floats
+    from 0 to `white`. Raises ValueError for any other shape or range.
+    """
+    if picture.ndim == 3 and picture.shape[0] in (1, 3) and picture.shape[2] not in (1, 3):
+        picture = picture.transpose(1, 2, 0)
+    if picture.ndim == 2:
+        picture = picture[:, :, None]
+    if picture.ndim != 3 or picture.shape[2] not in (1, 3):
+        raise ValueError(f"shape {picture.shape}")
+    picture = np.broadcast_to(picture, (*picture.shape[:2], 3))
+    if picture.dtype == np.uint8:
+        return np.ascontiguousarray(picture)
+    scale = 255 / white if picture.dtype.kind == "f" else 1.0
+    values = picture.astype(np.float32) * scale
+    low, high = float(values.min()), float(values.max())
+    # Written so that NaN fails as well; half precision may pass the ends by a rounding error.
+    if not (low >= -0.5 and high <= 255.5):
+        raise ValueError(f"values from {low / scale:.3g} to {high / scale:.3g}")
+    return values.round().clip(0, 255).astype(np.uint8)
+
+
+class StimuliOnDemand(Mapping[str, Stimulus]):
+    """Stimuli that are made when they are asked for: only the pictures that a run names are unpacked.
+
+    `make` turns one of `uids` into its stimulus; each is made once.
+    """
+
+    def __init__(self, uids: Sequence[str], make: Callable[[str], Stimulus]) -> None:
+        self._made: dict[str, Stimulus | None] = dict.fromkeys(uids)
+        self._make = make
+
+    def __getitem__(self, uid: str) -> Stimulus:
+        made = self._made[uid]
+        if made is None:
+            made = self._made[uid] = self._make(uid)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._made

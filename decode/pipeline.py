@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,13 @@ class Stage:
 
 
 STAGES = (
-    Stage("preprocess", (), ("data", "preprocess"), resumes=False),
+    Stage("preprocess", (), ("data", "preprocess"), version=2, resumes=False),
     Stage("split", ("preprocess",), ("splits",), resumes=False),
     Stage("features", ("preprocess",), ("targets",)),
     Stage(
         "train",
         ("preprocess", "split", "features"),
-        ("scaler", "encoder", "baselines", "objectives", "trainer", "protocol", "seed"),
+        ("scaler", "encoder", "baselines", "parts", "objectives", "trainer", "protocol", "seed"),
     ),
     Stage("predict", ("train",), ("protocol",)),
     Stage("reconstruct", ("predict",), ("generator", "seed")),
@@ -206,6 +206,20 @@ class Run:
         made = {"encoder": build(self.config["encoder"], "encoder")}
         for name, node in self.config["baselines"].items():
             made[name] = build(node, f"baselines.{name}")
+        return made
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        """Encoders of parts of the signal: `window=100ms`, `region=V1`, `prestimulus`."""
+        if not self.config["parts"]:
+            return {}
+        from decode.parts import PartRidge
+
+        layouts = self.inputs.trials.layouts
+        made = {}
+        for name, node in self.config["parts"].items():
+            for label, part in build(node, f"parts.{name}")(layouts).items():
+                made[f"{name}={label}" if label else name] = partial(PartRidge, part=part)
         return made
 
     def objectives(self) -> dict[str, Objective]:
@@ -363,6 +377,7 @@ def _train(run: Run, task: Task, out: Path) -> dict[str, Any]:
         inputs=run.inputs,
         scaler=build(run.config["scaler"], "scaler"),
         encoders=run.encoders,
+        parts=run.parts,
         objectives=run.objectives,
         trainer=build(run.config["trainer"], "trainer"),
         protocol=run.protocol,
@@ -381,6 +396,7 @@ def _predict(run: Run, task: Task, out: Path) -> dict[str, Any]:
         trained=run.of("train")[0].folder,
         scaler=build(run.config["scaler"], "scaler"),
         encoders=run.encoders,
+        parts=run.parts,
         protocol=run.protocol,
         device=run.device,
     )
@@ -401,8 +417,10 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
 
 
 def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
+    from decode.scalers import is_test_conditioned
     from decode.stages import evaluate
 
+    scaler = build(run.config["scaler"], "scaler")
     return evaluate.run(
         out,
         predicted=run.of("predict")[0].folder,
@@ -410,9 +428,10 @@ def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
         stimuli=run.dataset.stimuli(),
         metrics=build(run.config["metrics"], "metrics"),
         baselines=tuple(run.config["baselines"]),
+        parts=tuple(run.parts),
         split=read_json(run.of("split")[0].folder / "split.json"),
         dataset=run.dataset,
-        test_conditioned=run.protocol.test_conditioned,
+        test_conditioned=run.protocol.test_conditioned or is_test_conditioned(scaler),
         seed=run.config["seed"],
     )
 

@@ -31,6 +31,11 @@ class Scaler(Protocol):
     def apply(self, brain: np.ndarray, table: pd.DataFrame, state: State) -> np.ndarray: ...
 
 
+def is_test_conditioned(scaler: Scaler) -> bool:
+    """Whether a scaler is fitted on all trials, those of the test part too; such scores are stamped."""
+    return bool(getattr(scaler, "test_conditioned", False))
+
+
 class Unscaled:
     """Leaves the windows as they are, in SI units."""
 

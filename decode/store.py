@@ -96,8 +96,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Weights or other named tensors, as safetensors."""
     from safetensors.torch import save_file
 
+    seen: set[int] = set()
+
+    def alone(value: Tensor) -> Tensor:
+        """The tensor in memory of its own: copied only where another one shares it."""
+        value = value.detach().cpu().contiguous()
+        storage = value.untyped_storage()
+        shared = storage.data_ptr() in seen or storage.nbytes() != value.nbytes
+        seen.add(storage.data_ptr())
+        return value.clone() if shared else value
+
     with whole_file(path) as part:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part)
+        save_file({k: alone(v) for k, v in tensors.items()}, part)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -258,3 +268,48 @@ class FeatureStore:
             here = shard == number
             out[here] = self._shards[number][row[here]]
         return torch.from_numpy(out)
+
+    def columns(self, digests: Sequence[str], block: slice) -> Tensor:
+        """(len(digests), columns of the flattened vectors) float32, reading no other columns."""
+        out: np.ndarray | None = None
+        shard, row = np.array([self._place[d] for d in digests], np.int64).reshape(-1, 2).T
+        for number in np.unique(shard):
+            here = shard == number
+            values = self._shards[number]
+            part = values.reshape(len(values), -1)[:, block]
+            if out is None:
+                out = np.empty((len(digests), part.shape[1]), np.float32)
+            out[here] = part[row[here]]
+        return torch.from_numpy(np.empty((0, 0), np.float32) if out is None else out)
+
+
+class Columns:
+    """Targets of trials, (trial, all targets joined), read from disk a block of columns at a time.
+
+    `columns[:, a:b]` is a float32 tensor; `digests` names the stimulus of each trial.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore], digests: Sequence[str]) -> None:
+        self.stores, self.digests = tuple(stores), tuple(digests)
+        self._ends = np.cumsum([int(np.prod(s.shape)) for s in stores])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.digests), int(self._ends[-1])
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
+        first, stop, _ = key[1].indices(self.shape[1])
+        names, inverse = np.unique(np.array(self.digests), return_inverse=True)
+        parts = []
+        for store, end, begin in zip(self.stores, self._ends, [0, *self._ends[:-1]], strict=True):
+            low, high = max(first, begin), min(stop, end)
+            if low < high:
+                parts.append(store.columns(names.tolist(), slice(low - begin, high - begin)))
+        return torch.cat(parts, 1)[torch.from_numpy(inverse)]
+
+    def followed_by(self, other: Columns) -> Columns:
+        """The trials of both, these first."""
+        return Columns(self.stores, self.digests + other.digests)

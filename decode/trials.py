@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Layout, Tensors
-from decode.scalers import Scaler
-from decode.store import FeatureStore, read_array, read_json, read_table
+from decode.core import Batch, InputError, Layout, Tensors
+from decode.scalers import Scaler, is_test_conditioned
+from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
 
@@ -42,13 +42,15 @@ class Trials:
 
     `singles` has one row per recorded trial (subject, session, run, stimulus, split, start and label
     columns); `members[i]` names the rows of `singles` whose mean is trial i, so that averaging copies
-    nothing. `scaled` holds the scaler and its state per subject once it has been fitted.
+    nothing. `scaled` holds the scaler and its state per subject once it has been fitted. Samples
+    earlier than `after` seconds from the stimulus are left out of what is read; scalers see them.
     """
 
     singles: pd.DataFrame
     members: tuple[np.ndarray, ...]
     signals: Mapping[str, SubjectSignal]
     scaled: tuple[Scaler, Mapping[str, dict[str, np.ndarray]]] | None = None
+    after: float | None = None
     _first: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,13 +71,33 @@ class Trials:
 
     @property
     def layouts(self) -> dict[str, Layout]:
-        return {name: s.layout for name, s in self.signals.items()}
+        return {name: self._shortened(s.layout) for name, s in self.signals.items()}
+
+    def _shortened(self, layout: Layout) -> Layout:
+        first = self._first_sample(layout)
+        start = layout.start + first / layout.sfreq
+        return replace(layout, n_times=layout.n_times - first, start=start)
+
+    def _first_sample(self, layout: Layout) -> int:
+        if self.after is None:
+            return 0
+        first = max(0, round((self.after - layout.start) * layout.sfreq))
+        if first >= layout.n_times:
+            raise InputError(
+                f"protocol.after: windows end {layout.start + layout.n_times / layout.sfreq:g} s after "
+                f"the stimulus, got {self.after:g}; lower it or lengthen preprocess.window"
+            )
+        return first
 
     def __len__(self) -> int:
         return len(self.members)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Trials:
         return replace(self, members=tuple(self.members[int(i)] for i in rows))
+
+    def since(self, after: float | None) -> Trials:
+        """The same trials, read from `after` seconds after the stimulus on; None: all samples."""
+        return replace(self, after=after)
 
     def where(self, query: str) -> Trials:
         """The trials whose table row satisfies a pandas query."""
@@ -92,9 +114,13 @@ class Trials:
         return replace(self, scaled=(scaler, states))
 
     def fit_scaler(self, scaler: Scaler) -> dict[str, dict[str, np.ndarray]]:
-        """State per subject, from the single trials behind these rows and no others."""
+        """State per subject, from the single trials behind these rows and no others, unless the
+        scaler is declared to look at the test part too.
+        """
         states = {}
         rows = np.unique(np.concatenate(self.members))
+        if is_test_conditioned(scaler):
+            rows = np.arange(len(self.singles))
         for subject in self.signals:
             table = self.singles.iloc[rows]
             table = table[table["subject"] == subject]
@@ -114,6 +140,7 @@ class Trials:
         if self.scaled is not None:
             scaler, states = self.scaled
             windows = scaler.apply(windows, table, states[subject])
+        windows = windows[:, :, self._first_sample(self.signals[subject].layout) :]
         counts = np.array([len(m) for m in members])
         if (counts == 1).all():
             return np.ascontiguousarray(windows, np.float32)
@@ -207,8 +234,8 @@ class Loader:
         for batch in loader:
             yield batch.to(self.device)
 
-    def read(self, rows: Tensor) -> Batch:
-        """One batch of the given trials, on the CPU, from disk."""
+    def read(self, rows: Tensor, targets: Sequence[str] | None = None) -> Batch:
+        """One batch of the given trials, on the CPU, from disk; with all targets or those named."""
         brain = torch.zeros(len(rows), self._width, self._times)
         subject = self._subject[rows]
         for number in subject.unique().tolist():
@@ -218,8 +245,19 @@ class Loader:
         stimulus = self._stimulus[rows]
         which, inverse = stimulus.unique(return_inverse=True)
         names = [self._digests[int(i)] for i in which]
-        targets: Tensors = {k: store.rows(names)[inverse] for k, store in self.features.items()}
-        return Batch(brain, targets, subject, stimulus, rows.clone())
+        wanted = self.features if targets is None else targets
+        read: Tensors = {k: self.features[k].rows(names)[inverse] for k in wanted}
+        return Batch(brain, read, subject, stimulus, rows.clone())
+
+    def without_targets(self) -> Iterator[Batch]:
+        """All trials in order, with empty `targets`: read them with `columns`."""
+        for rows in torch.arange(len(self.trials)).split(self.batch_size):
+            yield self.read(rows, targets=()).to(self.device)
+
+    def columns(self, names: Sequence[str], trial: Tensor) -> Columns:
+        """Targets of the given trials, read from disk a block of columns at a time."""
+        digests = [self._digests[int(i)] for i in self._stimulus[trial.cpu()]]
+        return Columns([self.features[name] for name in names], digests)
 
     def _resident(self) -> Batch:
         if self._kept is None:
@@ -263,6 +301,7 @@ def open_trials(folders: Mapping[str, Path]) -> Trials:
             rois=tuple(meta["rois"]),
             sfreq=meta["sfreq"],
             n_times=meta["n_times"],
+            start=meta["start"],
         )
         baseline = tuple(meta["baseline"]) if meta["baseline"] else None
         signals[subject] = SubjectSignal(read_array(folder / "signal.npy"), layout, baseline)

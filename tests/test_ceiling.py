@@ -45,6 +45,27 @@ def test_retrieval_equals_an_ideal_observer_in_feature_space(repeats: int, k: in
     assert found.value == pytest.approx(by_hand, abs=0.02)
 
 
+@pytest.mark.parametrize(("repeats", "k"), [(1, 1), (3, 1), (1, 5)])
+def test_finding_the_trial_equals_an_ideal_observer_in_feature_space(repeats: int, k: int) -> None:
+    from scipy.special import logsumexp
+    from scipy.stats import norm
+
+    truth = world()
+    rng = np.random.default_rng(1)
+    sd = np.sqrt(truth.noise / repeats)
+    hits = []
+    for _ in range(800):
+        seen = truth.response + sd * rng.standard_normal(truth.response.shape)
+        # Row i: trial of stimulus i; column j: its density if it were stimulus j.
+        density = norm.logpdf(seen[:, None], truth.response, sd).sum(2)
+        mixture = [[logsumexp(np.delete(row, j)) for j in range(12)] for row in density]
+        odds = density - np.array(mixture)
+        hits.append(np.mean((odds > np.diag(odds)).sum(0) < k))
+    found = estimate_retrieval(truth, repeats=repeats, k=k, find="brain", draws=800)
+    assert 0.2 < np.mean(hits) < 0.999
+    assert found.value == pytest.approx(np.mean(hits), abs=0.02)
+
+
 def test_two_way_equals_drawn_comparisons() -> None:
     truth = world(n=6, features=8, size=0.6)
     rng = np.random.default_rng(2)

@@ -104,9 +104,12 @@ SMALL = [
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_every_point_and_the_scripts_stop_at_their_stage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["local", "joblib"])
+def test_a_sweep_runs_every_point_and_the_scripts_stop_at_their_stage(
+    launcher: str, tmp_path: Path
+) -> None:
     where = f"paths.outputs={tmp_path}/o"
-    done = decode("-m", "seed=0,1", where, *SMALL)
+    done = decode("-m", f"launcher={launcher}", "seed=0,1", where, *SMALL)
     assert done.returncode == 0, done.stderr
     reports = sorted((tmp_path / "o" / "report").glob("*/summary.json"))
     assert len(reports) == 2

@@ -19,7 +19,7 @@ EXPERIMENTS = sorted(
 )
 PLUGINS = sorted(
     p
-    for group in ("data", "preprocess", "scaler", "split", "target", "encoder", "objective",
+    for group in ("data", "preprocess", "scaler", "split", "target", "encoder", "part", "objective",
                   "trainer", "generator", "metric")
     for p in (CONFIGS / group).rglob("*.yaml")
 )  # fmt: skip
@@ -38,7 +38,7 @@ def test_an_experiment_composes_and_binds(name: str) -> None:
     config = composed(f"experiment={name}")
     assert set(config) <= KEYS
     assert config["name"] == name.replace("/", "_")
-    for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines",
+    for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts",
                  "objectives", "trainer", "generator", "metrics"):  # fmt: skip
         check(config[node], node)
         bound(config[node])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(folder: Path, *arguments: str) -> pd.DataFrame:
-    """summary.json of a run; the last line of standard output is its folder."""
+    """summary.json of a run; the last line of standard output is its folder. No run may need more
+    memory than a laptop has.
+    """
     command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4 * 2**20  # KiB
     report = Path(done.stdout.strip().splitlines()[-1])
     assert (report / "report.html").stat().st_size > 10_000
     assert (report / "scores.parquet").is_file()
@@ -93,6 +97,10 @@ DIGITS = {
 }
 
 
+# On one worker, so that the quickstart runs once.
+FMRI = pytest.mark.xdist_group("quickstart")
+
+
 @pytest.fixture(scope="module")
 def fmri(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("quickstart")
@@ -100,6 +108,7 @@ def fmri(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
 
 
 @pytest.mark.slow
+@FMRI
 def test_quickstart(fmri: tuple[Path, pd.DataFrame]) -> None:
     _, summary = fmri
     assert value(summary, "retrieval_top1", "all") > 0.6
@@ -123,6 +132,7 @@ def test_quickstart_of_sensors(modality: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@FMRI
 def test_a_second_run_finds_everything_done(fmri: tuple[Path, pd.DataFrame]) -> None:
     folder, _ = fmri
     command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}"]
@@ -131,6 +141,7 @@ def test_a_second_run_finds_everything_done(fmri: tuple[Path, pd.DataFrame]) -> 
 
 
 @pytest.mark.slow
+@FMRI
 def test_the_report_needs_no_network(fmri: tuple[Path, pd.DataFrame]) -> None:
     folder, _ = fmri
     (page,) = (folder / "report").glob("*/report.html")
@@ -143,6 +154,7 @@ def test_the_report_needs_no_network(fmri: tuple[Path, pd.DataFrame]) -> None:
 
 
 @pytest.mark.slow
+@FMRI
 def test_the_notebook_reads_a_finished_run(fmri: tuple[Path, pd.DataFrame]) -> None:
     folder, _ = fmri
     (report,) = (folder / "report").glob("*/")

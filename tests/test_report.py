@@ -24,8 +24,8 @@ from decode.report.content import (
     SplitCard,
     choose,
     control_names,
-    learning_curves,
 )
+from decode.report.curves import learning_curves, region_scores, time_curves
 from decode.report.glossary import meaning
 from decode.report.page import beside, index_page, page
 from decode.report.pictures import data_address
@@ -375,3 +375,27 @@ def test_metrics_are_explained() -> None:
     assert meaning("retrieval_brain_top1").startswith("Given the stimulus")
     assert "tiny_clip" in meaning("two_way_tiny_clip")
     assert meaning("something_new") == ""
+
+
+def test_windows_become_curves_and_regions_a_table_but_no_controls() -> None:
+    scores = [
+        Score(**line(f"window={ms}ms/retrieval_top1", value, 0.01, subject))
+        for subject, values in (
+            ("a", (0.01, 0.2, 0.3)),
+            ("b", (0.02, 0.1, 0.4)),
+            ("all", (0, 0, 0)),
+        )
+        for ms, value in zip((-100, 100, 50), values, strict=True)
+    ]
+    scores += [
+        Score(**line(f"region={r}/retrieval_top1", v, 0.01)) for r, v in (("V1", 0.2), ("V4", 0.5))
+    ]
+    scores.append(Score(**line("prestimulus/retrieval_top1", 0.01, 0.01)))
+    (curve,) = time_curves(scores)
+    assert curve.lines == {
+        "a": ([-0.1, 0.05, 0.1], [0.01, 0.3, 0.2]),
+        "b": ([-0.1, 0.05, 0.1], [0.02, 0.4, 0.1]),
+    }
+    assert curve.chance == 0.01
+    assert [s.part[1] for s in region_scores(scores)["retrieval_top1"]] == ["V4", "V1"]
+    assert control_names(scores) == ["prestimulus"]

@@ -133,6 +133,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "protocol": {"train_repeats": "single", "test_repeats": "before", "rescale": "none"},
         "targets": {"pixels": {"_target_": "decode.targets.pixels.Pixels", "size": SIZE}},
         "encoder": {"_target_": "worlds.Linear", "_partial_": True},
+        "parts": {},
         "baselines": {"ridge": {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}},
         "objectives": {"error": {"_target_": "worlds.SquaredError"}},
         "trainer": {

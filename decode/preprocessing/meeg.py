@@ -61,6 +61,7 @@ def meeg(
         rois=tuple(chosen["roi"].astype(str)),
         sfreq=rate,
         n_times=n_times,
+        start=round(window[0] * rate) / rate,
     )
     return Prepared(signal, layout, table, offsets)
 

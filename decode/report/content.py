@@ -18,6 +18,8 @@ CONTROLS = {
     "at chance unless a score rewards something else than the brain signal",
     "mean_image": "the mean training picture shown for every trial",
     "nearest_image": "the training picture whose features lie nearest to the prediction",
+    "prestimulus": "a ridge on the samples from before the stimulus; sits at chance unless something "
+    "leaks into them",
     "prior": "the generator driven without the brain signal, by its own prior alone",
     "oracle": "the generator driven by the true features: the ceiling of this generator",
 }
@@ -51,6 +53,12 @@ class Score:
     def plain(self) -> str:
         """The metric's name without its control."""
         return self.metric.rpartition("/")[2]
+
+    @property
+    def part(self) -> tuple[str, str]:
+        """Axis and label of the part of the signal it was decoded from ("window", "100ms"), or "" """
+        axis, _, label = self.control.partition("=")
+        return (axis, label) if label else ("", "")
 
     def reaches(self, other: Score) -> bool:
         """Whether this score is as good as `other`."""
@@ -117,7 +125,8 @@ class Report:
     """Everything on one page. `summary` holds the objects of summary.json.
 
     `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
-    short list of facts (data set, citation, subjects, encoder ...); `approximations` says what a
+    short list of facts (data set, citation, subjects, encoder ...); `regions` maps a metric to its
+    score in each region; `approximations` says what a
     simulation leaves out; `limits` says what a reader must not conclude.
     """
 
@@ -129,6 +138,7 @@ class Report:
     galleries: Sequence[Gallery] = ()
     learning: Sequence[Curve] = ()
     curves: Sequence[Curve] = ()
+    regions: Mapping[str, Sequence[Score]] = field(default_factory=dict)
     splits: Sequence[SplitCard] = ()
     config: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -176,12 +186,14 @@ def headline_scores(
 
 
 def control_names(scores: Sequence[Score], baselines: Sequence[str] = ()) -> list[str]:
-    """Controls present in `scores`: baselines first, then the usual order."""
-    present = list(dict.fromkeys(s.control for s in scores if s.control))
+    """Controls present in `scores`: baselines first, then the usual order; parts are none."""
+    present = list(dict.fromkeys(s.control for s in scores if s.control and s.part == ("", "")))
     first = [c for c in baselines if c in present]
     first += [c for c in present if c not in CONTROLS and c not in first]
     return first + [
-        c for c in ("nearest_image", "mean_image", "prior", "shuffled", "oracle") if c in present
+        c
+        for c in ("nearest_image", "mean_image", "prior", "prestimulus", "shuffled", "oracle")
+        if c in present
     ]
 
 
@@ -205,31 +217,3 @@ def choose(rows: pd.DataFrame, metric: str, *, n: int = 6) -> dict[str, list[int
     groups = {"best": trials[:n], "median": trials[middle : middle + n]}
     groups["worst"] = trials[max(middle + n, len(trials) - n) :][::-1]
     return {name: [int(t) for t in chosen] for name, chosen in groups.items() if len(chosen)}
-
-
-def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Curve]:
-    """Loss per epoch, mean over fits: one curve per term that has more than one epoch.
-
-    `histories` maps a fit's name to its rows: epoch, train/<term>, validation/<term>, validation.
-    """
-    table = pd.concat(
-        [pd.DataFrame(rows) for rows in histories.values() if len(rows)] or [pd.DataFrame()]
-    )
-    if table.empty or table["epoch"].nunique() < 2:
-        return []
-    by_epoch = table.groupby("epoch").mean()
-    terms = list(dict.fromkeys(c.partition("/")[2] for c in by_epoch.columns if "/" in c))
-    note = f"mean of {len(histories)} fits" if len(histories) > 1 else ""
-    curves = []
-    for term in terms:
-        lines = {}
-        for part in ("train", "validation"):
-            if f"{part}/{term}" in by_epoch:
-                line = by_epoch[f"{part}/{term}"].dropna()
-                lines[part] = (list(line.index + 1), list(line))
-        curves.append(Curve(term.replace("/", " "), "epoch", "loss", lines, note=note))
-    if "validation" in by_epoch and not any(f"validation/{t}" in by_epoch for t in terms):
-        line = by_epoch["validation"].dropna()
-        lines = {"validation": (list(line.index + 1), list(line))}
-        curves.append(Curve("all terms", "epoch", "loss", lines, note=note))
-    return curves

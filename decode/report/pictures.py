@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from decode.content import open_picture
 from decode.core import InputError
 
 # Larger pictures are shrunk and stored as JPEG, so that a page of a hundred stays a few MB.
@@ -24,7 +25,7 @@ def data_address(picture: Any) -> str:
 
     if isinstance(picture, str | Path):
         try:
-            with Image.open(picture) as opened:
+            with open_picture(picture) as opened:
                 image = opened.convert("RGB")
         except (OSError, UnidentifiedImageError) as e:
             raise InputError(f"report: {picture} is not a readable picture ({e})") from e

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -55,11 +56,14 @@ def retrieval_ceiling(
     *,
     repeats: int,
     k: int = 1,
+    find: Literal["stimulus", "brain"] = "stimulus",
     draws: int = 400,
     seed: int = 0,
 ) -> float:
     """Top-k accuracy of the ideal observer: the value of `estimate_retrieval`."""
-    return estimate_retrieval(truth, uids, repeats=repeats, k=k, draws=draws, seed=seed).value
+    return estimate_retrieval(
+        truth, uids, repeats=repeats, k=k, find=find, draws=draws, seed=seed
+    ).value
 
 
 def estimate_retrieval(
@@ -68,6 +72,7 @@ def estimate_retrieval(
     *,
     repeats: int,
     k: int = 1,
+    find: Literal["stimulus", "brain"] = "stimulus",
     draws: int = 400,
     seed: int = 0,
 ) -> Estimate:
@@ -77,6 +82,10 @@ def estimate_retrieval(
     jointly Gaussian with the Gram matrix of the responses as covariance, so they are drawn exactly,
     in n dimensions, however many features there are; only the top-k decision is Monte Carlo, and
     the error says how exactly it is known. Ties count half.
+
+    With `find="brain"` it sees one averaged trial of each stimulus and must say which belongs to a
+    given one; trials are ordered by the odds of that stimulus against an equal mixture of the
+    others, which is ideal for trials judged one by one.
     """
     gram = _gram(truth, uids, repeats)
     n = len(gram)
@@ -88,12 +97,32 @@ def estimate_retrieval(
     expected = gram - np.diag(gram) / 2
     hits = np.zeros(draws)
     for d in range(draws):
-        scores = expected + root @ rng.standard_normal(n)
+        # Row i is a trial of stimulus i, column j how likely stimulus j makes it.
+        likelihood = expected + rng.standard_normal((n, n)) @ root.T
+        scores = likelihood if find == "stimulus" else _odds(likelihood).T
         own = np.diag(scores)[:, None]
         ahead = np.sum(scores > own, axis=1)
         tied = np.sum(scores == own, axis=1) - 1
         hits[d] = np.mean(np.clip(k - ahead, 0, 1 + tied) / (1 + tied))
     return Estimate(float(hits.mean()), float(hits.std(ddof=1) / np.sqrt(draws)))
+
+
+def _odds(likelihood: np.ndarray) -> np.ndarray:
+    """(trial, stimulus) log odds of each stimulus against all others together."""
+    if len(likelihood) == 1:
+        return np.zeros_like(likelihood)
+    rows, best = np.arange(len(likelihood)), likelihood.argmax(axis=1)
+    top = likelihood[rows, best]
+    weight = np.exp(likelihood - top[:, None])
+    weight[rows, best] = 0
+    rest = weight.sum(axis=1)
+    odds = likelihood - top[:, None] - np.log1p(rest[:, None] - weight)
+    # The winner's rivals may be too small to be seen beside it, so they are summed by themselves.
+    others = likelihood.copy()
+    others[rows, best] = -np.inf
+    second = others.max(axis=1)
+    odds[rows, best] = top - second - np.log(np.exp(others - second[:, None]).sum(axis=1))
+    return odds
 
 
 @dataclass(frozen=True, slots=True, eq=False)

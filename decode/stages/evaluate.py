@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from decode.store import Frame, write_json, write_table
 SHUFFLES = {"predictions": 50, "media": 4}
 CONTROLS = ("oracle", "prior", "mean_image", "nearest_image")
 ALL_SUBJECTS = "all"
+RANKED = re.compile(r"retrieval_(?P<brain>brain_)?top(?P<k>\d+)")
 
 
 def run(
@@ -32,18 +34,20 @@ def run(
     stimuli: Mapping[str, Stimulus],
     metrics: Mapping[str, Metric],
     baselines: Sequence[str],
+    parts: Sequence[str],
     split: Mapping[str, Any],
     dataset: Dataset,
     test_conditioned: bool,
     seed: int,
 ) -> dict[str, Any]:
     """Fill `out` with scores.parquet (a row per metric, subject and trial) and summary.json."""
-    parts = []
+    rows = []
     for name in split["by"]:
         frame = pooled(predicted, name)
         for control, results in sources(frame, predicted, made, stimuli, baselines, name):
-            parts.append(_score(results, metrics, control, seed))
-    scores = pd.concat([p for p in parts if len(p)], ignore_index=True)
+            rows.append(_score(results, metrics, control, seed))
+        rows += [_score_part(frame, stimuli, metrics, part) for part in parts]
+    scores = pd.concat([r for r in rows if len(r)], ignore_index=True)
     write_table(out / "scores.parquet", scores)
     summary = summarise(scores, split, test_conditioned=test_conditioned, seed=seed)
     add_ceilings(summary, scores, dataset, seed=seed)
@@ -107,6 +111,20 @@ def _score(
             keys = [c for c in shuffled[0].columns if c not in ("value", "chance")]
             every = pd.concat(shuffled)
             rows.append(every.groupby(keys, sort=False, dropna=False).mean().reset_index())
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _score_part(
+    frame: Frame, stimuli: Mapping[str, Stimulus], metrics: Mapping[str, Metric], part: str
+) -> pd.DataFrame:
+    """Rows of the metrics of those predictions that a part of the signal was fitted to."""
+    shown = [stimuli[u] for u in frame.table["stimulus"]]
+    results = Results(frame.table, frame.tensors(part), frame.tensors("truth"), shown)
+    rows = [
+        _labelled(metric(results), results, part)
+        for metric in metrics.values()
+        if getattr(metric, "target", None) in results.predicted
+    ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
@@ -187,8 +205,9 @@ def add_ceilings(
     }
     for row in summary:
         row["ceiling"] = oracle.get((row["split"], row["subject"], row["metric"]))
-    top = [r for r in summary if r["metric"].startswith("retrieval_top")]
-    for row in top:
+    for row in summary:
+        if not RANKED.fullmatch(row["metric"]):
+            continue
         subjects = [row["subject"]] if row["subject"] != ALL_SUBJECTS else None
         part = scores[(scores["split"] == row["split"]) & (scores["metric"] == row["metric"])]
         row["ceiling"] = _retrieval_ceiling(part, subjects, dataset, row["metric"], seed)
@@ -199,6 +218,8 @@ def _retrieval_ceiling(
 ) -> float | None:
     from decode.scoring.ceiling import retrieval_ceiling
 
+    found = RANKED.fullmatch(metric)
+    assert found is not None
     values = []
     for subject in subjects or list(part["subject"].unique()):
         truth = dataset.truth(subject)
@@ -211,7 +232,9 @@ def _retrieval_ceiling(
                 truth,
                 list(mine["stimulus"].unique()),
                 repeats=repeats,
-                k=int(metric.removeprefix("retrieval_top")),
+                k=int(found["k"]),
+                find="brain" if found["brain"] else "stimulus",
+                draws=100,
                 seed=seed,
             )
         )

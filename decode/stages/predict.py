@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import Encoder, InputError, Tensors
+from decode.core import Batch, Encoder, InputError, Tensors
 from decode.folds import Inputs, Protocol, fold_folder
 from decode.scalers import Scaler
 from decode.splits import TEST, TRAIN
@@ -30,6 +30,7 @@ def run(
     trained: Path,
     scaler: Scaler,
     encoders: Mapping[str, MakeEncoder],
+    parts: Mapping[str, MakeEncoder],
     protocol: Protocol,
     device: str,
 ) -> dict[str, Any]:
@@ -45,9 +46,11 @@ def run(
             test = test.average("stimulus")
         table = test.table.assign(split=split, fold=fold).drop(columns="start")
         arrays: dict[str, np.ndarray] = {}
-        for name, make in encoders.items():
-            encoder = load_encoder(make, inputs, weights / f"{name}.safetensors").to(device)
-            predicted, truth = predict(encoder, test, inputs, device)
+        for name, make in {**encoders, **parts}.items():
+            seen = test if name in parts else test.since(protocol.after)
+            encoder = load_encoder(make, seen, inputs, weights / f"{name}.safetensors").to(device)
+            loader = seen.loader(inputs.features, inputs.digests, batch_size=BATCH, device=device)
+            predicted, truth = predict(encoder, loader)
             if protocol.rescale == "transductive":
                 train = inputs.part(split, fold, TRAIN)
                 predicted = rescale_by_test(
@@ -74,9 +77,9 @@ def load_scaler(weights: Path) -> dict[str, dict[str, np.ndarray]]:
     return states
 
 
-def load_encoder(make: MakeEncoder, inputs: Inputs, path: Path) -> Encoder:
+def load_encoder(make: MakeEncoder, trials: Trials, inputs: Inputs, path: Path) -> Encoder:
     """An encoder with saved weights; InputError when data and weights do not fit."""
-    encoder = make(inputs.trials.layouts, inputs.shapes)
+    encoder = make(trials.layouts, inputs.shapes)
     saved = read_tensors(path)
     try:
         encoder.load_state_dict(saved)
@@ -91,12 +94,12 @@ def load_encoder(make: MakeEncoder, inputs: Inputs, path: Path) -> Encoder:
 
 @torch.no_grad()
 def predict(
-    encoder: Encoder, trials: Trials, inputs: Inputs, device: str
+    encoder: Encoder, loader: Iterable[Batch]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Predictions and embedded truth, (trial, *shape) per target."""
     predicted: dict[str, list[np.ndarray]] = {}
     truth: dict[str, list[np.ndarray]] = {}
-    for batch in trials.loader(inputs.features, inputs.digests, batch_size=BATCH, device=device):
+    for batch in loader:
         for store, made in ((predicted, encoder(batch)), (truth, encoder.embed(batch.targets))):
             for name, value in made.items():
                 store.setdefault(name, []).append(value.float().cpu().numpy())

@@ -74,6 +74,7 @@ def _layout_facts(prepared: Prepared) -> dict[str, Any]:
         "rois": list(layout.rois),
         "sfreq": layout.sfreq,
         "n_times": layout.n_times,
+        "start": layout.start,
         "baseline": list(prepared.baseline) if prepared.baseline else None,
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from decode.content import is_there
 from decode.core import Dataset, Stimulus
 from decode.folds import fold_folder
 from decode.report.content import (
@@ -17,11 +18,12 @@ from decode.report.content import (
     Gallery,
     Report,
     RunCard,
+    Score,
     Shot,
     SplitCard,
     choose,
-    learning_curves,
 )
+from decode.report.curves import learning_curves, region_scores, time_curves
 from decode.report.page import index_page, page
 from decode.stages.predict import pooled
 from decode.stages.reconstruct import picture
@@ -53,7 +55,7 @@ def run(
     galleries = _galleries(
         scores, predicted, folders.get("reconstruct"), stimuli, list(split["by"])
     )
-    simulated = dataset.facts.simulated
+    simulated, found = dataset.facts.simulated, [Score(**row) for row in summary]
     content = Report(
         name=config["name"],
         summary=summary,
@@ -61,6 +63,8 @@ def run(
         about=_about(config, dataset),
         galleries=galleries,
         learning=learning_curves(_histories(trained)),
+        curves=time_curves(found),
+        regions=region_scores(found),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
@@ -197,7 +201,7 @@ def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, str]:
 def _present(pictures: Mapping[str, str]) -> dict[str, str]:
     """What was shown first, then what was made of it; without files that have gone."""
     named = {k: pictures[k] for k in ("shown", "decoded") if k in pictures}
-    return {k: v for k, v in named.items() if Path(v).is_file()}
+    return {k: v for k, v in named.items() if is_there(v)}
 
 
 def write_index(outputs: Path) -> Path:

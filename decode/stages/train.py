@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def run(
     inputs: Inputs,
     scaler: Scaler,
     encoders: Mapping[str, MakeEncoder],
+    parts: Mapping[str, MakeEncoder],
     objectives: Callable[[], Mapping[str, Objective]],
     trainer: Trainer,
     protocol: Protocol,
@@ -37,10 +39,11 @@ def run(
 ) -> dict[str, Any]:
     """One folder per fold, each with scaler.safetensors, <encoder>.safetensors and history.jsonl.
 
-    `encoders` maps "encoder" and the names of baselines to constructors; baselines are solved by
-    `initialise` alone. Finished folds are kept when an interrupted run is taken up again.
+    `encoders` maps "encoder" and the names of baselines to constructors, `parts` those of parts
+    of the signal; all but the main one are solved by `initialise` alone. Finished folds are kept
+    when an interrupted run is taken up again.
     """
-    check_shapes(inputs, encoders, generator)
+    check_shapes(inputs, encoders, generator, protocol)
     folds = inputs.folds()
     for split, fold in progress(folds, "train", total=len(folds)) if len(folds) > 1 else folds:
         done = fold_folder(out, split, fold)
@@ -51,15 +54,16 @@ def run(
         train = inputs.part(split, fold, TRAIN)
         validation = inputs.part(split, fold, VALIDATION)
         states = train.fit_scaler(scaler)
-        for name, make in encoders.items():
-            is_main = name == "encoder"
-            loaders = _loaders(
-                train, validation, scaler, states, inputs, trainer, protocol, seed, device
-            )
+        made = partial(_loaders, scaler, states, inputs, trainer, protocol, seed, device)
+        loaders = whole = made(train.since(protocol.after), validation.since(protocol.after))
+        if parts and protocol.after is not None:
+            whole = made(train, validation)
+        for name, make in {**encoders, **parts}.items():
             torch.manual_seed(seed)
-            encoder = make(train.layouts, inputs.shapes).to(device)
+            loaders = whole if name in parts else loaders
+            encoder = make(loaders[0].trials.layouts, inputs.shapes).to(device)
             encoder.initialise(*loaders)
-            if is_main and trainer.epochs:
+            if name == "encoder" and trainer.epochs:
                 fit(
                     encoder,
                     objectives(),
@@ -83,8 +87,6 @@ def run(
 
 
 def _loaders(
-    train: Trials,
-    validation: Trials,
     scaler: Scaler,
     states: Mapping[str, Any],
     inputs: Inputs,
@@ -92,6 +94,8 @@ def _loaders(
     protocol: Protocol,
     seed: int,
     device: str,
+    train: Trials,
+    validation: Trials,
 ) -> tuple[Loader, Loader]:
     made = []
     for trials, shuffle in ((train, True), (validation, False)):
@@ -112,7 +116,10 @@ def _loaders(
 
 
 def check_shapes(
-    inputs: Inputs, encoders: Mapping[str, MakeEncoder], generator: Generator | None
+    inputs: Inputs,
+    encoders: Mapping[str, MakeEncoder],
+    generator: Generator | None,
+    protocol: Protocol,
 ) -> None:
     """Find targets, encoders and a generator that do not fit together, before any training."""
     shapes = inputs.shapes
@@ -120,9 +127,9 @@ def check_shapes(
         generator.check(shapes)
     for name, make in encoders.items():
         split, fold = inputs.folds()[0]
-        some = inputs.part(split, fold, TRAIN).take([0, 1])
+        some = inputs.part(split, fold, TRAIN).take([0, 1]).since(protocol.after)
         batch = next(iter(some.loader(inputs.features, inputs.digests, batch_size=2)))
-        encoder = make(inputs.trials.layouts, shapes).eval()
+        encoder = make(some.layouts, shapes).eval()
         with torch.no_grad():
             predicted = encoder(batch)
             truth = encoder.embed(batch.targets)

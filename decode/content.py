@@ -1,0 +1,88 @@
+"""What a stimulus' path names: a file, or one row of a dataset inside an HDF5 file.
+
+`pictures.hdf5#imgBrick/41` is row 41 (from 0) of the dataset `imgBrick`; it is read alone, so that a
+stimulus set of tens of gigabytes stays where it is. Failures are OSErrors whose text says what was
+found; who asks turns them into advice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_ADDRESS = re.compile(r"(?P<file>.+\.(?:h5|hdf5))#(?P<key>.+)/(?P<row>\d+)", re.DOTALL)
+
+
+def address(file: str | Path, key: str, row: int) -> str:
+    """The path that names one row of a dataset."""
+    return f"{file}#{key}/{row}"
+
+
+def read_row(path: str | Path) -> np.ndarray | None:
+    """The row that an address names, as stored; None when `path` is that of a plain file."""
+    found = _ADDRESS.fullmatch(str(path))
+    if found is None:
+        return None
+    rows = dataset(found["file"], found["key"])
+    row = int(found["row"])
+    if row >= len(rows):
+        raise OSError(f"no row {row}: {found['key']} has the rows 0 to {len(rows) - 1}")
+    return np.asarray(rows[row])
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What identifies the content: a file's bytes, or a row's shape, type and bytes."""
+    row = read_row(path)
+    if row is None:
+        return Path(path).read_bytes()
+    return f"{row.shape} {row.dtype.str} ".encode() + row.tobytes()
+
+
+def open_picture(path: str | Path) -> Image:
+    """A picture as PIL opens it; a row is (height, width, 3) or (height, width) of 8 bits."""
+    from PIL import Image
+
+    row = read_row(path)
+    if row is None:
+        return Image.open(path)
+    if row.dtype != np.uint8 or row.ndim not in (2, 3) or row.shape[2:] not in ((), (3,)):
+        raise OSError(f"a row {row.shape} of {row.dtype}, which is no picture of 8 bits")
+    return Image.fromarray(row)
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether the file, or the row and its file, can be read."""
+    try:
+        return read_row(path) is not None or Path(path).is_file()
+    except OSError:
+        return False
+
+
+def dataset(file: str | Path, key: str) -> Any:
+    """An HDF5 dataset, not yet read; its file stays open for the next row."""
+    stat = os.stat(file)
+    # A handle must not cross a fork, nor outlive the file that it was opened for.
+    handle = _handle(str(file), os.getpid(), stat.st_mtime_ns, stat.st_size)
+    found = handle.get(key)
+    if not getattr(found, "shape", ()):
+        raise OSError(f"no dataset {key!r}, only {sorted(handle)}")
+    return found
+
+
+@lru_cache(maxsize=8)
+def _handle(file: str, process: int, changed: int, size: int) -> Any:
+    import h5py
+
+    try:
+        # Read-only network drives often refuse locks, and nobody writes here.
+        return h5py.File(file, "r", locking=False)
+    except OSError as e:
+        raise OSError(f"a damaged HDF5 file ({' '.join(str(e).split())})") from e
