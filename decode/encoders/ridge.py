@@ -12,7 +12,8 @@ from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 class Ridge(Encoder):
     """A linear map per subject, solved in closed form for all targets at once.
 
-    `alphas` are penalties as in scikit-learn, None is a grid around the mean eigenvalue. `select`
+    `alphas` are penalties as in scikit-learn, for all targets or by name; None, or a name left out,
+    is a grid around the mean eigenvalue, and of a single one there is nothing to choose. `select`
     keeps that many voxels: those that, each alone, explain most of the first `components` principal
     components of the training targets. `per` says whether each target column, each named target or
     all share one strength; `by` whether it is chosen by exact leave-one-out (`loo`), generalised
@@ -22,6 +23,9 @@ class Ridge(Encoder):
     the shrinkage: leave-one-out predictions of the fitted rows get the variance of their targets
     (the re-standardisation of Ozcelik & VanRullen 2023 without a look at the test set).
 
+    For more targets than fit in memory, `stream` reads them a block of columns at a time, and
+    `form: dual` keeps trials x targets numbers in place of voxels x targets: the same function.
+
     Raises InputError for signals that do not fit the layouts and for subjects without trials.
     """
 
@@ -30,7 +34,7 @@ class Ridge(Encoder):
         layouts: Mapping[str, Layout],
         shapes: Mapping[str, Shape],
         *,
-        alphas: Sequence[float] | None = None,
+        alphas: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
         select: int | None = None,
         components: int = 10,
         per: Literal["target", "name", "all"] = "target",
@@ -39,11 +43,14 @@ class Ridge(Encoder):
         time: Literal["flatten", "mean"] = "flatten",
         rescale: Literal["none", "train"] = "none",
         use_validation: bool = True,
+        form: Literal["weights", "dual"] = "weights",
+        stream: bool = False,
     ) -> None:
         super().__init__()
         knobs = RidgeKnobs(
-            alphas, select, components, per, by, leave_out, time, rescale, use_validation
-        )
+            alphas, select, components, per, by, leave_out, time, rescale, use_validation,
+            form, stream,
+        )  # fmt: skip
         self.ridge = SubjectRidge(layouts, shapes, knobs)
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:

@@ -98,20 +98,30 @@ def _check(x: Tensor, rows: int, alphas: Sequence[float] | None) -> None:
         raise InputError(f"ridge: alphas must be a list of numbers >= 0, got {list(alphas)}")
 
 
-def factor(x: Array) -> Factor:
-    """Decompose features (trial, feature) once; float64 inside, precision of `x` outside."""
-    x = torch.as_tensor(x)
+def centred_gram(x: Tensor, *, of: Literal["trials", "features"]) -> tuple[Tensor, Tensor]:
+    """Inner products of centred trials (trial, trial), or of centred features, float64, and the
+    mean (feature,) that was taken off. Raises InputError for features that are not finite.
+    """
     if x.ndim != 2:
         raise InputError(f"ridge: expected features (trial, feature), got {tuple(x.shape)}")
     if not bool(torch.isfinite(x).all()):
         raise InputError("ridge: features hold NaN or infinite values; clean them first")
     n, p = x.shape
     mean = x.mean(0, dtype=torch.float64)
-    dual = n < p
-    gram = torch.zeros(min(n, p), min(n, p), dtype=torch.float64, device=x.device)
-    for b in _blocks(p, n) if dual else _blocks(n, p):
-        part = x[:, b].double() - mean[b] if dual else (x[b].double() - mean).T
+    size = n if of == "trials" else p
+    gram = torch.zeros(size, size, dtype=torch.float64, device=x.device)
+    for b in _blocks(p, n) if of == "trials" else _blocks(n, p):
+        part = x[:, b].double() - mean[b] if of == "trials" else (x[b].double() - mean).T
         gram.addmm_(part, part.T)
+    return gram, mean
+
+
+def factor(x: Array) -> Factor:
+    """Decompose features (trial, feature) once; float64 inside, precision of `x` outside."""
+    x = torch.as_tensor(x)
+    dual = x.ndim == 2 and x.shape[0] < x.shape[1]
+    gram, mean = centred_gram(x, of="trials" if dual else "features")
+    n, p = x.shape
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
     # Below this the eigenvalues are rounding noise of the Gram matrix itself.

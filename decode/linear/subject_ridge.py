@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import (
     Factor,
     choose,
@@ -25,17 +26,29 @@ from decode.linear.ridge import (
 )
 from decode.networks.blocks import Passport, by_subject, numel, scatter
 from decode.progress import progress
+from decode.store import Columns
 
 Per = Literal["target", "name", "all"]
 By = Literal["loo", "gcv", "validation"]
 Time = Literal["flatten", "mean"]
+Form = Literal["weights", "dual"]
+BLOCK = 2**26  # numbers of targets held at once
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """Batches whose targets can be read apart, a block of columns at a time."""
+
+    def without_targets(self) -> Iterator[Batch]: ...
+
+    def columns(self, names: Sequence[str], trial: Tensor) -> Columns: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RidgeKnobs:
     """How a ridge is fitted; see `decode.encoders.ridge.Ridge` for what each means."""
 
-    alphas: Sequence[float] | None = None
+    alphas: Sequence[float] | Mapping[str, Sequence[float]] | None = None
     select: int | None = None
     components: int = 10
     per: Per = "target"
@@ -44,6 +57,8 @@ class RidgeKnobs:
     time: Time = "flatten"
     rescale: Literal["none", "train"] = "none"
     use_validation: bool = True
+    form: Form = "weights"
+    stream: bool = False
 
     def __post_init__(self) -> None:
         allowed = {
@@ -52,6 +67,7 @@ class RidgeKnobs:
             "leave_out": ("trial", "stimulus"),
             "time": get_args(Time),
             "rescale": ("none", "train"),
+            "form": get_args(Form),
         }
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
@@ -62,6 +78,15 @@ class RidgeKnobs:
             raise InputError(
                 f"encoder.select: expected 1 voxel or more, or null, got {self.select}"
             )
+        if self.select is not None and self.stream:
+            raise InputError(
+                "encoder: select ranks voxels by all targets at once, stream never holds them; "
+                "leave one out"
+            )
+        if isinstance(self.alphas, Mapping) and self.per == "all":
+            raise InputError(
+                "encoder: per=all shares one strength, alphas differ by target; use name"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +94,7 @@ class Rows:
     """All trials of one subject: features (trial, feature), targets (trial, all targets joined)."""
 
     x: Tensor
-    y: Tensor
+    y: Tensor | Columns
     stimulus: Tensor
     trial: Tensor
 
@@ -97,7 +122,12 @@ class SubjectRidge(nn.Module):
             kept = min(knobs.select or available, available)
             if knobs.select is not None:
                 self.register_buffer(f"chosen_{i}", torch.arange(kept))
-            self.register_buffer(f"weights_{i}", torch.zeros(kept, width))
+            if knobs.form == "dual":
+                # As many rows as there are training trials, known once fitted or loaded.
+                self.register_buffer(f"mean_{i}", torch.zeros(kept))
+                self.register_buffer(f"trials_{i}", torch.zeros(0, kept))
+            rows = 0 if knobs.form == "dual" else kept
+            self.register_buffer(f"weights_{i}", torch.zeros(rows, width))
             self.register_buffer(f"intercept_{i}", torch.zeros(width))
             self.register_buffer(f"alpha_{i}", torch.zeros(width))
         self.register_buffer("fitted", torch.zeros(len(features), dtype=torch.bool))
@@ -115,6 +145,8 @@ class SubjectRidge(nn.Module):
         for s, row, x in self._windows(batch):
             if self.knobs.select is not None:
                 x = x[:, self.get_buffer(f"chosen_{s}")]
+            if self.knobs.form == "dual":
+                x = (x - self.get_buffer(f"mean_{s}")) @ self.get_buffer(f"trials_{s}").T
             weights, intercept = self.get_buffer(f"weights_{s}"), self.get_buffer(f"intercept_{s}")
             parts.append((row, x @ weights + intercept))
         return self.split(scatter(parts, len(batch)))
@@ -151,10 +183,14 @@ class SubjectRidge(nn.Module):
                 )
             if self.knobs.by != "validation" and held is not None:
                 rows, held = _stack(rows, held), None
+            if self._fixed() and not honest:
+                self._solve_fixed(s, rows)
+                continue
             f, alpha = self._solve(s, rows, held)
             if honest:
                 trials.append(rows.trial)
-                made.append(left_out(f, rows.y, alpha, groups=self._groups(rows)))
+                y = rows.y[:, :]
+                made.append(left_out(f, y, alpha, groups=self._groups(rows)))
         return (torch.cat(trials), torch.cat(made)) if honest else None
 
     def _needs_validation(self) -> bool:
@@ -168,68 +204,178 @@ class SubjectRidge(nn.Module):
 
     def _gather(self, batches: Iterable[Batch]) -> dict[int, Rows]:
         parts: dict[int, list[Rows]] = {}
-        for batch in batches:
+        apart = batches if self.knobs.stream and isinstance(batches, Streamed) else None
+        for batch in batches if apart is None else apart.without_targets():
             self.passport.check(batch)
-            y = self.join(batch.targets)
+            joined = self.join(batch.targets) if apart is None else None
             for s, row, x in self._windows(batch):
-                mine = Rows(x.float(), y[row], batch.stimulus[row], batch.trial[row])
+                y = batch.brain.new_empty(len(row), 0) if joined is None else joined[row]
+                mine = Rows(x.float(), y, batch.stimulus[row], batch.trial[row])
                 parts.setdefault(s, []).append(mine)
-        return {s: _stack(*parts[s]) for s in sorted(parts)}
+        found = {s: _stack(*parts[s]) for s in sorted(parts)}
+        if apart is None:
+            return found
+        names = list(self.shapes)
+        return {s: replace(r, y=apart.columns(names, r.trial)) for s, r in found.items()}
 
     def _groups(self, rows: Rows) -> Tensor | None:
         return rows.stimulus if self.knobs.leave_out == "stimulus" else None
 
-    def _share(self) -> Tensor | None:
-        if self.knobs.per == "target":
-            return None
-        names = torch.arange(len(self.sizes)) * (self.knobs.per == "name")
-        return names.repeat_interleave(torch.tensor(self.sizes))
+    def _enough(self, s: int, rows: Rows) -> None:
+        if len(rows.x) < 3:
+            raise InputError(
+                f"ridge needs 3 training trials of {self.passport.subjects[s]}, got {len(rows.x)}"
+            )
 
     def _solve(self, s: int, rows: Rows, held: Rows | None) -> tuple[Factor, Tensor]:
-        x, y = rows.x, rows.y
-        if len(x) < 3:
-            raise InputError(
-                f"ridge needs 3 training trials of {self.passport.subjects[s]}, got {len(x)}"
-            )
+        self._enough(s, rows)
+        x = rows.x
         if self.knobs.select is not None:
-            scores = rank_features(x, y, components=self.knobs.components)
+            scores = rank_features(x, rows.y[:, :], components=self.knobs.components)
             best = scores.topk(len(self.get_buffer(f"chosen_{s}"))).indices.sort().values
             self.get_buffer(f"chosen_{s}").copy_(best)
             x = x[:, best]
             held = None if held is None else replace(held, x=held.x[:, best])
         f = factor(x)
-        alpha = self._choose(f, rows, held)
-        weights, intercept = solve(f, y, alpha)
-        if self.knobs.rescale == "train":
-            mean = y.mean(0, dtype=torch.float64)
-            honest = left_out(f, y, alpha, groups=self._groups(rows))
-            gain = (variance(y, like=y) / variance(honest, like=y).clamp(min=1e-30)).sqrt()
-            gain = torch.where(variance(y, like=y) > 0, gain, 1)
-            weights = weights * gain.to(weights)
-            intercept = (mean + gain * (intercept.double() - mean)).to(intercept)
-        self.get_buffer(f"weights_{s}").copy_(weights)
-        self.get_buffer(f"intercept_{s}").copy_(intercept)
-        self.get_buffer(f"alpha_{s}").copy_(alpha)
-        self.fitted[s] = True
+        alpha = torch.cat([self._choose(f, rows, held, c, grid) for c, grid in self._grids(f)])
+        self._fill(s, f, rows, alpha)
         return f, alpha
 
-    def _choose(self, f: Factor, rows: Rows, held: Rows | None) -> Tensor:
-        grid = strengths(f) if self.knobs.alphas is None else [float(a) for a in self.knobs.alphas]
-        if held is not None:
-            errors = validation_errors(f, rows.y, grid, held.x, held.y)
-        elif self.knobs.by == "gcv":
-            errors = generalised_errors(f, rows.y, grid)
-        else:
-            errors = left_out_errors(f, rows.y, grid, groups=self._groups(rows))
-        if bool(errors.isnan().any()):
+    def _fixed(self) -> bool:
+        """Whether the shortest way is open: a dual of given strengths."""
+        given = self.knobs.alphas
+        if self.knobs.form != "dual" or self.knobs.select or given is None:
+            return False
+        if not isinstance(given, Mapping):
+            return len(given) == 1 and given[0] > 0 and self._groups_are_trials()
+        alone = all(len(given.get(n) or ()) == 1 and given[n][0] > 0 for n in self.shapes)
+        return alone and self._groups_are_trials()
+
+    def _groups_are_trials(self) -> bool:
+        return self.knobs.leave_out == "trial"
+
+    def _solve_fixed(self, s: int, rows: Rows) -> None:
+        self._enough(s, rows)
+        solver = FixedDual(rows.x)
+        self._make_room(s, rows.x, solver.mean)
+        for columns, (alpha,) in self._grids(None):
+            self.get_buffer(f"alpha_{s}")[columns] = alpha
+            for b in self._blocks(columns, len(rows.x), "ridge weights"):
+                y = rows.y[:, b]
+                weights, intercept = solver(y, alpha)
+                if self.knobs.rescale == "train":
+                    weights *= _gain(y, solver.left_out(y, weights, alpha)).to(weights)
+                self._keep(s, b, weights, intercept)
+        self._finish(s)
+
+    def _make_room(self, s: int, x: Tensor, mean: Tensor) -> None:
+        """Buffers of the dual form, as long as there are trials."""
+        self.get_buffer(f"mean_{s}").copy_(mean)
+        setattr(self, f"trials_{s}", x - mean.to(x))
+        setattr(self, f"weights_{s}", x.new_zeros(len(x), sum(self.sizes)))
+
+    def _fill(self, s: int, f: Factor, rows: Rows, alpha: Tensor) -> None:
+        """Weights and intercept of one subject, a block of targets at a time."""
+        dual = self.knobs.form == "dual"
+        if dual:
+            self._make_room(s, f.x, f.mean)
+        for b in self._blocks(slice(0, len(alpha)), len(f.x), "ridge weights"):
+            y = rows.y[:, b]
+            weights, intercept = (solve_dual if dual else solve)(f, y, alpha[b])
+            if self.knobs.rescale == "train":
+                gain = _gain(y, left_out(f, y, alpha[b], groups=self._groups(rows)))
+                weights = weights * gain.to(weights)
+                if not dual:
+                    mean = y.mean(0, dtype=torch.float64)
+                    intercept = (mean + gain * (intercept.double() - mean)).to(intercept)
+            self._keep(s, b, weights, intercept)
+        self.get_buffer(f"alpha_{s}").copy_(alpha)
+        self._finish(s)
+
+    def _keep(self, s: int, block: slice, weights: Tensor, intercept: Tensor) -> None:
+        self.get_buffer(f"weights_{s}")[:, block] = weights
+        self.get_buffer(f"intercept_{s}")[block] = intercept.to(weights)
+
+    def _finish(self, s: int) -> None:
+        if not bool(self.get_buffer(f"intercept_{s}").isfinite().all()):
             raise InputError("ridge: targets hold NaN or infinite values; clean them first")
-        return choose(errors, grid, share=self._share(), scale=variance(rows.y, like=f.left))
+        self.fitted[s] = True
+
+    def _blocks(self, columns: slice, height: int, label: str) -> Iterator[slice]:
+        step = max(1, BLOCK // height)
+        starts = range(columns.start, columns.stop, step)
+        for first in progress(starts, label, total=len(starts)) if len(starts) > 1 else starts:
+            yield slice(first, min(first + step, columns.stop))
+
+    def _grids(self, f: Factor | None) -> Iterator[tuple[slice, list[float]]]:
+        """Columns that are chosen together, and the strengths to choose from."""
+        given = self.knobs.alphas
+        if self.knobs.per == "all":
+            names = [("", sum(self.sizes))]
+        else:
+            names = list(zip(self.shapes, self.sizes, strict=True))
+        first = 0
+        for name, size in names:
+            grid = given.get(name) if isinstance(given, Mapping) else given
+            if grid is None:
+                assert f is not None
+                alphas = strengths(f)
+            else:
+                alphas = [float(a) for a in grid]
+            yield slice(first, first + size), alphas
+            first += size
+
+    def _choose(
+        self, f: Factor, rows: Rows, held: Rows | None, columns: slice, grid: list[float]
+    ) -> Tensor:
+        """The strength of each of these columns (column,), float64."""
+        if len(grid) == 1:
+            return torch.full((columns.stop - columns.start,), grid[0], dtype=torch.float64)
+        errors, scales = [], []
+        for b in self._blocks(columns, len(f.x), "ridge strengths"):
+            y = rows.y[:, b]
+            if held is not None:
+                errors.append(validation_errors(f, y, grid, held.x, held.y[:, b]))
+            elif self.knobs.by == "gcv":
+                errors.append(generalised_errors(f, y, grid))
+            else:
+                errors.append(left_out_errors(f, y, grid, groups=self._groups(rows)))
+            scales.append(variance(y, like=f.left))
+        every = torch.cat(errors, 1)
+        if bool(every.isnan().any()):
+            raise InputError("ridge: targets hold NaN or infinite values; clean them first")
+        share = None if self.knobs.per == "target" else torch.zeros(every.shape[1])
+        return choose(every, grid, share=share, scale=torch.cat(scales)).cpu()
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+        for i in range(len(self.passport.subjects)):
+            for name in (f"trials_{i}", f"weights_{i}"):
+                saved = state.get(prefix + name)
+                if self.knobs.form == "dual" and saved is not None:
+                    mine = self.get_buffer(name)
+                    setattr(self, name, mine.new_zeros(len(saved), mine.shape[1]))
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+def _gain(y: Tensor, honest: Tensor) -> Tensor:
+    """(target,) what undoes the shrinkage of honest predictions; 1 for a constant target."""
+    spread = variance(y, like=y)
+    gain = (spread / variance(honest, like=y).clamp(min=1e-30)).sqrt()
+    return torch.where(spread > 0, gain, 1)
 
 
 def _stack(*parts: Rows) -> Rows:
+    first = parts[0].y
+    if isinstance(first, Tensor):
+        y: Tensor | Columns = torch.cat([p.y for p in parts if isinstance(p.y, Tensor)])
+    else:
+        y = first
+        for p in parts[1:]:
+            assert isinstance(p.y, Columns)
+            y = y.followed_by(p.y)
     return Rows(
         torch.cat([p.x for p in parts]),
-        torch.cat([p.y for p in parts]),
+        y,
         torch.cat([p.stimulus for p in parts]),
         torch.cat([p.trial for p in parts]),
     )
