@@ -146,7 +146,7 @@ def test_two_at_once_simulate_once(tmp_path, monkeypatch):
 def test_without_noise_a_window_is_the_response(tmp_path):
     data = SimulatedMEG(tmp_path, **{**SMALL, "n_subjects": 1, "noise": 0.0})
     who = participant("meg", sfreq=125.0, seed=(0, 0, 2))
-    features = simulation.image_features([scene for _, _, scene in data._study._scenes])
+    features = simulation.image_features([scene for _, _, scene in data._scenes])
     run = list(data.recordings("sub-01"))[1]
     got = meeg(run, kinds=["mag"], l_freq=None, sfreq=None, window=(0.0, 0.6), baseline=None)
     window = got.signal[int(got.table["start"][4]) + np.arange(75)].T

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
-from decode.store import whole_file
+from decode.pictures import write_picture
 
 _VARIABLES = ("fmriTrn", "fmriTest", "stimTrn", "stimTest", "labelTrn", "labelTest")
 _DIGITS = {1: 6, 2: 9}
@@ -64,19 +63,6 @@ def read(file: Path) -> dict[str, np.ndarray]:
         "digit": np.array([_DIGITS[int(x)] for x in label]),
         "published": np.repeat(["train", "test"], [len(raw["fmriTrn"]), len(raw["fmriTest"])]),
     }
-
-
-def write_picture(picture: np.ndarray, path: Path) -> None:
-    """Save grey levels (height, width) as PNG unless just that is there; never half of it."""
-    from PIL import Image
-
-    content = BytesIO()
-    Image.fromarray(picture).save(content, format="PNG")
-    if path.is_file() and path.read_bytes() == content.getvalue():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_bytes(content.getvalue())
 
 
 class Digits69:

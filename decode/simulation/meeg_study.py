@@ -9,21 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.progress import progress
 from decode.recordings.meeg import read_meeg
 from decode.simulation.meeg import LINE_HZ, image_features, simulate_run, whitened_response
 from decode.simulation.meeg_participant import RESPONSE_S, Participant, participant
 from decode.simulation.scenes import Scene, as_stimulus, test_scenes, training_scenes
+
+Sensors = Literal["eeg", "meg"]
 
 VERSION = 3
 TASK = "scenes"
@@ -43,7 +45,7 @@ APPROXIMATION = (
 class Design:
     """Everything that decides the content of a study."""
 
-    modality: Literal["eeg", "meg"]
+    modality: Sensors
     n_subjects: int
     n_train: int
     train_repeats: int
@@ -71,17 +73,45 @@ class Design:
 
 
 class Study:
-    """Simulated once per participant, when its recordings or truth are first asked for."""
+    """Simulated once per participant, when its recordings or truth are first asked for.
 
-    def __init__(self, name: str, root: Path, design: Design) -> None:
-        self.design = design
-        self.folder = root / f"{name}-{design.digest()}"
-        self.subjects = tuple(f"sub-{i + 1:02d}" for i in range(design.n_subjects))
+    Subclasses say in `facts` what the sensors are. `noise` multiplies everything that is not the
+    response; `sfreq` is in Hz. Raises InputError for a design that cannot be recorded.
+    """
+
+    facts: ClassVar[Facts]
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        n_subjects: int = 2,
+        n_train: int = 1500,
+        train_repeats: int = 2,
+        n_test: int = 100,
+        test_repeats: int = 8,
+        noise: float = 1.0,
+        sfreq: float = 200.0,
+        seed: int = 0,
+    ) -> None:
+        self.design = Design(
+            modality=cast(Sensors, self.facts.modality),
+            n_subjects=n_subjects,
+            n_train=n_train,
+            train_repeats=train_repeats,
+            n_test=n_test,
+            test_repeats=test_repeats,
+            noise=noise,
+            sfreq=sfreq,
+            seed=seed,
+        )
+        self.folder = Path(root) / f"simulated_{self.design.modality}-{self.design.digest()}"
+        self.subjects = tuple(f"sub-{i + 1:02d}" for i in range(n_subjects))
 
     def recordings(self, subject: str) -> Iterator[Recording]:
         """Runs in order, training runs first."""
         self._simulate(subject)
-        uids = {Path(str(s.path)).name: uid for uid, s in self.stimuli.items()}
+        uids = {Path(str(s.path)).name: uid for uid, s in self._stimuli.items()}
         folder = self.folder / subject / self.design.modality
         for path in sorted(folder.glob(f"*_{self.design.modality}.fif")):
             stem = path.name.removesuffix(f"_{self.design.modality}.fif")
@@ -95,8 +125,11 @@ class Study:
                 uid_of=uids.__getitem__,
             )
 
+    def stimuli(self) -> Mapping[str, Stimulus]:
+        return self._stimuli
+
     @cached_property
-    def stimuli(self) -> dict[str, Stimulus]:
+    def _stimuli(self) -> dict[str, Stimulus]:
         """The pictures, drawn into `stimuli/` where they are not there yet."""
         folder = self.folder / "stimuli"
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +235,7 @@ class Study:
 
     def _stimulus(self, row: int) -> Stimulus:
         part, index, _ = self._scenes[row]
-        return self.stimuli[f"scene/{part}/{self.design.seed}/{index:05d}"]
+        return self._stimuli[f"scene/{part}/{self.design.seed}/{index:05d}"]
 
     def _write_truth(self, subject: str, who: Participant) -> None:
         response = whitened_response(who, self._features).astype(np.float32)
@@ -212,7 +245,7 @@ class Study:
         with partial.open("wb") as file:
             np.savez(
                 file,
-                stimuli=np.array(list(self.stimuli)),
+                stimuli=np.array(list(self._stimuli)),
                 response=response,
                 noise=np.full(response.shape[1], self.design.noise**2, np.float32),
             )

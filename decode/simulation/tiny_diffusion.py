@@ -186,7 +186,7 @@ def train_unet(
     average = copy.deepcopy(unet).requires_grad_(False)
     noise, _ = make_schedulers()
     optimiser = torch.optim.AdamW(
-        unet.parameters(), lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01
+        unet.parameters(), lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.5e-3, steps, pct_start=0.05)
     bar = tqdm(batches(len(latents), size=batch, steps=steps, seed=seed), "unet", steps)

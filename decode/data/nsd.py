@@ -1,0 +1,163 @@
+"""The Natural Scenes Dataset as published: single-trial betas at 7 T, one recording per session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.recordings import nsd, nsd_betas, nsd_pictures
+
+BETAS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf")
+# Name of the test split -> the last session that it knows of.
+TESTS = {"shared1000": 40, "shared982": 37}
+
+
+class NSD:
+    """Up to 30,000 single-trial betas of each of eight people who look at COCO pictures.
+
+    `root` has the layout of the published bucket (docs/data_nsd.md). `betas` names the version; a
+    session is read from `betas_sessionNN.hdf5` or `.nii.gz`, whichever is there. `mask` and `rois` are
+    files of the subject's `roi` folder; voxels keep the C order of the mask's (x, y, z) array as
+    nibabel gives it, and the first of `rois` that has a voxel names its region. `ncsnr_above` keeps
+    voxels by the published map, which NSD computed from all repeats, those of test pictures included.
+
+    `test` names the split. "shared1000": every trial of the pictures that all subjects share is a
+    test trial, in all sessions. "shared982": the same within the first 37 sessions, the only ones
+    that are read; subjects with 40 sessions saw 982 of the pictures there. Some test pictures were
+    shown less than three times, more so to subjects with fewer sessions: averages are over what exists.
+
+    `sessions` keeps training trials of the first so many scanning sessions ("hours"); later training
+    trials belong to no part. Test trials come from all sessions up to `last_session` (null: all that
+    were released), each of which must be there. `captions` is one file or several, absolute or below
+    `root`: COCO's captions_*.json, or an .npy table of text with a row per picture.
+
+    Events: trial (of the experiment, from 0), repeat (1 = first time), session. Raises InputError for
+    missing, broken or contradictory files. Allen et al. 2022, doi:10.1038/s41593-021-00962-x.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        citation="Allen et al. (2022), Nature Neuroscience 25:116-126",
+        licence="NSD terms of use (access form)",
+        modality="fmri",
+        n_subjects=8,
+        sfreq=1.0,
+        n_stimuli=73000,
+        n_trials=213000,
+    )
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        betas: str = BETAS[0],
+        test: str = "shared1000",
+        mask: str = "nsdgeneral",
+        rois: Sequence[str] = (),
+        ncsnr_above: float | None = None,
+        sessions: int | None = None,
+        last_session: int | None = None,
+        captions: str | Sequence[str] | None = None,
+    ) -> None:
+        self.root = Path(root)
+        for key, value, allowed in (("betas", betas, BETAS), ("test", test, tuple(TESTS))):
+            if value not in allowed:
+                raise InputError(f"data.{key}: expected one of {list(allowed)}, got {value!r}")
+        for key, number in (("sessions", sessions), ("last_session", last_session)):
+            if number is not None and number < 1:
+                raise InputError(f"data.{key}: expected at least 1 session, got {number}")
+        self.betas, self.test, self.mask, self.rois = betas, test, mask, tuple(rois)
+        self.ncsnr_above, self.sessions, self.last_session = ncsnr_above, sessions, last_session
+        given = [captions] if isinstance(captions, str) else list(captions or ())
+        self.captions = [self.root / c for c in given]
+        self.subjects: tuple[str, ...] = tuple(
+            s for s in nsd.SUBJECTS if nsd.beta_folder(self.root, s, betas).is_dir()
+        )
+        if not self.subjects:
+            raise InputError(
+                f"nsd: expected {nsd.beta_folder(Path(), 'subj01', betas)} or that of another subject "
+                f"in {self.root}, found none; set paths.data to the folder that contains nsd, or "
+                "data.betas to the version that is there"
+            )
+
+    @cached_property
+    def design(self) -> nsd.Design:
+        return nsd.read_design(self.root)
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        """One recording per session: (trial, voxel) in percent signal change."""
+        if subject not in self.subjects:
+            raise InputError(
+                f"nsd: expected a subject out of {list(self.subjects)}, which have {self.betas} in "
+                f"{self.root}, got {subject!r}; correct subjects or fetch the betas"
+            )
+        files = self._files(subject)
+        folder = nsd.beta_folder(self.root, subject, self.betas)
+        voxels, channels = nsd.read_voxels(
+            self.root,
+            subject,
+            mask=self.mask,
+            rois=self.rois,
+            ncsnr=folder / "ncsnr.nii.gz",
+            ncsnr_above=self.ncsnr_above,
+        )
+        n = nsd_pictures.count_pictures(self.root)
+        trials = {s: self.design.trials(subject, s) for s in files}
+        for table in trials.values():
+            nsd_pictures.check_images(table["image"].to_numpy(), n, self.root, self.design.path)
+        for session, path in files.items():
+            table = trials[session]
+            signal = nsd_betas.read_betas(path, voxels, len(table))
+            name = f"{session:02d}"
+            events = self._events(table, session)
+            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events)
+
+    def stimuli(self) -> Mapping[str, Stimulus]:
+        """All pictures of the stimulus file, made when asked for."""
+        return self._pictures
+
+    def truth(self, subject: str) -> Truth | None:
+        return None
+
+    @cached_property
+    def _pictures(self) -> nsd_pictures.Pictures:
+        return nsd_pictures.read_pictures(self.root, self.design, self.captions)
+
+    def _files(self, subject: str) -> dict[int, Path]:
+        """The session files to read; InputError for the first that is missing."""
+        folder = nsd.beta_folder(self.root, subject, self.betas)
+        found = nsd_betas.session_files(folder)
+        released = min(nsd.RELEASED[subject], self.design.n_sessions)
+        last = min(released, TESTS[self.test], self.last_session or released)
+        if self.sessions is not None and self.sessions > last:
+            raise InputError(
+                f"data.sessions: expected at most {last} sessions of {subject} with test="
+                f"{self.test}, got {self.sessions}; lower it"
+            )
+        missing = [s for s in range(1, last + 1) if s not in found]
+        if missing:
+            raise InputError(
+                f"{folder}: expected betas_session01 to betas_session{last:02d} (.hdf5 or .nii.gz), "
+                f"betas_session{missing[0]:02d} is missing ({len(missing)} such); fetch it, or set "
+                f"data.last_session={missing[0] - 1} to go without, which makes another test set"
+            )
+        return {s: found[s] for s in range(1, last + 1)}
+
+    def _events(self, table: pd.DataFrame, session: int) -> pd.DataFrame:
+        used = self.sessions is None or session <= self.sessions
+        return pd.DataFrame(
+            {
+                "onset": np.arange(len(table), dtype=float),
+                "duration": 1.0,
+                "stimulus": [nsd_pictures.uid(i) for i in table["image"]],
+                "split": np.where(table["shared"], "test", "train" if used else ""),
+                "trial": table["trial"].to_numpy(),
+                "repeat": table["repeat"].to_numpy(),
+                "session": f"{session:02d}",
+            }
+        )

@@ -1,0 +1,129 @@
+"""Betas of one subject in files of their own: .npy, .mat or NIfTI, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError
+from decode.recordings.bold import Voxels, read_mask, read_run
+
+READ = (".npy", ".mat", ".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Betas:
+    """Arrays (trial, voxel) of several files as if they were one; `voxels` for images."""
+
+    arrays: Sequence[np.ndarray]
+    names: list[str]
+    voxels: Voxels | None
+
+    def __len__(self) -> int:
+        return sum(len(a) for a in self.arrays)
+
+    @property
+    def n_voxels(self) -> int:
+        return int(self.arrays[0].shape[1])
+
+    def rows(self, wanted: np.ndarray) -> np.ndarray:
+        """(row, voxel) float32 of the wanted rows, in their order."""
+        out = np.empty((len(wanted), self.n_voxels), np.float32)
+        begin = 0
+        for array in self.arrays:
+            here = (wanted >= begin) & (wanted < begin + len(array))
+            out[here] = array[wanted[here] - begin]
+            begin += len(array)
+        return out
+
+
+def open_betas(folder: Path, files: str, variable: str, mask: str) -> Betas:
+    """The files of `folder` that match the pattern `files`; InputError where they do not fit."""
+    paths = [p for p in folder.glob(files) if p.name.endswith(READ) and p.name != mask]
+    paths.sort(key=lambda p: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", p.name)])
+    if not paths:
+        raise InputError(
+            f"{folder}: expected betas in files {files!r} ({', '.join(READ)}), found "
+            f"{sorted(p.name for p in folder.iterdir())[:6]}; correct data.files"
+        )
+    images = [p.name.endswith((".nii", ".nii.gz")) for p in paths]
+    voxels = read_mask(folder / mask) if any(images) else None
+    arrays = [_read(p, variable, voxels) for p in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        if array.ndim != 2 or array.dtype.kind not in "fiu":
+            raise InputError(
+                f"{path}: expected numbers (trial, voxel), got {array.shape} of {array.dtype}"
+            )
+        if array.shape[1] != arrays[0].shape[1]:
+            raise InputError(
+                f"{path}: expected {arrays[0].shape[1]} voxels as in {paths[0].name}, got "
+                f"{array.shape[1]}; betas are (trial, voxel): transpose the array or leave the file out"
+            )
+    return Betas(arrays, [p.name for p in paths], voxels)
+
+
+def read_channels(path: Path, betas: Betas) -> pd.DataFrame:
+    """One row per voxel: from the mask or by number, with what the table at `path` says, if any."""
+    n = betas.n_voxels
+    if betas.voxels is not None:
+        channels = betas.voxels.channels()
+    else:
+        channels = pd.DataFrame({"name": [f"voxel{i:05d}" for i in range(n)], "kind": "bold"})
+        channels = channels.assign(x=np.nan, y=np.nan, z=np.nan, roi="")
+    if not path.is_file():
+        return channels
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    known = [c for c in ("name", "roi", "x", "y", "z") if c in table]
+    if len(table) != n or not known:
+        raise InputError(
+            f"{path}: expected a row for each of {n} voxels with some of name, roi, x, y, z, got "
+            f"{len(table)} rows with {list(table)}"
+        )
+    for column in known:
+        words = column in ("name", "roi")
+        channels[column] = table[column].fillna("").astype(str) if words else table[column]
+    return channels
+
+
+def _read(path: Path, variable: str, voxels: Voxels | None) -> np.ndarray:
+    if voxels is not None and path.name.endswith((".nii", ".nii.gz")):
+        return read_run(path, voxels)
+    if path.suffix == ".mat":
+        return _read_mat(path, variable)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(
+            f"{path}: expected a whole .npy array of numbers, got: {e}; save it again"
+        ) from e
+    return array
+
+
+def _read_mat(path: Path, variable: str) -> np.ndarray:
+    """A variable of a MATLAB file; since version 7.3 these are HDF5, with the axes reversed."""
+    import h5py
+    from scipy.io import loadmat, whosmat
+
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                there, found = sorted(file), file.get(variable)
+                array = None if found is None else np.asarray(found).T
+        else:
+            there = [name for name, *_ in whosmat(path)]
+            array = loadmat(path, variable_names=[variable]).get(variable)
+    except Exception as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise InputError(
+            f"{path}: expected a whole MATLAB file, got {reason}; save it again"
+        ) from e
+    if array is None:
+        raise InputError(
+            f"{path}: expected the variable {variable!r}, got {there}; set data.variable"
+        )
+    return np.asarray(array)

@@ -1,0 +1,184 @@
+"""Pictures and captions of the Natural Scenes Dataset, made into stimuli when they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decode import content
+from decode.core import InputError, Stimulus
+from decode.recordings.nsd import Design
+
+PICTURES = Path("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
+INFO = Path("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
+KEY = "imgBrick"
+_PREFIX = "nsd/"
+
+Captions = Mapping[int, tuple[str, ...]]
+
+
+def uid(image: int) -> str:
+    """`nsd/00041`: picture 41 of the stimulus file, counted from 0."""
+    return f"{_PREFIX}{image:05d}"
+
+
+class Pictures(Mapping[str, Stimulus]):
+    """Every picture of the stimulus file as a stimulus, made on demand; no pixel is read here.
+
+    A stimulus' text is its first caption that is not empty; `labels` holds nsd_id, coco_id, shared
+    and, when captions were given, all of them as the tuple `captions`.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        n: int,
+        coco: np.ndarray,
+        shared: frozenset[int],
+        captions: Captions | None,
+    ) -> None:
+        self._file, self._n, self._coco = file, n, coco
+        self._shared, self._captions = shared, captions
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[str]:
+        return (uid(i) for i in range(self._n))
+
+    def __getitem__(self, name: str) -> Stimulus:
+        number = name.removeprefix(_PREFIX)
+        if not number.isdecimal() or uid(int(number)) != name or int(number) >= self._n:
+            raise KeyError(name)
+        image = int(number)
+        labels: dict[str, object] = {
+            "nsd_id": image,
+            "coco_id": int(self._coco[image]),
+            "shared": image in self._shared,
+        }
+        text = None
+        if self._captions is not None:
+            words = self._captions.get(image, ())
+            text = next((w for w in words if w), None)
+            if text is None:
+                raise InputError(
+                    f"nsd: expected a caption of picture {image} (COCO {labels['coco_id']}) in "
+                    "data.captions, got none; add the other COCO file (train or val) or set "
+                    "data.captions=null"
+                )
+            labels["captions"] = tuple(w for w in words if w)
+        path = content.address(self._file, KEY, image)
+        return Stimulus(name, "image", path=path, text=text, labels=labels)
+
+
+def read_pictures(root: Path, design: Design, captions: Sequence[Path]) -> Pictures:
+    """The pictures below `root`, with captions from the given files, if any."""
+    n = count_pictures(root)
+    coco = read_coco(root, n)
+    shared = frozenset(design.images[:, design.shared].ravel().tolist())
+    words = read_captions(captions, coco) if captions else None
+    return Pictures(root / PICTURES, n, coco, shared, words)
+
+
+def count_pictures(root: Path) -> int:
+    """Rows of the stimulus file."""
+    file = root / PICTURES
+    try:
+        return int(content.dataset(file, KEY).shape[0])
+    except FileNotFoundError as e:
+        raise InputError(
+            f"nsd: expected the pictures at {file}, found no such file; put it there"
+        ) from e
+    except OSError as e:
+        raise InputError(
+            f"{file}: expected the dataset {KEY!r} (picture, height, width, 3), got {e}; "
+            "fetch the file again"
+        ) from e
+
+
+def check_images(images: np.ndarray, n: int, root: Path, design: Path) -> None:
+    """InputError unless every picture (from 0) is in the stimulus file of `n` rows."""
+    outside = images[images >= n]
+    if len(outside):
+        raise InputError(
+            f"{design}: picture {outside[0]} is not in {root / PICTURES}, which has the rows 0 to "
+            f"{n - 1} ({len(np.unique(outside))} such pictures); fetch the whole stimulus file"
+        )
+
+
+def read_coco(root: Path, n: int) -> np.ndarray:
+    """COCO number (picture,) of each of the `n` pictures."""
+    path = root / INFO
+    try:
+        table = pd.read_csv(path, usecols=["nsdId", "cocoId"])
+    except FileNotFoundError as e:
+        raise InputError(
+            f"nsd: expected the table of pictures at {path}, found no such file; put it there"
+        ) from e
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"{path}: expected a table with columns nsdId and cocoId, got: {e}; fetch it again"
+        ) from e
+    coco = np.full(n, -1, np.int64)
+    known = table[table["nsdId"].between(0, n - 1)]
+    coco[known["nsdId"].to_numpy()] = known["cocoId"].to_numpy()
+    if (coco < 0).any():
+        raise InputError(
+            f"{path}: expected a row per picture, got none for picture {int(np.argmin(coco))} of "
+            f"{n}; fetch it again"
+        )
+    return coco
+
+
+def read_captions(paths: Sequence[Path], coco: np.ndarray) -> dict[int, tuple[str, ...]]:
+    """Captions of each picture (from 0) out of COCO's annotation files, or of one .npy table."""
+    if len(paths) == 1 and paths[0].suffix == ".npy":
+        table = _caption_table(paths[0], len(coco))
+        return {i: tuple(" ".join(str(w).split()) for w in row) for i, row in enumerate(table)}
+    said: dict[int, list[str]] = {}
+    for path in paths:
+        for row in _annotations(path):
+            said.setdefault(int(row["image_id"]), []).append(" ".join(str(row["caption"]).split()))
+    return {i: tuple(said.get(int(c), ())) for i, c in enumerate(coco)}
+
+
+def _caption_table(path: Path, n: int) -> np.ndarray:
+    try:
+        table: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as e:
+        raise InputError(
+            f"data.captions: expected captions at {path}, found no such file; correct the path"
+        ) from e
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(
+            f"{path}: expected an array of text, got one that only unpickling can read; if you trust "
+            "the file, convert it once: numpy.save(new, numpy.load(old, allow_pickle=True).astype(str))"
+        ) from e
+    if table.ndim != 2 or len(table) != n or table.dtype.kind != "U":
+        raise InputError(
+            f"{path}: expected text of shape ({n}, captions), got {table.shape} of {table.dtype}; "
+            "give one row per picture of the stimulus file"
+        )
+    return table
+
+
+def _annotations(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        if rows and not {"image_id", "caption"} <= set(rows[0]):
+            raise ValueError(f"annotations with the keys {sorted(rows[0])}")
+    except FileNotFoundError as e:
+        raise InputError(
+            f"data.captions: expected COCO captions at {path}, found no such file; correct the path"
+        ) from e
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        raise InputError(
+            f"{path}: expected COCO captions (annotations with image_id and caption), got {e}; "
+            "use captions_train2017.json and captions_val2017.json"
+        ) from e
+    return list(rows)

@@ -1,0 +1,260 @@
+"""Reading packed data sets: arrays in npy, npz and HDF5 files.
+
+Nothing here unpickles, and no array is loaded whole where its file allows to read a part. Every
+failure is an InputError that begins with the name of the data set and names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from decode import content
+from decode.core import InputError
+from decode.pictures import to_bytes, write_picture
+
+
+def check_subject(name: str, subject: str, subjects: Sequence[str], root: Path) -> None:
+    if subject not in subjects:
+        raise InputError(
+            f"{name}: expected a subject of {list(subjects)} ({root}), got {subject!r}; "
+            "correct `subjects` or put that subject's files there"
+        )
+
+
+def need_file(name: str, path: Path, advice: str = "put it there or set paths.data") -> Path:
+    if not path.is_file():
+        raise InputError(f"{name}: expected {path.name} in {path.parent}, found none; {advice}")
+    return path
+
+
+def open_npy(name: str, path: Path, *, ndim: int) -> np.ndarray:
+    """A memory-mapped array of `ndim` dimensions."""
+    need_file(name, path)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        if "Object" in str(e) or "object" in str(e):
+            raise InputError(
+                f"{name}: expected plain numbers or text in {path}, got pickled Python objects, which "
+                "may run code; where you trust the file, convert it once: "
+                "a = numpy.load(f, allow_pickle=True); numpy.save(f, a.astype(str))"
+            ) from e
+        raise InputError(
+            f"{name}: expected a whole .npy file at {path}, got: {e}; fetch it again"
+        ) from e
+    if array.ndim != ndim:
+        raise InputError(
+            f"{name}: expected {ndim} dimensions in {path}, got shape {array.shape}; fetch it again"
+        )
+    return array
+
+
+def parse_npy(name: str, where: str, data: bytes) -> np.ndarray:
+    """The array of an .npy file that lies inside another file."""
+    try:
+        array: np.ndarray = np.load(BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise InputError(f"{name}: expected a whole .npy array in {where}, got: {e}") from e
+    return array
+
+
+def open_hdf5(name: str, path: Path, key: str, *, ndim: int) -> Any:
+    """An HDF5 dataset of `ndim` dimensions, not yet read."""
+    need_file(name, path)
+    try:
+        found = content.dataset(path, key)
+    except OSError as e:
+        raise InputError(f"{name}: expected a dataset {key!r} in {path}, found {e}") from e
+    if found.ndim != ndim:
+        raise InputError(
+            f"{name}: expected {ndim} dimensions in {path}, key {key!r}, got shape {found.shape}"
+        )
+    return found
+
+
+def read_rows(dataset: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows of an HDF5 dataset in the order asked for, float32; each is read once."""
+    wanted, back = np.unique(rows, return_inverse=True)
+    if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted):
+        found = dataset[int(wanted[0]) : int(wanted[-1]) + 1]
+    else:
+        found = dataset[wanted]
+    return np.asarray(found, np.float32)[back]
+
+
+class Npz:
+    """Arrays of one .npz file."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name, self.path = name, need_file(name, path)
+
+    def names(self) -> list[str]:
+        return [n.removesuffix(".npy") for n in self._open(lambda z: z.namelist())]
+
+    def read(self, key: str) -> np.ndarray:
+        """One array, whole."""
+        return self._with(key, lambda f: np.lib.format.read_array(f, allow_pickle=False))
+
+    def header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and type, without the values."""
+        return self._with(key, lambda f: _npy_header(f)[::2])
+
+    def rows(self, key: str) -> Iterator[np.ndarray]:
+        """Row after row in constant memory, compressed or not."""
+        (n, *shape), dtype = self.header(key)
+        size = int(np.prod(shape)) * dtype.itemsize
+        with zipfile.ZipFile(self.path) as z, z.open(f"{key}.npy") as f:
+            if _npy_header(f)[1]:
+                raise InputError(
+                    f"{self.name}: expected rows one after the other in {self.path}, key {key!r}, got "
+                    "Fortran order; save numpy.ascontiguousarray of it"
+                )
+            for _ in range(n):
+                yield np.frombuffer(f.read(size), dtype).reshape(shape)
+
+    def _with(self, key: str, read: Callable[[IO[bytes]], Any]) -> Any:
+        def inside(z: zipfile.ZipFile) -> Any:
+            if f"{key}.npy" not in z.namelist():
+                raise InputError(
+                    f"{self.name}: expected an array {key!r} in {self.path}, found "
+                    f"{sorted(n.removesuffix('.npy') for n in z.namelist())}; fetch it again"
+                )
+            with z.open(f"{key}.npy") as f:
+                return read(f)
+
+        return self._open(inside)
+
+    def _open(self, use: Callable[[zipfile.ZipFile], Any]) -> Any:
+        try:
+            with zipfile.ZipFile(self.path) as z:
+                return use(z)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+            raise InputError(
+                f"{self.name}: expected a whole .npz file of plain arrays at {self.path}, got: {e}; "
+                "fetch it again"
+            ) from e
+
+
+def _npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(f)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(f)
+    return np.lib.format.read_array_header_2_0(f)
+
+
+def files_below(root: Path) -> dict[str, Path]:
+    """Every file below `root` by its name, links to folders followed; the least nested of a name."""
+    found: dict[str, Path] = {}
+    seen: set[str] = set()
+    level = [str(root)]
+    while level:
+        folders: list[str] = []
+        for folder in level:
+            if os.path.realpath(folder) in seen or not os.path.isdir(folder):
+                continue
+            seen.add(os.path.realpath(folder))
+            for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+                if entry.is_dir():
+                    folders.append(entry.path)
+                else:
+                    found.setdefault(entry.name, Path(entry.path))
+        level = folders
+    return found
+
+
+def stamp(path: Path) -> str:
+    """Name of a cache folder that another version of the file does not share."""
+    stat = path.stat()
+    return hashlib.sha256(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[
+        :12
+    ]
+
+
+def unpack(
+    name: str, path: Path, where: str, read: Callable[[], np.ndarray], *, white: float
+) -> str:
+    """Write the picture that `read` gives to `path` as PNG, once; gives back the path."""
+    if not path.is_file():
+        try:
+            picture = to_bytes(np.asarray(read()), white=white)
+        except ValueError as e:
+            raise InputError(
+                f"{name}: expected pictures of one or three channels from 0 to {white:g} in {where}, "
+                f"got {e}; fetch it again"
+            ) from e
+        write_picture(picture, path)
+    return str(path)
+
+
+def voxels(n: int, roi: str | Sequence[str] = "") -> pd.DataFrame:
+    """The channel table of `n` voxels whose places are not known."""
+    table = pd.DataFrame({"name": [f"voxel{i:05d}" for i in range(n)]})
+    rois = [roi] * n if isinstance(roi, str) else list(roi)
+    return table.assign(kind="bold", x=np.nan, y=np.nan, z=np.nan, roi=rois)
+
+
+def beta_events(stimulus: Sequence[str], split: Any, **columns: Any) -> pd.DataFrame:
+    """One event per beta map."""
+    onset = np.arange(len(stimulus), dtype=float)
+    table = pd.DataFrame({"onset": onset, "duration": 1.0, "stimulus": list(stimulus)})
+    return table.assign(split=split, **columns)
+
+
+def count_repeats(ids: Sequence[Any], seen: Counter[Any] | None = None) -> list[int]:
+    """For each presentation its number among those of the same stimulus: 1, 2, ...; `seen` goes on."""
+    seen = Counter() if seen is None else seen
+    numbers = []
+    for i in ids:
+        seen[i] += 1
+        numbers.append(seen[i])
+    return numbers
+
+
+def check_ids(name: str, where: str, ids: np.ndarray, n: int, what: str) -> None:
+    """Refuse numbers that lie outside an array of n rows."""
+    bad = ids[(ids < 0) | (ids >= n)]
+    if len(bad):
+        raise InputError(
+            f"{name}: expected {what} from 0 to {n - 1} in {where}, got {int(bad[0])} "
+            f"({len(bad)} such); the files do not belong together, fetch them again"
+        )
+
+
+def captions(name: str, path: Path, n: int) -> Callable[[int], tuple[str, ...]]:
+    """Row -> its captions that are not empty, from text (stimulus, caption)."""
+    need_file(name, path, "put it there or switch data.captions off")
+    array = open_npy(name, path, ndim=2)
+    if array.dtype.kind != "U" or len(array) != n:
+        raise InputError(
+            f"{name}: expected text for {n} stimuli in {path}, got {array.dtype} for {len(array)}; "
+            "correct data.captions"
+        )
+
+    def said(row: int) -> tuple[str, ...]:
+        texts = tuple(t for t in (" ".join(str(x).split()) for x in array[row]) if t)
+        if not texts:
+            raise InputError(
+                f"{name}: expected a caption in row {row} of {path}, all {array.shape[1]} are empty; "
+                "fill one in or switch data.captions off"
+            )
+        return texts
+
+    return said
+
+
+def first_region(masks: Mapping[str, np.ndarray], n: int) -> list[str]:
+    """Name of the first region that each of n voxels belongs to; "" where there is none."""
+    names = np.full(n, "", dtype=object)
+    for region, mask in masks.items():
+        names[mask & (names == "")] = region
+    return [str(x) for x in names]

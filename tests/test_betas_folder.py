@@ -1,0 +1,170 @@
+"""One's own betas: three formats, and every way in which files and table can disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from decode.core import InputError
+from decode.data.betas_folder import BetasFolder
+from decode.preprocessing.betas import beta_maps
+
+N, VOXELS = 12, 6
+
+
+def _table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "stimulus": [f"{i % 4}.png" for i in range(N)],
+            "session": np.repeat(["01", "02"], N // 2),
+            "run": np.tile(["1", "1", "1", "2", "2", "2"], 2),
+            "split": ["test" if i % 4 == 3 else "train" for i in range(N)],
+            "caption": [f"picture {i % 4}" if i < 8 else f"again {i % 4}" for i in range(N)],
+            "category": [["cat", "dog"][i % 2] for i in range(N)],
+            "button": np.arange(N),
+        }
+    )
+
+
+def _betas() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(N, VOXELS))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    (tmp_path / "pictures").mkdir()
+    for i in range(4):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "s1").mkdir()
+    _table().to_csv(tmp_path / "s1/trials.tsv", sep="\t", index=False)
+    return tmp_path
+
+
+def _npy(folder: Path, betas: np.ndarray) -> None:
+    # In the order of numbers, not of letters: part 10 comes after part 9.
+    np.save(folder / "betas_9.npy", betas[:7].astype(np.float32))
+    np.save(folder / "betas_10.npy", betas[7:])
+
+
+def _mat(folder: Path, betas: np.ndarray) -> None:
+    savemat(folder / "betas.mat", {"betas": betas, "other": 1})
+
+
+def _mat73(folder: Path, betas: np.ndarray) -> None:
+    with h5py.File(folder / "betas.mat", "w") as file:
+        file["betas"] = betas.T
+
+
+def _nifti(folder: Path, betas: np.ndarray) -> None:
+    mask = np.zeros((2, 2, 3), np.uint8)
+    mask.reshape(-1)[[0, 2, 3, 7, 8, 11]] = 1
+    volumes = np.zeros((*mask.shape, N), np.float32)
+    volumes[mask > 0] = betas.T
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / "mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(volumes, np.eye(4)), folder / "betas.nii.gz")
+
+
+@pytest.mark.parametrize("write", [_npy, _mat, _mat73, _nifti])
+def test_every_format_gives_the_same_recordings(lab: Path, write: Callable) -> None:
+    write(lab / "s1", _betas())
+    data = BetasFolder(str(lab), label_columns=["category"])
+    recordings = list(data.recordings("s1"))
+    assert [(r.session, r.run) for r in recordings] == [
+        ("01", "1"), ("01", "2"), ("02", "1"), ("02", "2")
+    ]  # fmt: skip
+    got = np.concatenate([beta_maps(r).signal for r in recordings])
+    np.testing.assert_allclose(got, _betas(), rtol=1e-6)
+    events = pd.concat([r.events for r in recordings])
+    assert list(events["stimulus"]) == list(_table()["stimulus"])
+    assert list(events["split"]) == list(_table()["split"])
+    assert list(events["button"]) == list(range(N))
+    assert list(recordings[0].events["onset"]) == [0, 1, 2]
+    stimulus = data.stimuli()["1.png"]
+    assert stimulus.text == "picture 1"
+    assert stimulus.labels == {"category": "dog", "captions": ("picture 1", "again 1")}
+    assert len(stimulus.digest()) == 20
+
+
+def test_sessions_that_alternate_keep_their_rows(lab: Path) -> None:
+    _npy(lab / "s1", _betas())
+    table = _table().assign(session=["01", "02"] * 6, run="")
+    table.drop(columns="split").to_csv(lab / "s1/trials.tsv", sep="\t", index=False)
+    first, second = BetasFolder(str(lab)).recordings("s1")
+    np.testing.assert_allclose(first.signal, _betas()[::2], rtol=1e-6)
+    np.testing.assert_allclose(second.signal, _betas()[1::2], rtol=1e-6)
+    assert set(first.events["split"]) == {""}
+
+
+def test_a_table_of_voxels_names_regions(lab: Path) -> None:
+    _npy(lab / "s1", _betas())
+    table = pd.DataFrame({"roi": ["V1", "V1", "V2", "n/a", "", "V4"], "x": 0.01})
+    table.to_csv(lab / "s1/voxels.tsv", sep="\t", index=False)
+    channels = next(BetasFolder(str(lab)).recordings("s1")).channels
+    assert list(channels["roi"]) == ["V1", "V1", "V2", "", "", "V4"]
+    assert (channels["x"] == 0.01).all()
+    table[:5].to_csv(lab / "s1/voxels.tsv", sep="\t", index=False)
+    with pytest.raises(InputError, match=r"a row for each of 6 voxels.*got 5 rows"):
+        next(BetasFolder(str(lab)).recordings("s1"))
+
+
+def _rewrite(**columns: object) -> Callable[[Path], None]:
+    def change(lab: Path) -> None:
+        table = _table().assign(**columns)
+        table = table.drop(columns=[c for c, v in columns.items() if v is None])
+        table.to_csv(lab / "s1/trials.tsv", sep="\t", index=False)
+
+    return change
+
+
+def _save(name: str, array: np.ndarray) -> Callable[[Path], None]:
+    return lambda lab: np.save(lab / "s1" / name, array, allow_pickle=True)
+
+
+def _with_nan() -> np.ndarray:
+    betas = _betas()[7:]
+    betas[2, 4] = np.nan
+    return betas
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (_save("betas_10.npy", _betas()[8:]), "a row per beta map, got 12 rows and 11 maps"),
+        (_save("betas_10.npy", _betas()[7:].T), "expected 6 voxels.*got 5.*transpose"),
+        (_save("betas_10.npy", _with_nan()), "NaN or infinity in row 10 of trials.tsv, voxel 4"),
+        (_save("betas_10.npy", np.array([{}])), "betas_10.npy: expected a whole .npy array"),
+        (_save("betas_10.npy", np.zeros(5)), r"expected numbers \(trial, voxel\)"),
+        (_rewrite(stimulus=None), "expected a column 'stimulus'"),
+        (_rewrite(category=None), "expected a column 'category'.*label_columns"),
+        (_rewrite(stimulus=["9.png"] * N), "row 1 names the picture '9.png'.*data.pictures"),
+        (_rewrite(stimulus=[""] + ["1.png"] * 11), "expected a picture in row 1"),
+        (_rewrite(split="validation"), "expected train, test or n/a"),
+        (lambda lab: [p.unlink() for p in lab.glob("s1/*.npy")], "expected betas in files 'betas"),
+    ],
+)
+def test_bad_input_is_one_line(lab: Path, fault: Callable, message: str) -> None:
+    _npy(lab / "s1", _betas())
+    fault(lab)
+    with pytest.raises(InputError, match=message) as e:
+        list(BetasFolder(str(lab), label_columns=["category"]).recordings("s1"))
+    assert "\n" not in str(e.value)
+
+
+def test_other_bad_input(lab: Path, tmp_path: Path) -> None:
+    _mat(lab / "s1", _betas())
+    with pytest.raises(InputError, match=r"expected the variable 'b', got \['betas', 'other'\]"):
+        next(BetasFolder(str(lab), variable="b").recordings("s1"))
+    with pytest.raises(InputError, match="got 's2'"):
+        next(BetasFolder(str(lab)).recordings("s2"))
+    with pytest.raises(InputError, match=r"expected <subject>/trials.tsv"):
+        BetasFolder(str(lab / "pictures"))
+    with pytest.raises(InputError, match="expected one 'button' for the picture"):
+        BetasFolder(str(lab), label_columns=["button"]).stimuli()
