@@ -25,7 +25,7 @@ from decode.report.content import (
     choose,
     control_names,
 )
-from decode.report.curves import learning_curves, region_scores, time_curves
+from decode.report.curves import learning_curves, region_scores, session_curves, time_curves
 from decode.report.glossary import meaning
 from decode.report.page import beside, index_page, page
 from decode.report.pictures import data_address
@@ -399,3 +399,19 @@ def test_windows_become_curves_and_regions_a_table_but_no_controls() -> None:
     assert curve.chance == 0.01
     assert [s.part[1] for s in region_scores(scores)["retrieval_top1"]] == ["V4", "V1"]
     assert control_names(scores) == ["prestimulus"]
+
+
+def test_splits_by_sessions_become_a_curve() -> None:
+    scores = [
+        Score(**line(f"{control}retrieval_top1", value + 0.01 * n, 0.01, split=f"sessions_{n}"))
+        for control, value in (("", 0.2), ("ridge/", 0.1), ("shuffled/", 0.0), ("region=V1/", 0.1))
+        for n in (10, 2, 1)
+    ]
+    scores.append(Score(**line("pixcorr", 0.3, 0.1, split="sessions_1")))
+    scores.append(Score(**line("retrieval_top1", 0.3, 0.1, split="published")))
+    (curve,) = session_curves(scores)
+    assert curve.title == "retrieval_top1"
+    assert set(curve.lines) == {"decoder", "ridge"}
+    sessions, values = curve.lines["decoder"]
+    assert sessions == [1.0, 2.0, 10.0]
+    assert values == pytest.approx([0.21, 0.22, 0.3])

@@ -41,6 +41,24 @@ def test_published_takes_validation_out_of_training(table: pd.DataFrame) -> None
     assert _disjoint(table, fold, "stimulus")
 
 
+def test_the_first_sessions_are_those_of_the_table_and_leave_the_test_part_alone(
+    table: pd.DataFrame,
+) -> None:
+    table = table.assign(session="s" + table["run"].map({str(i): str(9 - i) for i in range(5)}))
+    (whole,) = published(table, validation=0)
+    (some,) = published(table, validation=0, sessions=2)
+    (other,) = published(table, validation=0, sessions=2, of="b")
+    first = table["session"].isin(["s9", "s8"])
+    train = whole.part == "train"
+    assert ((some.part == "train") == (train & first)).all()
+    assert ((other.part == "train") == (train & (first | (table["subject"] == "a")))).all()
+    for fold in (some, other):
+        assert ((fold.part == "test") == (whole.part == "test")).all()
+    for wrong in ({"sessions": 6}, {"sessions": 0}, {"sessions": 1, "of": "c"}):
+        with pytest.raises(InputError, match="expect"):
+            published(table, **wrong)  # type: ignore[arg-type]
+
+
 def test_kfold_tests_every_group_once(table: pd.DataFrame) -> None:
     folds = kfold(table, folds=4, by="stimulus", validation=0.1)
     tested = np.sum([f.part == "test" for f in folds], axis=0)

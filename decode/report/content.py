@@ -125,8 +125,8 @@ class Report:
     """Everything on one page. `summary` holds the objects of summary.json.
 
     `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
-    short list of facts (data set, citation, subjects, encoder ...); `regions` maps a metric to its
-    score in each region; `approximations` says what a
+    short list of facts (data set, citation, subjects, encoder ...); `growth` has curves over
+    training sessions; `regions` maps a metric to its score in each region; `approximations` says what a
     simulation leaves out; `limits` says what a reader must not conclude.
     """
 
@@ -138,6 +138,7 @@ class Report:
     galleries: Sequence[Gallery] = ()
     learning: Sequence[Curve] = ()
     curves: Sequence[Curve] = ()
+    growth: Sequence[Curve] = ()
     regions: Mapping[str, Sequence[Score]] = field(default_factory=dict)
     splits: Sequence[SplitCard] = ()
     config: str = ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from decode.report.content import ALL_SUBJECTS, Curve, Score, overall
+from decode.report.content import ALL_SUBJECTS, CONTROLS, Curve, Score, overall
 
 
 def time_curves(scores: Sequence[Score]) -> list[Curve]:
@@ -33,6 +34,27 @@ def time_curves(scores: Sequence[Score]) -> list[Curve]:
             )
         )  # fmt: skip
     return curves
+
+
+def session_curves(scores: Sequence[Score]) -> list[Curve]:
+    """Score by number of training sessions, one curve per metric, from splits called `sessions_3`
+    and so on; one line for the decoder and one per other decoder that was fitted beside it.
+    """
+    found: dict[str, dict[str, list[tuple[float, Score]]]] = {}
+    for score in overall(scores):
+        number = re.fullmatch(r"sessions_(\d+)", score.split)
+        if number and score.control not in CONTROLS and score.part == ("", ""):
+            lines = found.setdefault(score.plain, {})
+            lines.setdefault(score.control or "decoder", []).append((float(number[1]), score))
+    curves = []
+    for metric, lines in found.items():
+        drawn = {}
+        for name, points in lines.items():
+            points.sort(key=lambda p: p[0])
+            drawn[name] = ([x for x, _ in points], [s.value for _, s in points])
+        some = next(iter(lines.values()))[0][1]
+        curves.append(Curve(metric, "training sessions", "", drawn, some.chance))
+    return [c for c in curves if any(len(x) > 1 for x, _ in c.lines.values())]
 
 
 def region_scores(scores: Sequence[Score]) -> dict[str, list[Score]]:

@@ -23,7 +23,7 @@ from decode.report.content import (
     SplitCard,
     choose,
 )
-from decode.report.curves import learning_curves, region_scores, time_curves
+from decode.report.curves import learning_curves, region_scores, session_curves, time_curves
 from decode.report.page import index_page, page
 from decode.stages.predict import pooled
 from decode.stages.reconstruct import picture
@@ -42,6 +42,7 @@ def run(
     folders: Mapping[str, Path],
     artefacts: Sequence[Mapping[str, str]],
     versions: Mapping[str, str],
+    disclosure: str = "",
 ) -> dict[str, Any]:
     """Fill the run folder: report.html, scores.parquet, summary.json, config.yaml/.json, split.json."""
     evaluated, predicted = folders["evaluate"], folders["predict"]
@@ -65,13 +66,14 @@ def run(
         learning=learning_curves(_histories(trained)),
         curves=time_curves(found),
         regions=region_scores(found),
+        growth=session_curves(found),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
         artefacts=[Artefact(**a) for a in artefacts],
         baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
-        limits=[*config["notes"], *LIMITS],
+        limits=[*config["notes"], *filter(None, [disclosure]), *LIMITS],
     )
     with whole_file(out / "report.html") as part:
         part.write_text(page(content), encoding="utf-8")
