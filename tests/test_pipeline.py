@@ -261,3 +261,18 @@ def test_killed_in_any_stage_ends_with_the_same_scores(
     assert _in_child(lambda: _run(tmp_path) and None) == 0
     pd.testing.assert_frame_equal(_scores(tmp_path), _scores(undisturbed))
     assert not list((tmp_path / "outputs").glob("*/*.partial"))
+
+
+def test_a_baseline_with_weights_is_trained_as_the_encoder_is(tmp_path: Path) -> None:
+    node = {"_target_": "worlds.Linear", "_partial_": True}
+    run = Run(config(tmp_path, baselines={"twin": node}))
+    execute(run, until="predict", force=[], say=lambda s: None)
+    (fold,) = (run.folder("predict") or tmp_path).glob("published-*")
+    own, twin = (np.load(fold / f"{name}.pixels.npy") for name in ("encoder", "twin"))
+    np.testing.assert_array_equal(own, twin)
+    (trained,) = (run.folder("train") or tmp_path).glob("published-*")
+    names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    assert names == {
+        "encoder.safetensors", "twin.safetensors", "scaler.safetensors", "history.jsonl",
+        "twin.fit/history.jsonl",
+    }  # fmt: skip

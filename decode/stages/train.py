@@ -37,11 +37,12 @@ def run(
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """One folder per fold, each with scaler.safetensors, <encoder>.safetensors and history.jsonl.
+    """One folder per fold, each with scaler.safetensors, <encoder>.safetensors and history.jsonl
+    (of a baseline that is trained: <baseline>.fit/history.jsonl).
 
-    `encoders` maps "encoder" and the names of baselines to constructors, `parts` those of parts
-    of the signal; all but the main one are solved by `initialise` alone. Finished folds are kept
-    when an interrupted run is taken up again.
+    `encoders` maps "encoder" and the names of baselines to constructors; those with parameters are
+    trained alike. `parts` maps those of parts of the signal, which `initialise` solves. Finished
+    folds are kept when an interrupted run is taken up again.
     """
     check_shapes(inputs, encoders, generator, protocol)
     folds = inputs.folds()
@@ -63,19 +64,23 @@ def run(
             loaders = whole if name in parts else loaders
             encoder = make(loaders[0].trials.layouts, inputs.shapes).to(device)
             encoder.initialise(*loaders)
-            if name == "encoder" and trainer.epochs:
+            learns = any(p.requires_grad for p in encoder.parameters())
+            if name not in parts and trainer.epochs and learns:
+                folder = part if name == "encoder" else part / f"{name}.fit"
+                folder.mkdir(exist_ok=True)
                 fit(
                     encoder,
                     objectives(),
                     loaders[0],
                     loaders[1] if len(validation) else None,
                     trainer,
-                    folder=part,
+                    folder=folder,
                     seed=seed,
-                    label=f"train {split} {fold}",
+                    label=f"train {split} {fold}" + ("" if name == "encoder" else f" {name}"),
                 )
             write_tensors(part / f"{name}.safetensors", encoder.state_dict())
-        tidy(part)
+        for folder in (part, *part.glob("*.fit")):
+            tidy(folder)
         arrays = {
             f"{s}/{k}": torch.as_tensor(v) for s, kept in states.items() for k, v in kept.items()
         }
