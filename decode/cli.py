@@ -21,7 +21,7 @@ HELP = """decode: from brain recordings to what was seen, in one command
   decode -m experiment=NAME seed=0,1,2         a sweep (launcher=local|joblib|slurm)
 
 Keys: paths.data paths.outputs subjects=[..] seed until=STAGE force=[STAGE,..] dry debug
-Stages: preprocess split features train predict reconstruct evaluate report
+Stages: preprocess split features train predict reconstruct respond evaluate report
 
 Choices (group=choice):
 """
@@ -103,7 +103,7 @@ def run(config: dict[str, Any]) -> float | None:
             f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
         )
     for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts",
-                 "objectives", "trainer", "generator", "metrics"):  # fmt: skip
+                 "objectives", "trainer", "generator", "voxel_model", "metrics"):  # fmt: skip
         check(config[node], node)
     from decode.pipeline import Run, execute
 
@@ -147,7 +147,9 @@ KEYS = frozenset(
         "objectives",
         "trainer",
         "generator",
+        "voxel_model",
         "metrics",
+        "published",
         "compute",
     ]
 )
@@ -207,6 +209,11 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
             return f"{' '.join(str(e).split())}; choose one, for example with experiment=quickstart"
         if kind in ("ConfigCompositionException", "ConfigAttributeError", "ConfigKeyError"):
             return _misspelt(e, arguments)
+        if kind == "ValueError" and "Config group override must be" in str(e):
+            return (
+                "a group takes the name of a choice, not null; to leave it out put ~ before it, as in "
+                "'~generator'"
+            )
         if kind == "OverrideParseException":
             return f"cannot read {getattr(e, 'override', '')!r}: {' '.join(str(e).split())}"
         if kind in ("HydraException", "ConfigTypeError", "ValidationError",

@@ -57,6 +57,13 @@ def test_mistakes_are_one_line(arguments: list[str], words: list[str], tmp_path:
     assert not (tmp_path / "o" / "report").exists()
 
 
+def test_a_group_cannot_be_null(tmp_path: Path) -> None:
+    done = decode(f"paths.outputs={tmp_path}", "generator=null")
+    assert done.returncode == 2
+    assert "~generator" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = decode(f"paths.outputs={tmp_path}", "subjects=[sub-09]", "debug=true")
     assert done.returncode != 0

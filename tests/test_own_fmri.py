@@ -1,0 +1,82 @@
+"""A lab's folder of betas, by the commands that the documentation gives."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from decode.simulation.scenes import draw, test_scenes, training_scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "docs" / "bring_your_own_fmri.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One person, three sessions; voxels are linear in coarse pixels."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "pictures").mkdir()
+    (folder / "s1").mkdir()
+    rng = np.random.default_rng(0)
+    scenes = [*training_scenes(240, seed=3), *test_scenes(30, seed=3)]
+    weights = rng.normal(size=(8 * 8 * 3, 250)) / 14
+    rows, betas = [], []
+    for i, scene in enumerate(scenes):
+        picture = Image.fromarray(draw(scene))
+        picture.save(folder / "pictures" / f"{i:03d}.png")
+        coarse = np.asarray(picture.resize((8, 8)), float).ravel() / 255
+        for repeat in range(1 if i < 240 else 3):
+            session = f"{i // 80 + 1}" if i < 240 else f"{repeat + 1}"
+            split = "train" if i < 240 else "test"
+            rows.append({"stimulus": f"{i:03d}.png", "session": session, "split": split})
+            betas.append(coarse @ weights + 0.2 * rng.normal(size=250))
+    order = np.argsort([r["session"] for r in rows], kind="stable")
+    np.save(folder / "s1" / "betas.npy", np.array(betas)[order].astype(np.float32))
+    pd.DataFrame(rows).iloc[order].to_csv(folder / "s1" / "trials.tsv", sep="\t", index=False)
+    return folder
+
+
+def command(start: str) -> list[str]:
+    """The arguments of the guide's command that holds `start`."""
+    for block in re.findall(r"```\n(decode .*?)```", GUIDE, re.DOTALL):
+        for text in block.replace("\\\n", " ").splitlines():
+            if start in text:
+                return shlex.split(text)[1:]
+    raise AssertionError(f"the guide has no command with {start!r}")
+
+
+def run(lab: Path, arguments: list[str]) -> pd.DataFrame:
+    arguments = [f"paths.data={lab}" if a.startswith("paths.data=") else a for a in arguments]
+    words = [sys.executable, "-m", "decode.cli", f"paths.outputs={lab}/outputs", *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = Path(done.stdout.strip().splitlines()[-1])
+    return pd.read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
+
+
+@pytest.mark.slow
+def test_the_guide_leads_from_betas_to_a_report(lab: Path) -> None:
+    assert run(lab, command("until=split")) is None
+    summary = run(lab, command("generator=tiny_unclip")).set_index("metric")
+    assert summary["value"]["retrieval_top1"] > 5 * summary["chance"]["retrieval_top1"]
+    assert summary["value"]["pixcorr"] > summary["value"]["shuffled/pixcorr"] + 0.1
+
+
+@pytest.mark.slow
+def test_the_guide_draws_the_curve_over_sessions(lab: Path) -> None:
+    tiny = ["trainer=quick", "target@targets.image=tiny_clip", "target@targets.retrieval=tiny_clip"]
+    summary = run(lab, [*command("sessions_1"), *tiny])
+    assert set(summary["split"]) == {"sessions_1", "sessions_2"}
+    (page,) = [
+        p for p in (lab / "outputs" / "report").glob("*/report.html")
+        if "Over training sessions" in p.read_text()
+    ]  # fmt: skip
+    assert "decoder" in page.read_text()
