@@ -1,0 +1,25 @@
+"""Downloads that can be stopped at any moment: resumed where they broke, checked before they count.
+
+`fetch` brings one file, `fetch_all` a list of them; `list_bucket`, `list_figshare` and `nsd_files`
+make such lists; `fetch_openneuro` and `fetch_huggingface` go through those sites' own clients.
+The scripts `scripts/fetch_*.py` are the command lines of these functions.
+"""
+
+from decode.downloads.clients import fetch_huggingface, fetch_openneuro
+from decode.downloads.command import command
+from decode.downloads.listings import RemoteFile, fetch_all, list_bucket, list_figshare, nsd_files
+from decode.downloads.transfer import fetch, find_fault, fits_parts
+
+__all__ = [
+    "RemoteFile",
+    "command",
+    "fetch",
+    "fetch_all",
+    "fetch_huggingface",
+    "fetch_openneuro",
+    "find_fault",
+    "fits_parts",
+    "list_bucket",
+    "list_figshare",
+    "nsd_files",
+]
