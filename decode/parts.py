@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
-from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
+from decode.linear.subject_ridge import Per, RidgeKnobs, SubjectRidge
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Samples `first` to `end` (excluded) of each window and, unless None, one region's channels.
+    """Samples `first` to `end` (excluded) of each window, of the channels of `regions` (none: of all).
 
     `targets` are the targets decoded from it; `pooled` parts are averaged over their samples.
     """
@@ -28,14 +28,14 @@ class Part:
     targets: tuple[str, ...]
     first: int
     end: int
-    region: str | None = None
+    regions: tuple[str, ...] = ()
     pooled: bool = False
 
     def channels(self, layout: Layout) -> np.ndarray:
         """(channel,) indices of the part's channels."""
-        if self.region is None:
+        if not self.regions:
             return np.arange(layout.n_channels)
-        return np.flatnonzero(np.array(layout.rois) == self.region)
+        return np.flatnonzero(np.isin(np.array(layout.rois), self.regions))
 
     def of(self, layout: Layout) -> Layout:
         """The layout of this part of the signal."""
@@ -68,7 +68,7 @@ def regions(
             "this part out"
         )
     n_times = _one_length(layouts)
-    return {name: Part(tuple(targets), 0, n_times, name) for name in sorted(shared)}
+    return {name: Part(tuple(targets), 0, n_times, (name,)) for name in sorted(shared)}
 
 
 def windows(
@@ -122,12 +122,18 @@ def _one_length(layouts: Mapping[str, Layout]) -> int:
 class PartRidge(Encoder):
     """A ridge from one part of the signal to the part's targets.
 
-    Strengths are chosen by leave-one-out, one per target. Raises InputError for a target that the
-    experiment does not have.
+    `alphas` are the strengths to choose from, by leave-one-out, None a grid around the mean
+    eigenvalue. Raises InputError for a target that the experiment does not have.
     """
 
     def __init__(
-        self, layouts: Mapping[str, Layout], shapes: Mapping[str, Shape], *, part: Part
+        self,
+        layouts: Mapping[str, Layout],
+        shapes: Mapping[str, Shape],
+        *,
+        part: Part,
+        alphas: Sequence[float] | None = None,
+        per: Per = "target",
     ) -> None:
         super().__init__()
         missing = [name for name in part.targets if name not in shapes]
@@ -141,7 +147,7 @@ class PartRidge(Encoder):
         self.ridge = SubjectRidge(
             {name: part.of(layout) for name, layout in layouts.items()},
             {name: shapes[name] for name in part.targets},
-            RidgeKnobs(time="mean" if part.pooled else "flatten"),
+            RidgeKnobs(alphas=alphas, per=per, time="mean" if part.pooled else "flatten"),
         )
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from worlds import config
 
 from decode.core import Batch, InputError, Layout
+from decode.encoders.by_region import ByRegion
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 from decode.parts import Part, PartRidge, before_stimulus, regions, windows
 from decode.pipeline import Run, execute
@@ -102,7 +103,7 @@ def test_the_time_before_the_stimulus_tells_nothing_unless_it_leaks() -> None:
 
 
 def test_a_part_is_the_ridge_of_the_cut_signal() -> None:
-    part = Part(("retrieval",), 3, 9, "V4")
+    part = Part(("retrieval",), 3, 9, ("V4",))
     made = PartRidge(LAYOUTS, SHAPES, part=part)
     train, new = batch(), batch(seed=1)
     made.initialise([train], [])
@@ -122,6 +123,23 @@ def test_a_part_is_the_ridge_of_the_cut_signal() -> None:
         torch.testing.assert_close(
             made(new)["retrieval"][new.subject == s], alone(cut(new))["retrieval"]
         )
+
+
+def test_targets_read_the_regions_that_they_are_given() -> None:
+    def skill_of(regions: dict[str, list[str]]) -> float:
+        encoder = ByRegion(LAYOUTS, SHAPES, regions=regions)
+        encoder.initialise([batch()], [])
+        made = encoder(batch(seed=1))
+        assert set(made) == set(SHAPES)
+        return correlation(made["retrieval"], batch(seed=1).targets["retrieval"])
+
+    assert skill_of({"retrieval": ["V1"]}) > 0.6
+    assert skill_of({}) > 0.6
+    assert abs(skill_of({"retrieval": ["V4"]})) < 0.15
+    both = skill_of({"retrieval": ["V4", "V1"], "other": ["V4"]})
+    assert both > 0.6
+    with pytest.raises(InputError, match="'FFA'"):
+        ByRegion(LAYOUTS, SHAPES, regions={"retrieval": ["FFA"]})
 
 
 def test_an_unknown_target_is_refused() -> None:

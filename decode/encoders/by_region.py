@@ -1,0 +1,59 @@
+"""Ridge in which every target reads regions of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.linear.subject_ridge import Per
+from decode.parts import Part, PartRidge
+
+
+class ByRegion(Encoder):
+    """One ridge per target, from the regions that `regions` gives it (Takagi & Nishimoto 2023).
+
+    A target that `regions` does not name reads all voxels. `alphas` are the strengths to choose from
+    by leave-one-out, None a grid around the mean eigenvalue; `per` whether each column of a target or
+    the target as a whole has one. Raises InputError for regions that a subject does not have.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        shapes: Mapping[str, Shape],
+        *,
+        regions: Mapping[str, Sequence[str]],
+        alphas: Sequence[float] | None = None,
+        per: Per = "target",
+    ) -> None:
+        super().__init__()
+        for subject, layout in layouts.items():
+            known = set(layout.rois) - {""}
+            for target, names in regions.items():
+                missing = sorted(set(names) - known)
+                if target in shapes and missing:
+                    raise InputError(
+                        f"encoder.regions.{target}: {subject} has no voxels of {missing[0]!r}, the "
+                        f"regions of its voxels are {sorted(known)}; name some of them or give the "
+                        "data their masks"
+                    )
+        n_times = next(iter(layouts.values())).n_times
+        self.ridges = nn.ModuleList(
+            PartRidge(
+                layouts,
+                {target: shape},
+                part=Part((target,), 0, n_times, tuple(regions.get(target, ()))),
+                alphas=alphas,
+                per=per,
+            )
+            for target, shape in shapes.items()
+        )
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        for ridge in self.ridges:
+            ridge.initialise(train, validation)  # type: ignore[operator]
+
+    def forward(self, batch: Batch) -> Tensors:
+        return {name: value for ridge in self.ridges for name, value in ridge(batch).items()}
