@@ -183,12 +183,28 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Responses:
+    """What the brain answered to the test stimuli, beside what a model expects of made pictures.
+
+    `measured` and `expected` are (row, voxel), zero-padded to the widest subject; the model was
+    fitted on training rows. `rois` names the region of each voxel of a subject; `ceiling` maps
+    (subject, fold) to (voxel,), the correlation of a perfect model with `measured`, nan where it
+    cannot be known.
+    """
+
+    measured: Tensor
+    expected: Tensor
+    rois: Mapping[str, tuple[str, ...]]
+    ceiling: Mapping[tuple[str, int], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Results:
     """Everything that a metric may look at: test rows only, pooled over folds.
 
     `trials` has one row per prediction (subject, stimulus, split, fold, label columns); `predicted`
     and `truth` map a target to (row, *shape); `shown` and `made` are aligned with the rows;
-    `made` is None when nothing was generated.
+    `made` is None when nothing was generated, `brain` when no model of the brain was asked for.
     """
 
     trials: pd.DataFrame
@@ -196,6 +212,7 @@ class Results:
     truth: Tensors
     shown: Sequence[Stimulus]
     made: Sequence[Media] | None = None
+    brain: Responses | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +284,15 @@ class Objective(nn.Module):
 
 
 class Generator:
-    """Predictions -> one Media per row."""
+    """Predictions -> one Media per row.
+
+    `disclosure` is what a reader has to know about how its media were chosen or steered; the report
+    prints it among the limits.
+    """
 
     makes: ClassVar[Kind] = "image"
     needs: tuple[str, ...] = ()
+    disclosure: str = ""
 
     def check(self, shapes: Mapping[str, Shape]) -> None:
         """Raise InputError, before any training, when the targets' shapes do not fit."""
@@ -292,10 +314,11 @@ class Generator:
 class Metric(Protocol):
     """Results -> rows: metric, subject, trial (row of results.trials), value, chance, better.
 
-    `looks_at` says whether it reads predictions or made media; `better` is "higher" or "lower".
-    A score is the mean of its rows.
+    `looks_at` says whether it reads predictions, made media or responses of the brain; `better` is
+    "higher" or "lower". A score is the mean of its rows. A column `ceiling` may say what nothing can
+    beat.
     """
 
-    looks_at: Literal["predictions", "media"]
+    looks_at: Literal["predictions", "media", "brain"]
 
     def __call__(self, results: Results) -> pd.DataFrame: ...

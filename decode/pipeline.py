@@ -21,8 +21,9 @@ from typing import Any
 
 import pandas as pd
 
-from decode.building import bound, build
+from decode.building import bound, build, locate
 from decode.core import InputError, Objective
+from decode.report.published import check_published
 from decode.store import (
     FeatureStore,
     fill_folder,
@@ -60,8 +61,14 @@ STAGES = (
     ),
     Stage("predict", ("train",), ("protocol",)),
     Stage("reconstruct", ("predict",), ("generator", "seed")),
-    Stage("evaluate", ("predict", "reconstruct"), ("metrics", "protocol", "seed"), resumes=False),
-    Stage("report", ("evaluate", "reconstruct"), ("name", "notes"), resumes=False),
+    Stage("respond", ("reconstruct",), ("voxel_model",), resumes=False),
+    Stage(
+        "evaluate",
+        ("predict", "reconstruct", "respond"),
+        ("metrics", "protocol", "seed"),
+        resumes=False,
+    ),
+    Stage("report", ("evaluate", "reconstruct"), ("name", "notes", "published"), resumes=False),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", "decode")
@@ -104,6 +111,8 @@ class Run:
         self.outputs = Path(config["paths"]["outputs"])
         self.dataset = build(config["data"], "data")
         self.subjects: tuple[str, ...] = self._subjects()
+        check_brain(config)
+        check_published(config)
         self.tasks = self._plan()
 
     def _subjects(self) -> tuple[str, ...]:
@@ -131,8 +140,9 @@ class Run:
         tasks.append(self._task("split", f"{data}_{'_'.join(c['splits'])}", tasks))
         for name, node in c["targets"].items():
             tasks.append(self._feature_task(name, node))
-        for stage in ("train", "predict", "reconstruct", "evaluate", "report"):
-            if stage == "reconstruct" and not c["generator"]:
+        needs = {"reconstruct": c["generator"], "respond": c.get("voxel_model")}
+        for stage in ("train", "predict", "reconstruct", "respond", "evaluate", "report"):
+            if stage in needs and not needs[stage]:
                 continue
             tasks.append(self._task(stage, c["name"], tasks))
         return tasks
@@ -264,6 +274,22 @@ def execute(run: Run, *, until: str, force: Sequence[str], say: Callable[[str], 
             write_index(run.outputs)
         say(f"{task.stage.name:<12} {task.label:<32} {time.perf_counter() - start:7.1f} s")
     return last
+
+
+def check_brain(config: Config) -> None:
+    """Raise InputError when a metric needs a model of the voxels, or the model pictures, in vain."""
+    for name, node in config["metrics"].items():
+        looks_at = getattr(locate(node["_target_"], f"metrics.{name}"), "looks_at", None)
+        if looks_at == "brain" and not config.get("voxel_model"):
+            raise InputError(
+                f"metrics.{name} needs a model of the voxels, voxel_model is null; set it to a target "
+                "that takes pictures, for example +target@voxel_model=pixels_8"
+            )
+    if config.get("voxel_model") and not config["generator"]:
+        raise InputError(
+            "voxel_model: expects the pictures of a generator, generator is null; set one or leave "
+            "voxel_model out"
+        )
 
 
 def _known(key: str, names: Sequence[str]) -> None:
@@ -416,6 +442,30 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
     )
 
 
+def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
+    from decode.stages import features, respond
+
+    node = run.config["voxel_model"]
+    target, store = build(node, "voxel_model"), run._feature_task("voxel_model", node).folder
+    features.run(
+        store,
+        target=target,
+        stimuli=run.dataset.stimuli(),
+        digests=run.digests,
+        name="voxel_model",
+    )
+    return respond.run(
+        out,
+        inputs=run.inputs,
+        trained=run.of("train")[0].folder,
+        scaler=build(run.config["scaler"], "scaler"),
+        protocol=run.protocol,
+        made=run.of("reconstruct")[0].folder,
+        target=target,
+        features=FeatureStore(store),
+    )
+
+
 def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.scalers import is_test_conditioned
     from decode.stages import evaluate
@@ -425,6 +475,7 @@ def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         predicted=run.of("predict")[0].folder,
         made=run.folder("reconstruct"),
+        responses=run.folder("respond"),
         stimuli=run.dataset.stimuli(),
         metrics=build(run.config["metrics"], "metrics"),
         baselines=tuple(run.config["baselines"]),
@@ -450,6 +501,7 @@ def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
             for t in run.tasks
         ],
         versions={k: v for k, v in ((p, _version(p)) for p in PACKAGES) if v},
+        disclosure=getattr(run.generator, "disclosure", ""),
     )
 
 
@@ -459,6 +511,7 @@ FILL: dict[str, Callable[[Run, Task, Path], dict[str, Any]]] = {
     "train": _train,
     "predict": _predict,
     "reconstruct": _reconstruct,
+    "respond": _respond,
     "evaluate": _evaluate,
     "report": _report,
 }

@@ -130,6 +130,15 @@ def test_unequal_repeats_and_single_trials_do_not_bias_the_ceiling() -> None:
     assert found.noise.mean() == pytest.approx(4.0, rel=0.03)
     assert found.signal.mean() == pytest.approx(1.0, rel=0.06)
     assert found.ncsnr.mean() == pytest.approx(0.5, rel=0.05)
+    # What a perfect prediction of these unequal averages reaches, and of single trials.
+    means = np.stack([betas[stimulus == s].mean(axis=0) for s in range(600)])
+    reached = [np.corrcoef(means[:, v], signal[:, v])[0, 1] for v in range(40)]
+    assert np.sqrt(found.ceiling(counts)).mean() == pytest.approx(np.mean(reached), abs=0.015)
+    alone = [np.corrcoef(betas[:, v], signal[stimulus, v])[0, 1] for v in range(40)]
+    assert np.sqrt(found.ceiling(1)).mean() == pytest.approx(np.mean(alone), abs=0.015)
+    assert found.ceiling([2, 2]) == pytest.approx(found.ceiling(2))
+    with pytest.raises(InputError, match="at least one repeat"):
+        found.ceiling([3, 0])
     shuffled = noise_ceiling_from_repeats(betas, rng.permutation(stimulus))
     assert shuffled.ceiling(3).mean() < 0.05
 

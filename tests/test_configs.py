@@ -39,7 +39,7 @@ def test_an_experiment_composes_and_binds(name: str) -> None:
     assert set(config) <= KEYS
     assert config["name"] == name.replace("/", "_")
     for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts",
-                 "objectives", "trainer", "generator", "metrics"):  # fmt: skip
+                 "objectives", "trainer", "generator", "voxel_model", "metrics"):  # fmt: skip
         check(config[node], node)
         bound(config[node])
     assert config["splits"]

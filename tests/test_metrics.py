@@ -56,7 +56,7 @@ def vectors(n: int, d: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np
 def test_each_yaml_builds(file: Path) -> None:
     node = yaml.safe_load(file.read_text().replace("${paths.data}", "/data"))
     check(node, file.stem)
-    assert build(node, file.stem).looks_at in ("predictions", "media")
+    assert build(node, file.stem).looks_at in ("predictions", "media", "brain")
 
 
 # retrieval
@@ -143,6 +143,29 @@ def test_n_way_with_ties_equals_enumeration() -> None:
         won.append(0 if "better" in others else 1 / (1 + others.count("tie")))
     found = n_way_hit(np.array([better]), np.array([ties]), np.array([size]), n)
     assert found[0] == pytest.approx(np.mean(won))
+
+
+def test_n_way_is_what_drawn_galleries_estimate() -> None:
+    """The published protocol: top-1 in galleries drawn without replacement, averaged over draws."""
+    predicted, truth = vectors(60, 6, noise=1.5)
+    rows = Retrieval(k=(1,), n_way=(18,))(make_results(predicted, truth))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (predicted, truth)]
+    similar = unit[0] @ unit[1].T
+    rng = np.random.default_rng(0)
+    for name, s in {"retrieval": similar, "retrieval_brain": similar.T}.items():
+        drawn = []
+        for _ in range(3000):
+            kept = rng.permutation(60)[:18]
+            part = s[np.ix_(kept, kept)]
+            drawn.append(np.mean(part.argmax(axis=1) == np.arange(18)))
+        exact = mean_of(rows, f"{name}_18way")
+        assert 0.2 < exact < 0.8
+        assert abs(np.mean(drawn) - exact) < 4 * np.std(drawn) / np.sqrt(3000)
+
+
+def test_the_legacy_ssim_has_a_name_of_its_own(pictures: Results) -> None:
+    rows = ImageSuite(pairs=["ssim"], ssim="columns_legacy")(pictures)
+    assert set(rows["metric"]) == {"ssim_legacy_columns"}
 
 
 def test_count_rivals_does_not_depend_on_where_equal_entries_stand() -> None:

@@ -33,9 +33,10 @@ BETTER = {"pixcorr": "higher", "ssim": "higher", "mse": "lower"}
 class ImageSuite:
     """Image metrics of one protocol; rows per made picture.
 
-    * `pairs`: pixcorr (Pearson r of all RGB values), ssim (mode `ssim`: see `picture_scores.ssim`),
-      mse, on pictures resized by `pixels`. Chance is the score against a shown picture drawn
-      at random from the test pictures (the own one included, as when pairs are shuffled).
+    * `pairs`: pixcorr (Pearson r of all RGB values), ssim (mode `ssim`: see `picture_scores.ssim`;
+      the legacy mode is another number and is called ssim_legacy_columns), mse, on pictures resized
+      by `pixels`. Chance is the score against a shown picture drawn at random from the test pictures
+      (the own one included, as when pairs are shuffled).
     * `two_way`: networks for identification, `two_way_<name>`: the share of other shown pictures j
       with r(made i, shown j) < r(made i, shown i), r being Pearson's over a layer's features. So a
       made picture is tested against shown ones, never a shown one against made ones. Equal
@@ -111,7 +112,9 @@ class ImageSuite:
         for name, (own, *others) in value.items():
             unrelated = np.mean(others, axis=0) if others else own
             chance = album.mean_per_gallery((own + (size - 1) * unrelated) / size)
-            found.append(scores(results, name, every, own, chance=chance, better=BETTER[name]))
+            legacy = name == "ssim" and self.ssim == "columns_legacy"
+            label = "ssim_legacy_columns" if legacy else name
+            found.append(scores(results, label, every, own, chance=chance, better=BETTER[name]))
         return found
 
     def _scaled(self, pictures: Tensor) -> np.ndarray:

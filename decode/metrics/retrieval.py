@@ -84,7 +84,11 @@ class Retrieval:
 
     `<name>_top1` asks which stimulus a prediction means. `<name>_brain_top1` asks which prediction
     a stimulus means: the row's own prediction competes with those of all rows of other stimuli.
-    `<name>_2way` and so on are exact means over all draws of distractors; nothing is sampled.
+    `<name>_2way` and so on are exact means over all draws of distractors; nothing is sampled. The
+    published protocol (top-1 in galleries of 300 stimuli drawn 30 times, averaged) has `_300way` as
+    its expectation, since every stimulus is equally often drawn and its rivals are then a random
+    299 of the others; its interval 1.96 SD / sqrt(30) holds the noise of the draws alone, which is
+    zero here, while the bootstrap interval of a report is over stimuli and subjects.
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"

@@ -18,9 +18,11 @@ CONTROLS = {
     "at chance unless a score rewards something else than the brain signal",
     "mean_image": "the mean training picture shown for every trial",
     "nearest_image": "the training picture whose features lie nearest to the prediction",
+    "nearest_text": "the first text of the training stimulus whose features lie nearest to the prediction",
     "prestimulus": "a ridge on the samples from before the stimulus; sits at chance unless something "
     "leaks into them",
     "prior": "the generator driven without the brain signal, by its own prior alone",
+    "shown": "the shown pictures themselves, for scores of a model of the brain: how good that model is",
     "oracle": "the generator driven by the true features: the ceiling of this generator",
 }
 BASELINE = "another decoder, fitted next to the main one on the same training rows"
@@ -127,7 +129,8 @@ class Report:
     `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
     short list of facts (data set, citation, subjects, encoder ...); `growth` has curves over
     training sessions; `regions` maps a metric to its score in each region; `approximations` says what a
-    simulation leaves out; `limits` says what a reader must not conclude.
+    simulation leaves out; `limits` says what a reader must not conclude;
+    `published` holds published results beside those of the run (see `published.Beside`).
     """
 
     name: str
@@ -147,6 +150,7 @@ class Report:
     baselines: Mapping[str, str] = field(default_factory=dict)
     approximations: Sequence[str] = ()
     limits: Sequence[str] = ()
+    published: Any = None
 
     @property
     def scores(self) -> list[Score]:
@@ -193,7 +197,16 @@ def control_names(scores: Sequence[Score], baselines: Sequence[str] = ()) -> lis
     first += [c for c in present if c not in CONTROLS and c not in first]
     return first + [
         c
-        for c in ("nearest_image", "mean_image", "prior", "prestimulus", "shuffled", "oracle")
+        for c in (
+            "nearest_image",
+            "nearest_text",
+            "mean_image",
+            "prior",
+            "prestimulus",
+            "shuffled",
+            "shown",
+            "oracle",
+        )
         if c in present
     ]
 

@@ -8,14 +8,34 @@ EXACT = {
     "pixcorr": "Pearson correlation of all pixel values of the made and the shown picture.",
     "ssim": "Structural similarity of luminance, Gaussian window (sigma 1.5), resolution as in the "
     "configuration; other settings give other numbers.",
+    "ssim_legacy_columns": "Structural similarity of the columns of luminance, as older tables have it; "
+    "not comparable with ssim.",
     "mse": "Mean squared difference of pixel values in [0, 1]; lower is better.",
     "accuracy": "Share of trials whose class was named right; chance is the most frequent class.",
     "auc": "Probability that a trial of the wanted class is scored above one of the other class.",
     "vector_correlation": "Pearson correlation of the predicted with the true feature vector.",
+    "meteor_exact": "METEOR with exact word matches only; lower than the METEOR of published tables.",
+    "rouge_l": "Longest common subsequence of the made and the written captions.",
+    "cider": "Agreement with the written captions in rare words and phrases (CIDEr-D), 0 to 10.",
+    "sentence_bleu4": "BLEU-4 of each caption by itself, 0 where no four words match.",
     "two_way_same_class": "Two-way identification by pixels among shown pictures of the same class "
     "only.",
 }
 PATTERNS = (
+    (
+        r"brain_correlation_(.*)$",
+        "Correlation, over test pictures, of measured responses with those that an encoding model "
+        "expects of the made pictures; mean over voxels ({0}).",
+    ),
+    (
+        r"bleu(\d)$",
+        "Share of runs of 1 to {0} words that the written captions have too, over the whole test set.",
+    ),
+    (
+        r"ref_clipscore(.*)$",
+        "CLIPScore together with the likeness of the made and the nearest written caption.",
+    ),
+    (r"clipscore(.*)$", "Likeness of the made caption and the shown picture, 0 to 2.5."),
     (
         r"(.*_)?brain_top(\d+)$",
         "Given the stimulus, the right brain prediction is among the first {1}.",

@@ -39,11 +39,16 @@ def interval(
     return mean, float(low), float(high)
 
 
+def are_classes(n_rows: int, n_items: int, n_subjects: int) -> bool:
+    """Whether stimuli are classes shown many times (labels, events), so that trials are the unit."""
+    return n_items < 10 and n_rows > 2 * n_items * n_subjects
+
+
 def _cells(rows: pd.DataFrame, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of the values of each (subject, item)."""
     subject, subjects = pd.factorize(rows["subject"], sort=True)
     item, items = pd.factorize(rows["stimulus"], sort=True)
-    if len(items) < 10 and len(rows) > 2 * len(items) * len(subjects):
+    if are_classes(len(rows), len(items), len(subjects)):
         # Values sorted: the interval must not depend on the order of the rows.
         order = np.lexsort((value, subject))
         subject, value = subject[order], value[order]

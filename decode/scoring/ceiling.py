@@ -138,10 +138,18 @@ class FromRepeats:
         ok = self.noise > 0
         return np.sqrt(np.divide(self.signal, self.noise, out=np.zeros_like(self.noise), where=ok))
 
-    def ceiling(self, repeats: int) -> np.ndarray:
-        """(feature,) share of explainable variance in averages of `repeats` trials."""
+    def ceiling(self, repeats: int | Sequence[int]) -> np.ndarray:
+        """(feature,) share of explainable variance in averages of `repeats` trials.
+
+        With one number per stimulus the averages have unequal noise, whose mean counts, as in NSD's
+        own ceiling for pictures shown once, twice and three times. The square root is the highest
+        correlation that a prediction can reach.
+        """
+        counts = np.atleast_1d(np.asarray(repeats, np.float64))
+        if counts.size == 0 or counts.min() < 1:
+            raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}")
         squared = self.ncsnr**2
-        return squared / (squared + 1 / repeats)
+        return squared / (squared + np.mean(1 / counts))
 
 
 def noise_ceiling_from_repeats(betas: np.ndarray, stimulus: Sequence[object]) -> FromRepeats:

@@ -12,16 +12,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import Dataset, Media, Metric, Results, Stimulus
+from decode.core import Dataset, Media, Metric, Responses, Results, Stimulus
 from decode.folds import fold_folder
 from decode.progress import progress
 from decode.scoring.bootstrap import interval
 from decode.stages.predict import pooled
-from decode.stages.reconstruct import read_pictures
+from decode.stages.reconstruct import read_media
+from decode.stages.respond import SHOWN, read_responses
 from decode.store import Frame, write_json, write_table
 
-SHUFFLES = {"predictions": 50, "media": 4}
-CONTROLS = ("oracle", "prior", "mean_image", "nearest_image")
+SHUFFLES = {"predictions": 50, "media": 4, "brain": 20}
+CONTROLS = ("oracle", "prior", "mean_image", "nearest_image", "nearest_text")
 ALL_SUBJECTS = "all"
 RANKED = re.compile(r"retrieval_(?P<brain>brain_)?top(?P<k>\d+)")
 
@@ -31,6 +32,7 @@ def run(
     *,
     predicted: Path,
     made: Path | None,
+    responses: Path | None,
     stimuli: Mapping[str, Stimulus],
     metrics: Mapping[str, Metric],
     baselines: Sequence[str],
@@ -44,7 +46,7 @@ def run(
     rows = []
     for name in split["by"]:
         frame = pooled(predicted, name)
-        for control, results in sources(frame, predicted, made, stimuli, baselines, name):
+        for control, results in sources(frame, made, responses, stimuli, baselines, name):
             rows.append(_score(results, metrics, control, seed))
         rows += [_score_part(frame, stimuli, metrics, part) for part in parts]
     scores = pd.concat([r for r in rows if len(r)], ignore_index=True)
@@ -57,36 +59,44 @@ def run(
 
 def sources(
     frame: Frame,
-    predicted: Path,
     made: Path | None,
+    responses: Path | None,
     stimuli: Mapping[str, Stimulus],
     baselines: Sequence[str],
     split: str,
 ) -> Iterator[tuple[str, Results]]:
-    """(control, Results): "" for the decoder itself, then baselines and picture controls."""
+    """(control, Results): "" for the decoder itself, then baselines, picture controls and, for a
+    model of the brain, what it expects of the shown pictures.
+    """
     shown = [stimuli[u] for u in frame.table["stimulus"]]
     truth = frame.tensors("truth")
 
     def pictures(source: str) -> list[Media] | None:
         return None if made is None else pooled_pictures(frame.table, made, split, source)
 
+    def brain(source: str) -> Responses | None:
+        return None if responses is None else read_responses(responses, split, frame.table, source)
+
     for source in ("encoder", *baselines):
         name, folder = ("", "decoded") if source == "encoder" else (source, source)
-        yield name, Results(frame.table, frame.tensors(source), truth, shown, pictures(folder))
+        media, predicted = pictures(folder), frame.tensors(source)
+        yield name, Results(frame.table, predicted, truth, shown, media, brain(folder))
     for control in CONTROLS:
         media = pictures(control)
         if media:
-            yield control, Results(frame.table, {}, {}, shown, media)
+            yield control, Results(frame.table, {}, {}, shown, media, brain(control))
+    if responses is not None:
+        yield SHOWN, Results(frame.table, {}, {}, shown, None, brain(SHOWN))
 
 
 def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) -> list[Media] | None:
-    """Pictures of one source in the order of the pooled table; None where there are none."""
+    """Pictures or texts of one source in the order of the pooled table; None where there are none."""
     media: list[Media] = []
     for fold, rows in table.groupby("fold", sort=False):
         folder = fold_folder(made, split, int(str(fold))) / source
         if not folder.is_dir():
             return None
-        media += read_pictures(folder, len(rows))
+        media += read_media(folder, len(rows))
     return media
 
 
@@ -97,10 +107,12 @@ def _score(
     rows = []
     label = f"evaluate {control or 'decoded'}"
     for metric in progress(metrics.values(), label, total=len(metrics)):
-        applies = (
-            results.made is not None if metric.looks_at == "media" else bool(results.predicted)
-        )
-        if not applies:
+        there = {
+            "predictions": bool(results.predicted),
+            "media": results.made is not None,
+            "brain": results.brain is not None,
+        }
+        if not there[metric.looks_at]:
             continue
         rows.append(_labelled(metric(results), results, control))
         if not control:
@@ -147,11 +159,12 @@ def shuffle(results: Results, seed: int) -> Results:
     order = np.arange(len(results.trials))
     for rows in results.trials.groupby("subject", sort=False).indices.values():
         order[rows] = rng.permutation(rows)
-    index = torch.from_numpy(order)
+    index, brain = torch.from_numpy(order), results.brain
     return replace(
         results,
         predicted={k: v[index] for k, v in results.predicted.items()},
         made=None if results.made is None else [results.made[int(i)] for i in order],
+        brain=brain and replace(brain, expected=brain.expected[index]),
     )
 
 
@@ -181,7 +194,7 @@ def summarise(
                     "split_hash": split["hashes"][name],
                     "n_fits": int(part["fold"].nunique()),
                     "test_conditioned": test_conditioned,
-                    "ceiling": None,
+                    "ceiling": _mean(part["ceiling"]) if "ceiling" in part else None,
                 }
             )
     return summary
@@ -195,8 +208,8 @@ def _mean(values: pd.Series) -> float | None:
 def add_ceilings(
     summary: list[dict[str, Any]], scores: pd.DataFrame, dataset: Dataset, *, seed: int
 ) -> None:
-    """Fill `ceiling`: the ideal observer for retrieval where the truth is known (simulations), the
-    generator driven by the true targets for picture metrics.
+    """Fill `ceiling` where the metric did not: the ideal observer for retrieval where the truth is
+    known (simulations), the generator driven by the true targets for picture metrics.
     """
     oracle = {
         (r["split"], r["subject"], r["metric"].removeprefix("oracle/")): r["value"]
@@ -204,7 +217,8 @@ def add_ceilings(
         if r["metric"].startswith("oracle/")
     }
     for row in summary:
-        row["ceiling"] = oracle.get((row["split"], row["subject"], row["metric"]))
+        if row["ceiling"] is None:
+            row["ceiling"] = oracle.get((row["split"], row["subject"], row["metric"]))
     for row in summary:
         if not RANKED.fullmatch(row["metric"]):
             continue

@@ -36,11 +36,13 @@ def run(
         _accepts(target, [stimuli[uid_of[d]] for d in missing[:1]], name)
         chunks = [missing[i : i + SHARD] for i in range(0, len(missing), SHARD)]
         for chunk in progress(chunks, f"features {name}"):
-            values = target([stimuli[uid_of[d]] for d in chunk]).float().numpy()
+            found = target([stimuli[uid_of[d]] for d in chunk]).float().numpy()
+            with np.errstate(over="ignore"):
+                values = found.astype(getattr(target, "store", "float32"))
             if not np.isfinite(values).all():
                 raise InputError(
                     f"targets.{name}: features of {uid_of[chunk[0]]!r} or its neighbours are not "
-                    "finite; use full precision for this model"
+                    "finite; use full precision for this model, and store: float32"
                 )
             store.append(chunk, values)
     return len(missing)

@@ -1,4 +1,4 @@
-"""reconstruct: predictions -> pictures, and the pictures of every control beside them."""
+"""reconstruct: predictions -> pictures or texts, and those of every control beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import Generator, Media, Stimulus, Tensors
+from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs, fold_folder
 from decode.pictures import read_image
 from decode.progress import progress
@@ -21,6 +21,7 @@ from decode.splits import TRAIN
 from decode.store import Frame, whole_file
 
 CHUNK = 50
+ENDINGS: dict[Kind, str] = {"image": ".png", "text": ".txt"}
 
 
 def run(
@@ -33,12 +34,19 @@ def run(
     baselines: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Per fold, one folder of PNG files per source: decoded, each baseline and the controls.
+    """Per fold, one folder of files per source: decoded, each baseline and the controls. Pictures
+    are PNG, texts plain UTF-8.
 
     Controls: `oracle` drives the generator with the true targets (how good it can get), `prior` with
     the mean training target (what it makes of no brain at all), `mean_image` shows the mean training
-    picture and `nearest_image` the training picture nearest to the prediction.
+    picture and `nearest_image` the training picture nearest to the prediction; where texts are made,
+    `nearest_text` is the first text of that training stimulus.
     """
+    if generator.makes not in ENDINGS:
+        raise InputError(
+            f"generator {type(generator).__name__} makes {generator.makes}, which cannot be kept yet; "
+            f"choose one that makes one of {list(ENDINGS)}"
+        )
     n = 0
     for split, fold in inputs.folds():
         frame = Frame.read(fold_folder(predicted, split, fold))
@@ -51,7 +59,7 @@ def run(
             _make(generator, frame.tensors(source), frame.table, folder / name, seed, label)
         _controls(generator, frame, shown, truth, folder, seed, label)
         n += len(frame.table)
-    return {"n_reconstructions": n}
+    return {"n_reconstructions": n, "disclosure": generator.disclosure}
 
 
 def training_part(
@@ -75,12 +83,12 @@ def _make(
     """Pictures that are not there yet, in batches, one file each."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed_of(seed, s) for s in table["stimulus"]]
-    todo = [i for i in range(len(table)) if not picture(folder, i).is_file()]
+    todo = [i for i in range(len(table)) if not place(folder, i, generator.makes).is_file()]
     chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
     for chunk in progress(chunks, f"{label} {folder.name}"):
         made = generator({k: v[chunk] for k, v in wanted.items()}, seeds=[seeds[i] for i in chunk])
         for row, media in zip(chunk, made, strict=True):
-            write_picture(picture(folder, row), media)
+            write_media(folder, row, media)
 
 
 def _controls(
@@ -108,14 +116,20 @@ def _controls(
         shared = folder / f"{name}-once"
         _make(generator, wanted, once, shared, seed, label)
         row_of = {u: i for i, u in enumerate(uids)}
-        _link(shared, folder / name, [row_of[u] for u in table["stimulus"]])
+        rows = [row_of[u] for u in table["stimulus"]]
+        _link(shared, folder / name, rows, generator.makes)
     key = "retrieval" if "retrieval" in truth else (generator.needs or tuple(truth))[0]
     nearest = nearest_rows(frame.tensors("encoder")[key], truth[key])
+    if generator.makes == "text":
+        texts = [first_text(s) for s in shown]
+        if all(texts):
+            _write_once(folder / "nearest_text", [Media("text", texts[i]) for i in nearest])
+        return
     pictures = [s for s in shown if s.kind == "image"]
     if len(pictures) == len(shown):
-        _write_once(folder / "nearest_image", [read_image(shown[i]) for i in nearest])
-        mean = mean_picture(shown)
-        _write_once(folder / "mean_image", [mean] * len(table))
+        near = [Media("image", read_image(shown[i])) for i in nearest]
+        _write_once(folder / "nearest_image", near)
+        _write_once(folder / "mean_image", [Media("image", mean_picture(shown))] * len(table))
 
 
 def nearest_rows(predicted: Tensor, truth: Tensor) -> list[int]:
@@ -139,24 +153,44 @@ def mean_picture(shown: Sequence[Stimulus]) -> Tensor:
     return (total / len(shown)).float()
 
 
-def _write_once(folder: Path, images: Sequence[Tensor]) -> None:
+def first_text(stimulus: Stimulus) -> str:
+    """What was said first about a stimulus; "" where nothing was."""
+    captions = stimulus.labels.get("captions") or (stimulus.text or "",)
+    return captions if isinstance(captions, str) else str(captions[0])
+
+
+def _write_once(folder: Path, made: Sequence[Media]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for row, image in enumerate(images):
-        if not picture(folder, row).is_file():
-            write_picture(picture(folder, row), Media("image", image))
+    for row, media in enumerate(made):
+        if not place(folder, row, media.kind).is_file():
+            write_media(folder, row, media)
 
 
-def _link(source: Path, folder: Path, rows: Sequence[int]) -> None:
+def _link(source: Path, folder: Path, rows: Sequence[int], kind: Kind) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, row in enumerate(rows):
-        place = picture(folder, i)
-        if not place.is_file():
-            with whole_file(place) as part:
-                os.link(picture(source, row), part)
+        path = place(folder, i, kind)
+        if not path.is_file():
+            with whole_file(path) as part:
+                os.link(place(source, row, kind), part)
+
+
+def place(folder: Path, row: int, kind: Kind) -> Path:
+    """Where the media of a row lies."""
+    return folder / f"{row:05d}{ENDINGS[kind]}"
 
 
 def picture(folder: Path, row: int) -> Path:
-    return folder / f"{row:05d}.png"
+    return place(folder, row, "image")
+
+
+def write_media(folder: Path, row: int, media: Media) -> None:
+    path = place(folder, row, media.kind)
+    if isinstance(media.data, str):
+        with whole_file(path) as part:
+            part.write_text(media.data, encoding="utf-8")
+    else:
+        write_picture(path, media)
 
 
 def write_picture(path: Path, media: Media) -> None:
@@ -169,7 +203,11 @@ def write_picture(path: Path, media: Media) -> None:
         Image.fromarray(array).save(part, format="PNG")
 
 
-def read_pictures(folder: Path, n: int) -> list[Media]:
+def read_media(folder: Path, n: int) -> list[Media]:
+    """The pictures or texts of `n` rows."""
+    if n and place(folder, 0, "text").is_file():
+        texts = [place(folder, i, "text").read_text(encoding="utf-8") for i in range(n)]
+        return [Media("text", text) for text in texts]
     return [
         Media("image", read_image(Stimulus(str(i), "image", path=str(picture(folder, i)))))
         for i in range(n)

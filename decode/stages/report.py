@@ -25,6 +25,7 @@ from decode.report.content import (
 )
 from decode.report.curves import learning_curves, region_scores, session_curves, time_curves
 from decode.report.page import index_page, page
+from decode.report.published import beside_published
 from decode.stages.predict import pooled
 from decode.stages.reconstruct import picture
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
@@ -74,6 +75,7 @@ def run(
         baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
         limits=[*config["notes"], *filter(None, [disclosure]), *LIMITS],
+        published=beside_published(config.get("published"), config["metrics"], found),
     )
     with whole_file(out / "report.html") as part:
         part.write_text(page(content), encoding="utf-8")

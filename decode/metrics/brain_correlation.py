@@ -1,0 +1,125 @@
+"""Would the made pictures have driven this brain? Correlation of expected with measured responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError, Responses, Results
+from decode.scoring.rows import galleries, scores, table
+
+ALL = "all"
+
+
+class BrainCorrelation:
+    """Pearson r over test rows, per voxel, between measured responses and those that an encoding
+    model expects of the made pictures; averaged over the voxels of each region.
+
+    `regions` maps a name to the regions of the data that it is made of; `rest` names all voxels
+    outside of these (null: none), and `<name>_all` is the mean over every voxel. A region without
+    voxels in a subject has no row there. Rows of one gallery (`within`) are correlated.
+
+    A mean r is no mean over rows, so rows are contributions: z z' - r (z^2 + z'^2 - 2) / 2 with
+    z-scores z, z', averaged over voxels. Their mean is exactly the mean r, and resampling them gives
+    its interval to first order. Chance is 0. The ceiling is what a perfect model would reach given
+    the noise of the measured responses; how far the encoding model itself is from it is told by the
+    control `shown`, its expectation of the shown pictures. A decoder that was trained on the features
+    of that model is judged by a friend: take other features for `voxel_model`.
+    """
+
+    looks_at: ClassVar[Literal["brain"]] = "brain"
+
+    def __init__(
+        self,
+        *,
+        regions: Mapping[str, Sequence[str]] | None = None,
+        rest: str | None = None,
+        within: Sequence[str] = ("subject", "split", "fold"),
+        name: str = "brain_correlation",
+    ) -> None:
+        self.regions = {k: tuple(v) for k, v in (regions or {}).items()}
+        if ALL in (*self.regions, rest) or rest in self.regions:
+            raise InputError(
+                f"metric.regions: expected names other than {ALL!r} and {rest!r} (rest), got "
+                f"{sorted(self.regions)}; rename one"
+            )
+        self.rest, self.within, self.name = rest, tuple(within), name
+
+    def __call__(self, results: Results) -> pd.DataFrame:
+        brain = results.brain
+        if brain is None:
+            raise InputError(
+                f"{self.name}: no responses of the brain; set voxel_model to a target, as in "
+                "target@voxel_model=NAME"
+            )
+        self._check_regions(brain)
+        parts = []
+        for gallery in galleries(results.trials, self.within):
+            rows = gallery.rows
+            first = results.trials.iloc[rows[0]]
+            subject, fold = str(first["subject"]), int(first["fold"])
+            rois = np.array(brain.rois[subject])
+            values = contributions(
+                brain.measured[rows, : len(rois)].numpy(), brain.expected[rows, : len(rois)].numpy()
+            )
+            ceiling = brain.ceiling.get((subject, fold), np.full(len(rois), np.nan))
+            for label, voxels in self.members(rois).items():
+                frame = scores(
+                    results,
+                    f"{self.name}_{label}",
+                    rows,
+                    values[:, voxels].mean(axis=1),
+                    chance=0.0,
+                )
+                parts.append(frame.assign(ceiling=float(ceiling[voxels].mean())))
+        return table(parts)
+
+    def members(self, rois: np.ndarray) -> dict[str, np.ndarray]:
+        """Voxel numbers of each region that has any, from the region name of each voxel."""
+        found = {label: np.isin(rois, names) for label, names in self.regions.items()}
+        named = np.any(list(found.values()), axis=0) if found else np.zeros(len(rois), bool)
+        if self.rest is not None:
+            found[self.rest] = ~named
+        found[ALL] = np.ones(len(rois), bool)
+        return {label: np.flatnonzero(mask) for label, mask in found.items() if mask.any()}
+
+    def _check_regions(self, brain: Responses) -> None:
+        known = {r for rois in brain.rois.values() for r in rois} - {""}
+        wanted = {r for names in self.regions.values() for r in names}
+        if wanted and not wanted & known:
+            raise InputError(
+                f"metric.regions: expected regions of the data ({sorted(known) or 'it names none'}), "
+                f"got {sorted(wanted)}; correct them, give the data its atlases, or set regions to "
+                "null and rest to null"
+            )
+
+
+def contributions(measured: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(row, voxel) numbers whose mean over rows is the Pearson r of each voxel.
+
+    A voxel that does not vary in one of the two has r = 0. Raises InputError below three rows.
+    """
+    if len(measured) < 3:
+        raise InputError(
+            f"brain correlation: expected at least 3 test rows to correlate over, got "
+            f"{len(measured)}; leave 'fold' out of `within` or use fewer folds"
+        )
+    z, other = _standard(measured), _standard(expected)
+    r = (z * other).mean(axis=0)
+    made = z * other
+    # Squares of a constant column average to 0, of any other to 1.
+    made -= r / 2 * (z**2 + other**2 - 2)
+    return made
+
+
+def _standard(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    size = np.abs(x).max(axis=0)
+    x -= x.mean(axis=0)
+    spread = np.sqrt((x**2).mean(axis=0))
+    # What centring leaves of a constant column is rounding, of single precision when it came so.
+    flat = spread <= 1e-6 * size
+    return np.where(flat, 0, x / np.where(flat, 1, spread))

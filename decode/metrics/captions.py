@@ -1,0 +1,147 @@
+"""Made captions beside the captions that people wrote about the same picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError, Results, Stimulus
+from decode.progress import progress
+from decode.scoring.caption_clip import CaptionClip
+from decode.scoring.captions import (
+    Cider,
+    bleu,
+    bleu_contributions,
+    bleu_counts,
+    clipscore,
+    meteor_exact,
+    ref_clipscore,
+    rouge_l,
+    tokens,
+)
+from decode.scoring.rows import Gallery, galleries, scores, table
+
+CHANCE_PAIRS = 300
+BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
+
+
+class Captions:
+    """BLEU, METEOR (exact words), ROUGE-L, CIDEr-D and, with `clip`, CLIPScore and RefCLIPScore.
+
+    References are the label `captions` of a stimulus (several texts) or else its `text`. Everything
+    is on a scale from 0 to 1 except `cider` (0 to 10) and `clipscore` (0 to 2.5); published tables
+    often show a hundred times these numbers.
+
+    * `bleu1` to `bleu4` belong to the whole gallery, not to a sentence: their rows are contributions
+      whose mean is that number (see `bleu_contributions`). `sentence_bleu4` is per sentence, 0 where
+      no four words match.
+    * `meteor_exact` has no stems or synonyms and is lower than the METEOR of published tables.
+    * `cider` takes its document frequencies from the references of the gallery.
+
+    A gallery is all stimuli that agree in the columns `within`. Chance is the score against the
+    references of a stimulus drawn at random from it. SPICE is not computed.
+    """
+
+    looks_at: ClassVar[Literal["media"]] = "media"
+
+    def __init__(
+        self, *, clip: CaptionClip | None = None, within: Sequence[str] = ("subject", "split")
+    ) -> None:
+        self.clip, self.within = clip, tuple(within)
+
+    def __call__(self, results: Results) -> pd.DataFrame:
+        texts = made_texts(results)
+        written = [references(s) for s in results.shown]
+        parts: list[pd.DataFrame] = []
+        for gallery in galleries(results.trials, self.within):
+            score = self._scorer(results, gallery, texts, written)
+            own = score(np.arange(len(gallery.rows)))
+            n = gallery.n_stimuli
+            shifts = range(1, 1 + min(n - 1, -(-CHANCE_PAIRS // len(gallery.rows))))
+            others = [score(gallery.first[(gallery.code + s) % n]) for s in shifts]
+            for name, value in own.items():
+                level = value.mean()
+                if others:
+                    level = (level + (n - 1) * np.mean([o[name].mean() for o in others])) / n
+                parts.append(scores(results, name, gallery.rows, value, chance=float(level)))
+        return table(parts)
+
+    def _scorer(
+        self,
+        results: Results,
+        gallery: Gallery,
+        texts: Sequence[str],
+        written: Sequence[Sequence[str]],
+    ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
+        """A function from the partner of each row of the gallery to all scores (row,) by name."""
+        made = [tokens(texts[r]) for r in gallery.rows]
+        known = [[tokens(t) for t in written[r]] for r in gallery.rows]
+        cider = Cider([known[i] for i in gallery.first])
+
+        def score(partner: np.ndarray) -> dict[str, np.ndarray]:
+            pairs = [(c, known[p]) for c, p in zip(made, partner, strict=True)]
+            counts = np.stack([bleu_counts(c, r) for c, r in progress(pairs, "captions: BLEU")])
+            found = dict(zip(BLEU, bleu_contributions(counts).T, strict=True))
+            found["sentence_bleu4"] = bleu(counts)[:, 3]
+            each: dict[str, Callable[..., float]] = {
+                "meteor_exact": meteor_exact,
+                "rouge_l": rouge_l,
+                "cider": cider,
+            }
+            for name, one in each.items():
+                found[name] = np.array([one(c, r) for c, r in progress(pairs, f"captions: {name}")])
+            if self.clip is not None:
+                place = gallery.rows[partner]
+                own = [texts[r] for r in gallery.rows]
+                shown = [results.shown[p] for p in place]
+                found |= self._by_clip(self.clip, own, shown, [written[p] for p in place])
+            return found
+
+        return score
+
+    def _by_clip(
+        self,
+        clip: CaptionClip,
+        texts: Sequence[str],
+        shown: Sequence[Stimulus],
+        written: Sequence[Sequence[str]],
+    ) -> dict[str, np.ndarray]:
+        caption = clip.texts(texts)
+        near = [clip.texts(references) for references in written]
+        plain = clipscore(clip.pictures(shown), caption)
+        name = clip.name
+        return {name: plain, f"ref_{name}": ref_clipscore(plain, caption, near)}
+
+
+def made_texts(results: Results) -> list[str]:
+    """The made caption of each row; InputError where something else was made."""
+    if results.made is None:
+        raise InputError(
+            "metric captions: nothing was generated; add a generator of captions to the experiment "
+            "or drop this metric"
+        )
+    texts = []
+    for row, media in enumerate(results.made):
+        if media.kind != "text" or not isinstance(media.data, str):
+            raise InputError(
+                f"metric captions: expected made texts, row {row} is of kind {media.kind!r}; choose "
+                "a generator of captions or drop this metric"
+            )
+        texts.append(media.data)
+    return texts
+
+
+def references(stimulus: Stimulus) -> list[str]:
+    """The captions of a stimulus that hold a word; InputError when there is none."""
+    given = stimulus.labels.get("captions") or (stimulus.text or "")
+    listed = [given] if isinstance(given, str) else [str(text) for text in given]
+    kept = [text for text in listed if tokens(text)]
+    if not kept:
+        raise InputError(
+            f"metric captions: expected captions of stimulus {stimulus.uid!r} (label 'captions' or "
+            "its text), got none; give the data set its caption files or drop this metric"
+        )
+    return kept

@@ -1,0 +1,137 @@
+"""Two runs on the same test items: how large is the difference, and could it be luck?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from decode.core import InputError
+from decode.scoring.bootstrap import are_classes, interval
+
+# Up to so many items every pattern of signs is counted; beyond that patterns are drawn.
+EXACT_ITEMS = 12
+PIECE_VALUES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One metric of run A minus run B over `n` shared rows of `n_items` stimuli.
+
+    `low` to `high` is the 95 % interval; `p` is two-sided and `p_holm` corrected for the number of
+    metrics that were compared together.
+    """
+
+    metric: str
+    split: str
+    n: int
+    n_items: int
+    n_subjects: int
+    a: float
+    b: float
+    value: float
+    low: float
+    high: float
+    p: float
+    better: str
+    p_holm: float = float("nan")
+
+
+def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one metric of two runs, side by side: subject, stimulus, a, b.
+
+    Each frame has the columns trial, subject, stimulus, value. Where both runs scored the very same
+    rows they are paired one by one, otherwise (single trials in one, averages in the other; some
+    items missing) the means of each subject and stimulus that both have.
+    """
+    keys = ["trial", "subject", "stimulus"]
+    left, right = a[[*keys, "value"]], b[[*keys, "value"]]
+    same = len(a) == len(b) and left[keys].merge(right[keys], on=keys).shape[0] == len(a)
+    if not same:
+        keys = keys[1:]
+        left, right = (
+            x.groupby(keys, sort=False)["value"].mean().reset_index() for x in (left, right)
+        )
+    both = left.merge(right, on=keys, suffixes=("_a", "_b"))
+    return both.rename(columns={"value_a": "a", "value_b": "b"})
+
+
+def sign_flip_p(rows: pd.DataFrame, *, seed: int, n: int = 10_000) -> float:
+    """Two-sided p of the mean of `value` being zero, by flipping signs of whole stimuli.
+
+    If the runs do not differ, A and B may be exchanged for any stimulus, in all subjects and repeats
+    at once. The test speaks about these subjects and other stimuli; whether it holds for other
+    subjects is for the interval to say. Exact up to 12 stimuli (where a stimulus is a class shown
+    many times, rows are exchanged one by one), otherwise from `n` draws, never below 1 / (n + 1).
+    """
+    item, items = pd.factorize(rows["stimulus"], sort=True)
+    if are_classes(len(rows), len(items), rows["subject"].nunique()):
+        item, items = np.arange(len(rows)), pd.RangeIndex(len(rows))
+    total = np.bincount(item, rows["value"].to_numpy(np.float64), minlength=len(items))
+    seen = abs(total.sum()) - 1e-12 * np.abs(total).sum()
+    if len(total) <= EXACT_ITEMS:
+        signs = np.array(list(product((1.0, -1.0), repeat=len(total))))
+        return float((np.abs(signs @ total) >= seen).mean())
+    rng = np.random.default_rng([seed, 57])
+    size = max(1, PIECE_VALUES // len(total))
+    as_large = 0
+    for start in range(0, n, size):
+        signs = rng.integers(0, 2, (min(size, n - start), len(total))) * 2.0 - 1
+        as_large += int((np.abs(signs @ total) >= seen).sum())
+    return (1 + as_large) / (1 + n)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p values corrected for their number (Holm 1979): the chance of any false alarm stays below."""
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    out = np.empty_like(values)
+    out[order] = np.minimum(stepped, 1.0)
+    return out
+
+
+def compare(
+    a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0, draws: int = 10_000
+) -> list[Difference]:
+    """Differences of all metrics that two tables of scores share, Holm-corrected together.
+
+    Tables have the columns metric, split, subject, stimulus, trial, value, better; controls (names
+    with a slash) are left out. The interval is that of `interval`: subjects and stimuli are drawn
+    crossed. Raises InputError when the tables share no metric or no item.
+    """
+    by = ["split", "metric"]
+    own = [x[~x["metric"].str.contains("/")] for x in (a, b)]
+    groups = [
+        {(str(split), str(metric)): rows for (split, metric), rows in x.groupby(by, sort=False)}
+        for x in own
+    ]
+    shared = [key for key in groups[0] if key in groups[1]]
+    if not shared:
+        names = [sorted({m for _, m in g}) for g in groups]
+        raise InputError(
+            f"compare: expected a metric that both runs have, the first has {names[0]}, the second "
+            f"{names[1]}; evaluate both with one metric"
+        )
+    found = []
+    for split, metric in shared:
+        rows = pair(groups[0][split, metric], groups[1][split, metric])
+        if rows.empty:
+            raise InputError(
+                f"compare: the runs share no subject and stimulus in {metric} of split {split}; "
+                "compare runs of the same subjects"
+            )
+        rows["value"] = rows["a"] - rows["b"]
+        value, low, high = interval(rows, seed=seed, n=draws)
+        found.append(
+            Difference(
+                metric, split, len(rows), rows["stimulus"].nunique(), rows["subject"].nunique(),
+                float(rows["a"].mean()), float(rows["b"].mean()), value, low, high,
+                sign_flip_p(rows, seed=seed, n=draws), groups[0][split, metric]["better"].iloc[0],
+            )
+        )  # fmt: skip
+    corrected = holm([d.p for d in found])
+    return [replace(d, p_holm=float(p)) for d, p in zip(found, corrected, strict=True)]

@@ -1,0 +1,215 @@
+"""respond: what a model of the brain, fitted on training rows, expects of the pictures that were made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from decode.core import InputError, Responses, Stimulus, Target
+from decode.folds import Inputs, Protocol, fold_folder
+from decode.linear.encoding import EncodingModel, fit_encoding
+from decode.progress import progress
+from decode.scalers import Scaler
+from decode.scoring.ceiling import noise_ceiling_from_repeats
+from decode.splits import TEST, TRAIN
+from decode.stages.predict import load_scaler
+from decode.stages.reconstruct import picture
+from decode.store import FeatureStore, Frame, read_array, read_json, write_array, write_json
+from decode.trials import Trials
+
+# The expectations of the shown pictures themselves: how good the model of the brain is.
+SHOWN = "shown"
+AT_ONCE = 256
+VOXELS_AT_ONCE = 4096
+
+
+def run(
+    out: Path,
+    *,
+    inputs: Inputs,
+    trained: Path,
+    scaler: Scaler,
+    protocol: Protocol,
+    made: Path,
+    target: Target,
+    features: FeatureStore,
+) -> dict[str, Any]:
+    """One Frame per fold: `measured` and, per source of pictures, `expected.<source>` (row, voxel).
+
+    `target` gives features of pictures, `features` holds them for the stimuli. The model of each
+    subject is a ridge from these to the voxels, on training rows with repeats averaged; `measured`
+    are the test rows as predictions are made from them. Beside it, `ceiling/<subject>.npy`.
+    """
+    if "image" not in target.accepts:
+        raise InputError(
+            f"voxel_model: expected a target that takes pictures, {type(target).__name__} takes "
+            f"{sorted(target.accepts)}; choose another"
+        )
+    for split, fold in inputs.folds():
+        states = load_scaler(fold_folder(trained, split, fold))
+        train, singles = (
+            inputs.part(split, fold, part).scale(scaler, states).since(protocol.after)
+            for part in (TRAIN, TEST)
+        )
+        test = singles if protocol.test_repeats == "single" else singles.average("stimulus")
+        models = _fit(train.average("stimulus"), inputs, features, f"voxel model {split} {fold}")
+        arrays = {"measured": measured(test)}
+        pictures = _Pictures(target)
+        for folder in _sources(fold_folder(made, split, fold), len(test)):
+            arrays[f"expected.{folder.name}"] = expect(
+                models, test, pictures(folder, len(test)), folder.name
+            )
+        shown = _features(test.table, inputs, features)
+        arrays[f"expected.{SHOWN}"] = expect(models, test, shown, SHOWN)
+        done = fold_folder(out, split, fold)
+        Frame(test.table.drop(columns="start"), arrays).write(done)
+        for subject, ceiling in ceilings(singles, test).items():
+            (done / "ceiling").mkdir(exist_ok=True)
+            write_array(done / "ceiling" / f"{subject}.npy", ceiling)
+    rois = {
+        name: np.repeat(layout.rois, layout.n_times).tolist()
+        for name, layout in inputs.trials.since(protocol.after).layouts.items()
+    }
+    write_json(out / "rois.json", rois)
+    return {"n_folds": len(inputs.folds())}
+
+
+def _fit(
+    train: Trials, inputs: Inputs, features: FeatureStore, label: str
+) -> dict[str, EncodingModel]:
+    models = {}
+    table = train.table
+    groups = table.groupby("subject", sort=False).indices
+    for subject, rows in progress(groups.items(), label, total=len(groups)):
+        x = _features(table.iloc[rows], inputs, features)
+        models[str(subject)] = fit_encoding(x, _flat(train, np.asarray(rows)))
+    return models
+
+
+def _features(table: pd.DataFrame, inputs: Inputs, features: FeatureStore) -> np.ndarray:
+    """(row, feature) of the stimuli in a table."""
+    return features.rows([inputs.digests[u] for u in table["stimulus"]]).flatten(1).numpy()
+
+
+def _flat(trials: Trials, rows: np.ndarray) -> np.ndarray:
+    """(row, channel x time) of rows of one subject."""
+    parts = [trials.brain(rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
+    return np.concatenate([p.reshape(len(p), -1) for p in parts])
+
+
+def _empty(trials: Trials) -> np.ndarray:
+    width = max(layout.n_channels * layout.n_times for layout in trials.layouts.values())
+    return np.zeros((len(trials), width), np.float32)
+
+
+def measured(trials: Trials) -> np.ndarray:
+    """(row, voxel) preprocessed responses, zero-padded to the widest subject."""
+    out = _empty(trials)
+    for rows in trials.table.groupby("subject", sort=False).indices.values():
+        values = _flat(trials, np.asarray(rows))
+        out[rows, : values.shape[1]] = values
+    return out
+
+
+def expect(
+    models: Mapping[str, EncodingModel], test: Trials, seen: np.ndarray, source: str
+) -> np.ndarray:
+    """(row, voxel) expected responses to pictures with features `seen` (row, feature)."""
+    out = _empty(test)
+    for subject, rows in test.table.groupby("subject", sort=False).indices.items():
+        if str(subject) not in models:
+            raise InputError(
+                f"voxel_model: subject {subject!r} has test rows but no training rows, so no model "
+                f"of its voxels can be fitted (for {source}); choose a split within subjects or "
+                "leave voxel_model out"
+            )
+        values = models[str(subject)](seen[rows])
+        out[rows, : values.shape[1]] = values
+    return out
+
+
+def _sources(folder: Path, n: int) -> list[Path]:
+    """Folders of one picture per row: decoded, baselines and controls."""
+    found = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.endswith("-once")]
+    for path in found:
+        if not picture(path, n - 1).is_file():
+            raise InputError(
+                f"voxel_model: expected {n} made pictures in {path}, found fewer or none; use a "
+                "generator of images, or leave voxel_model out"
+            )
+    return found
+
+
+class _Pictures:
+    """Features of made pictures (row, feature); equal files are read by the target once."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._known: dict[str, np.ndarray] = {}
+
+    def __call__(self, folder: Path, n: int) -> np.ndarray:
+        made = [Stimulus(str(i), "image", path=str(picture(folder, i))) for i in range(n)]
+        digests = [s.digest() for s in made]
+        new = {d: s for d, s in zip(digests, made, strict=True) if d not in self._known}
+        names = list(new)
+        chunks = [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]
+        for chunk in progress(chunks, f"voxel model features {folder.name}"):
+            values = self.target([new[d] for d in chunk]).float().flatten(1).numpy()
+            self._known.update(zip(chunk, values, strict=True))
+        return np.stack([self._known[d] for d in digests])
+
+
+def ceilings(singles: Trials, test: Trials) -> dict[str, np.ndarray]:
+    """Per subject (voxel,): the correlation of a perfect model with the test rows.
+
+    From the variance between repeats of test stimuli; nan where fewer than two were repeated. The
+    explainable share is estimated without bias, its root is a little low when stimuli are few (0.535
+    for 0.554 with 80 stimuli of three repeats).
+    """
+    found = {}
+    table, rows_of = test.table, singles.table.groupby("subject", sort=False).indices
+    for subject, rows in rows_of.items():
+        values = _flat(singles, np.asarray(rows))
+        stimulus = singles.table["stimulus"].to_numpy()[rows]
+        counts = table.loc[table["subject"] == subject, "repeats"].tolist()
+        share = np.full(values.shape[1], np.nan, np.float32)
+        if (pd.Series(stimulus).value_counts() > 1).sum() > 1:
+            for start in range(0, len(share), VOXELS_AT_ONCE):
+                part = slice(start, start + VOXELS_AT_ONCE)
+                found_here = noise_ceiling_from_repeats(values[:, part], list(stimulus))
+                share[part] = found_here.ceiling(counts)
+        found[str(subject)] = np.sqrt(share)
+    return found
+
+
+def read_responses(folder: Path, split: str, table: pd.DataFrame, source: str) -> Responses | None:
+    """Responses aligned with the pooled test rows of a split; None for a source without pictures."""
+    found: dict[str, list[np.ndarray]] = {"measured": [], f"expected.{source}": []}
+    ceiling = {}
+    for number, rows in table.groupby("fold", sort=False):
+        place = fold_folder(folder, split, int(str(number)))
+        frame = Frame.read(place)
+        if f"expected.{source}" not in frame.arrays:
+            return None
+        check_rows(frame.table, rows, place)
+        for name, parts in found.items():
+            parts.append(frame.arrays[name])
+        for path in sorted((place / "ceiling").glob("*.npy")):
+            ceiling[path.stem, int(str(number))] = read_array(path)
+    rois = {k: tuple(v) for k, v in read_json(folder / "rois.json").items()}
+    both = [torch.from_numpy(np.concatenate(parts)) for parts in found.values()]
+    return Responses(both[0], both[1], rois, ceiling)
+
+
+def check_rows(mine: pd.DataFrame, theirs: pd.DataFrame, place: Path) -> None:
+    keys: Sequence[str] = ("subject", "stimulus")
+    if any(mine[k].tolist() != theirs[k].tolist() for k in keys):
+        raise InputError(
+            f"{place}: expected the rows of the predictions, got others; delete the folder and run "
+            "again"
+        )

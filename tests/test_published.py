@@ -1,0 +1,131 @@
+"""Published results: only beside runs on the same pictures, never without their mark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from worlds import config
+
+from decode.core import InputError
+from decode.pipeline import Run
+from decode.report.content import Report, Score
+from decode.report.page import page
+from decode.report.published import (
+    TESTS,
+    UNKNOWN,
+    beside_published,
+    check_published,
+    protocol_of,
+    read_systems,
+)
+
+METRICS = Path(__file__).parents[1] / "configs" / "metric"
+
+
+def node(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((METRICS / f"{name}.yaml").read_text()))
+
+
+def score(metric: str, value: float = 0.5, subject: str = "subj01") -> Score:
+    return Score(metric, subject, 1000, value, split="published")
+
+
+def test_every_published_number_is_a_fraction_of_a_known_metric_with_a_mark() -> None:
+    systems, subjects = read_systems()
+    pairs = {"pixcorr", "ssim", "ssim_legacy_columns"}
+    two_way = {f"two_way_{n}" for n in ("alexnet2", "alexnet5", "inception", "clip")}
+    distances = {"distance_efficientnet_b1", "distance_swav"}
+    found = {"retrieval_300way", "retrieval_brain_300way"}
+    words = {"bleu1", "bleu4", "rouge_l", "cider", "clipscore", "ref_clipscore"}
+    assert "1, 2, 5 and 7" in subjects
+    for s in systems:
+        assert s.test in (*TESTS, UNKNOWN)
+        assert s.protocol
+        assert s.training
+        assert s.paper
+        assert "second-hand" in s.mark or "from memory" in s.mark
+        assert set(s.scores) <= pairs | two_way | distances | found | words
+        assert all(0 < v < 1 for v in s.scores.values())
+        assert all(v > 0.5 for k, v in s.scores.items() if k in two_way)
+    keys = [(s.system, s.training, s.protocol) for s in systems]
+    assert len(set(keys)) == len(keys)
+
+
+def test_names_of_columns_are_those_of_our_presets() -> None:
+    """A preset renamed would empty the table silently."""
+    from decode.building import build
+    from decode.metrics.image import ImageSuite
+
+    text = (METRICS / "image_mindeye_256.yaml").read_text().replace("${paths.data}", "/data")
+    suite = build(yaml.safe_load(text), "metric")
+    assert isinstance(suite, ImageSuite)
+    ours = {*suite.pairs}
+    ours |= {f"two_way_{n}" for network in suite.two_way for n in network.names}
+    ours |= {f"distance_{n}" for network in suite.distance for n in network.names}
+    mindeye2 = next(s for s in read_systems()[0] if s.system == "MindEye2")
+    assert {m for m in mindeye2.scores if not m.startswith("retrieval")} == ours
+
+
+def test_the_protocol_is_told_from_the_metrics() -> None:
+    assert protocol_of({"a": node("retrieval"), "b": node("image_mindeye_256")}) == "mindeye-256"
+    assert protocol_of({"b": node("image_braindiffuser_224")}) == "braindiffuser-224"
+    for name in ("image_native", "image_tiny", "image_offline", "retrieval"):
+        assert protocol_of({"x": node(name)}) == ""
+    assert protocol_of({"b": {**node("image_mindeye_256"), "ssim": "columns_legacy"}}) == ""
+
+
+def test_a_run_stands_beside_systems_with_its_test_pictures_only() -> None:
+    metrics = {"b": node("image_mindeye_256"), "r": node("retrieval_mindeye")}
+    own = [score("pixcorr"), score("retrieval_300way"), score("mse"), score("ridge/pixcorr", 0.1)]
+    found = {t: beside_published(t, metrics, own) for t in TESTS}
+    names = {}
+    for test, shown in found.items():
+        assert shown is not None
+        assert shown.columns == ["pixcorr", "retrieval_300way"]
+        assert shown.own == {"pixcorr": 0.5, "retrieval_300way": 0.5}
+        assert {s.test for s in shown.systems} == {test, UNKNOWN}
+        names[test] = [s.system for s in shown.systems if s.test == test]
+    assert "MindEye1" in names["shared982"]
+    assert "MindEye2" in names["shared1000"]
+    assert not set(names["shared982"]) & set(names["shared1000"])
+    assert beside_published(None, metrics, own) is None
+
+
+def test_picture_scores_of_another_protocol_are_left_out() -> None:
+    own = [score("pixcorr"), score("ssim"), score("retrieval_300way", 0.4)]
+    shown = beside_published("shared1000", {"b": node("image_native")}, own)
+    assert shown is not None
+    assert shown.columns == ["retrieval_300way"]
+    html = page(Report("run", [], published=shown))
+    assert "in a way of its own" in html
+    assert "0.988" in html
+    assert "0.322" not in html
+
+
+def test_no_published_number_is_printed_without_mark_and_paper() -> None:
+    metrics = {"b": node("image_mindeye_256")}
+    shown = beside_published("shared982", metrics, [score("pixcorr", 0.123), score("ssim")])
+    assert shown is not None
+    html = page(Report("run", [], published=shown))
+    table = html.split("Beside published results")[1].split("</table>")[0]
+    rows = [r for r in table.split("<tr>")[2:] if "this run" not in r]
+    assert len(rows) == len(shown.systems) >= 4
+    for row in rows:
+        assert "second-hand" in row or "from memory, not re-verified" in row
+        assert "(20" in row
+    assert "0.123" in table
+    assert "None of them was checked" in html
+    assert "Beside published" not in page(Report("run", []))
+
+
+def test_results_on_other_pictures_are_refused(tmp_path: Path) -> None:
+    check_published({"published": None, "data": {}})
+    check_published({"published": "shared982", "data": {"test": "shared982"}})
+    check_published({"data": {}})
+    with pytest.raises(InputError, match=r"expected 'shared1000', the test pictures of data\.test"):
+        check_published({"published": "shared982", "data": {"test": "shared1000"}})
+    with pytest.raises(InputError, match="got 'nsd'"):
+        Run(config(tmp_path, published="nsd"))
