@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.linear.subject_ridge import Per, RidgeKnobs, SubjectRidge
+from decode.networks.blocks import Passport
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class PartRidge(Encoder):
                 f"parts: expected targets out of {sorted(shapes)}, got {missing[0]!r}; correct "
                 "`targets` of the part"
             )
-        self.part = part
+        self.part, self.passport = part, Passport(layouts)
         self.kept = [torch.from_numpy(part.channels(layout)) for layout in layouts.values()]
         self.ridge = SubjectRidge(
             {name: part.of(layout) for name, layout in layouts.items()},
@@ -158,6 +159,7 @@ class PartRidge(Encoder):
 
     def cut(self, batch: Batch) -> Batch:
         """The part of a batch: (batch, channel of the part, time of the part)."""
+        self.passport.check(batch)
         width = max(len(k) for k in self.kept)
         span = batch.brain[:, :, self.part.first : self.part.end]
         brain = span.new_zeros(len(batch), width, span.shape[2])

@@ -21,6 +21,8 @@ from decode.encoders.ridge import Ridge
 from decode.encoders.ridge_mlp import RidgeMLP
 from decode.encoders.tsconv import TSConv
 from decode.encoders.with_prior import WithPrior
+from decode.objectives.cycle import Cycle
+from decode.objectives.flow import Flow
 from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.store import read_tensors, write_tensors
@@ -28,7 +30,10 @@ from decode.store import read_tensors, write_tensors
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "encoder").glob("*.yaml"))
 SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}
 PICTURES = {"image": (1, 16, 16), "retrieval": (6,)}
-# Encoders that ask for other targets, or search so long that a test must ask for less.
+LATENTS = {"lowlevel": (2, 8, 8), "lowlevel_tokens": (4, 6)}
+TOKENS = {"image": (3, 4), "retrieval": (3, 4), "label": (5,)}
+MINDEYE2 = {"width": 16, "channels": 8, "sizes": [4, 4, 8]}
+# Encoders that ask for other targets, and published sizes at which a test must ask for less.
 SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bayesian_reconstruction": (
         PICTURES,
@@ -37,6 +42,27 @@ SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "mlp_prior": (SHAPES, {"depth": 1, "sample_steps": 3}),
     "ridge_mlp_prior": (SHAPES, {"depth": 1, "sample_steps": 3}),
+    "mindeye1": (
+        TOKENS,
+        {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
+        | {"inner": {"width": 16, "projector": 8}},
+    ),
+    "mindeye1_low_level": (LATENTS, {"width": 16, "channels": 8, "sizes": [4, 4, 8]}),
+    "mindeye2": (
+        TOKENS | LATENTS,
+        {"depth": 1, "heads": 2, "head_width": 3, "sample_steps": 3, "inner": MINDEYE2},
+    ),
+    "mindeye2_factorised": (
+        TOKENS,
+        {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
+        | {"inner": MINDEYE2 | {"rank": 2}},
+    ),
+    "mindbridge": (SHAPES, {"pooled": 24, "adapter": 4, "width": 16, "projector": 8}),
+    "umbrae": (TOKENS, {"tokens": 5, "width": 16, "depth": 2, "heads": 2, "head_width": 6}),
+    "voxel_tokens": (TOKENS, {"width": 16, "clusters": 5, "depth": 1, "heads": 2, "sample": 25}),
+    "neuroflow": (TOKENS, {"width": 16, "channels": 4, "depth": 1, "heads": 2, "steps": 3}),
+    "dynadiff": (TOKENS, {"width": 16, "projector": 8}),
+    "wave": (SHAPES, {"network": {"width": 16, "depth": 1, "heads": 2}}),
 }
 LARGE = 30_000_000  # parameters; beyond this, presets are built without memory
 
@@ -92,9 +118,15 @@ def read(file: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text())
 
 
+def merged(node: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
+    """The node with other values, also inside nested nodes."""
+    inside = {k: merged(node[k], v) for k, v in knobs.items() if isinstance(v, dict)}
+    return {**node, **knobs, **inside}
+
+
 def build(file: Path, layouts, *, seed: int = 0) -> Encoder:
     shapes, knobs = SPECIAL.get(file.stem, (SHAPES, {}))
-    make = hydra.utils.instantiate({**read(file), **knobs}, _convert_="all")
+    make = hydra.utils.instantiate(merged(read(file), knobs), _convert_="all")
     torch.manual_seed(seed)
     return make(layouts, shapes)
 
@@ -104,7 +136,16 @@ def batches(file: Path, layouts, **knobs) -> Batches:
 
 
 def needs(file: Path, world: str) -> None:
-    """TSConv cannot read windows of one sample."""
+    """Some encoders cannot read some signals and must say so."""
+    refused = {
+        "neuropictor": (tuple(WORLDS), "reads flat maps"),
+        "wave": (("eeg", "fmri"), "the same parcels"),
+    }
+    worlds, says = refused.get(file.stem, ((), ""))
+    if world in worlds:
+        with pytest.raises(InputError, match=says):
+            build(file, WORLDS[world])
+        pytest.skip("refused, as it must be")
     if "tsconv" in file.stem and world == "fmri":
         with pytest.raises(InputError, match="at least 75 samples"):
             build(file, WORLDS[world])
@@ -182,7 +223,7 @@ class TestContract:
             pytest.skip("the preset is for a GPU")
         state = build(file, layouts).state_dict()
         old = layouts["sub-01"]
-        other = {**layouts, "sub-01": layout(world, old.n_channels + 3, old.n_times)}
+        other = {k: layout(world, l.n_channels + 3, l.n_times) for k, l in layouts.items()}
         says = f"saved model has {old.n_channels} .* for sub-01, data have {old.n_channels + 3}"
         with pytest.raises(InputError, match=says):
             build(file, other).load_state_dict(state)
@@ -203,12 +244,18 @@ class TestContract:
         if hasattr(encoder, "prior"):
             torch.manual_seed(0)
             terms.append(Prior()(encoder, batch, 0.5))
+        if hasattr(encoder, "cycle"):
+            terms.append(Cycle()(encoder, batch, 0.5))
+        if hasattr(encoder, "flow_terms"):
+            terms.append(Flow()(encoder, batch, 0.5))
         torch.stack([v for t in terms for v in t.values()]).sum().backward()
         blind = [k for k, p in encoder.named_parameters() if p.grad is None]
         assert not blind
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if "ridge" in f.stem and "prior" not in f.stem])
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.stem.startswith("ridge") and "prior" not in f.stem]
+)
 def test_linear_presets_explain_held_out_trials(file):
     layouts = WORLDS["fmri"]
     encoder = build(file, layouts)

@@ -27,10 +27,18 @@ from decode.objectives.prior import Prior
 from decode.objectives.siglip import SigLIP
 from decode.objectives.softclip import SoftCLIP
 
-FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "objective").glob("*.yaml"))
+# Objectives of one encoder's own arithmetic; tests/test_fmri_networks.py has them.
+OWN = {"cycle", "flow"}
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "objective"
+FILES = [f for f in sorted(FOLDER.glob("*.yaml")) if f.stem not in OWN]
 NAMES = {"image", "retrieval", "label"} | {
     yaml.safe_load(f.read_text()).get("target", "image") for f in FILES
 }
+
+
+def tokens(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Targets called tokens are (token, feature)."""
+    return {k: v.unflatten(1, (1, -1)) if "tokens" in k else v for k, v in values.items()}
 
 
 class Plain(Encoder):
@@ -44,7 +52,7 @@ class Plain(Encoder):
         self.scale = TargetScale({"image": (width,)})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {name: self.layer(batch.brain[:, :, 0]) for name in NAMES}
+        return tokens({name: self.layer(batch.brain[:, :, 0]) for name in NAMES})
 
     def condition(self, batch: Batch) -> Tensor:
         return self(batch)[self.target]
@@ -69,7 +77,7 @@ def batch_of(n: int = 10, *, width: int = 6, seed: int = 0, stimulus: object = N
     label = nn.functional.one_hot(stimulus % width, width).float()
     return Batch(
         torch.randn(n, 8, 1, generator=g),
-        {**dict.fromkeys(NAMES, y), "label": label},
+        tokens({**dict.fromkeys(NAMES, y), "label": label}),
         torch.arange(n) % 2,
         stimulus,
         torch.arange(n),

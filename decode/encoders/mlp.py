@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from decode.core import Batch, Encoder, Layout, Shape, Tensors
-from decode.networks.blocks import (
-    Heads,
-    Passport,
-    Projector,
-    Residual,
-    SubjectLinear,
-    by_subject,
-    numel,
-)
+from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
+from decode.networks.heads import Head, TokenHeads
 
 
 class MLP(Encoder):
@@ -23,7 +16,9 @@ class MLP(Encoder):
 
     Targets named in `contrastive` get a projector of width `projector` behind their head (0: none);
     the others come at the mean and spread of the training targets. The MindEye backbone (Scotti et
-    al. 2023; 2024 with subject layers) is `width` 4096, 4 `blocks`, `dropout_in` .5, `dropout` .15.
+    al. 2023) is `width` 4096, 4 `blocks`, `dropout_in` .5, `dropout` .15; there the projector has no
+    head of its own but reads the tokens that predict the target `share`. `head: factorised` goes
+    through `rank` numbers per token, which takes far less memory than a dense head of many tokens.
     """
 
     def __init__(
@@ -37,6 +32,9 @@ class MLP(Encoder):
         dropout: float = 0.15,
         contrastive: Sequence[str] = ("retrieval",),
         projector: int = 512,
+        share: str | None = None,
+        head: Head = "dense",
+        rank: int = 128,
     ) -> None:
         super().__init__()
         self.passport = Passport(layouts)
@@ -47,16 +45,14 @@ class MLP(Encoder):
             nn.Dropout(dropout_in),
             *(Residual(width, dropout=dropout) for _ in range(blocks)),
         )
-
-        def contrast(w: int, shape: Shape) -> nn.Module:
-            return _Projected(w, shape, projector) if projector else nn.Linear(w, numel(shape))
-
-        self.heads = Heads(
+        self.heads = TokenHeads(
             width,
             shapes,
             contrastive=contrastive,
-            contrast=contrast,
-            regress=lambda w, s: nn.Linear(w, numel(s)),
+            share=share,
+            projector=projector,
+            head=head,
+            rank=rank,
         )
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
@@ -66,16 +62,3 @@ class MLP(Encoder):
         self.passport.check(batch)
         rows = by_subject(batch, self.passport.n_channels)
         return self.heads(self.trunk(self.inputs(rows, len(batch))))
-
-
-class _Projected(nn.Module):
-    """A linear head and a projector over its last axis, so that tokens share the projector."""
-
-    def __init__(self, width: int, shape: Shape, hidden: int) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-        self.head = nn.Linear(width, numel(shape))
-        self.projector = Projector(shape[-1], hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.projector(self.head(x).reshape(len(x), *self.shape))

@@ -9,6 +9,7 @@ from torch import Tensor
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
+from decode.networks.prior_dalle2 import Dalle2Prior
 
 
 class WithPrior(Encoder):
@@ -18,7 +19,12 @@ class WithPrior(Encoder):
     While training, `target` is left as `inner` predicts it, because no gradient passes through
     sampling: regression terms teach `inner`, the objective `prior` teaches the prior and, through
     the condition, `inner` too. `steps` is the length of the schedule, `sample_steps` and `guidance`
-    belong to sampling. Raises InputError when the experiment has no such target.
+    belong to sampling.
+
+    With `head_width` the prior is the published one of MindEye: its attention has that many features
+    per head, whatever the width of the tokens, which is that of the target; `width` is then null.
+
+    Raises InputError when the experiment has no such target and where width and heads do not fit.
     """
 
     def __init__(
@@ -28,9 +34,10 @@ class WithPrior(Encoder):
         *,
         inner: Callable[..., Encoder],
         target: str = "image",
-        width: int = 256,
+        width: int | None = 256,
         depth: int = 4,
         heads: int = 8,
+        head_width: int | None = None,
         steps: int = 100,
         sample_steps: int = 20,
         guidance: float = 1.0,
@@ -42,13 +49,25 @@ class WithPrior(Encoder):
                 f"encoder.target: the prior samples {target!r}, the experiment has "
                 f"{sorted(shapes)}; add a target of that name or name another one"
             )
-        if width % heads:
+        if (width is None) == (head_width is None):
+            raise InputError(
+                f"encoder: expected either width or head_width, got {width} and {head_width}; set "
+                "one of them to null"
+            )
+        if width is not None and width % heads:
             raise InputError(f"encoder: width {width} is no multiple of heads {heads}; change one")
         self.inner = inner(layouts, shapes)
         self.target, self.sample_steps, self.guidance = target, sample_steps, guidance
         self.scale = TargetScale({target: tuple(shapes[target])})
-        self.prior = DiffusionPrior(
-            shapes[target], width=width, depth=depth, heads=heads, steps=steps, seed=seed
+        shape = tuple(shapes[target])
+        self.prior = (
+            Dalle2Prior(
+                shape, depth=depth, heads=heads, head_width=head_width, steps=steps, seed=seed
+            )
+            if head_width is not None
+            else DiffusionPrior(
+                shape, width=int(width or 0), depth=depth, heads=heads, steps=steps, seed=seed
+            )
         )
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:

@@ -19,6 +19,7 @@ class Passport(nn.Module):
     The numbers are saved with the weights, so that a model meets only the signal it was made for.
     """
 
+    per_subject = True
     channels: Tensor
     times: Tensor
 
@@ -103,10 +104,12 @@ class Passport(nn.Module):
 class SubjectLinear(nn.Module):
     """One linear map per subject: (batch, padded feature) -> (batch, width)."""
 
-    def __init__(self, features: Sequence[int], width: int) -> None:
+    per_subject = True
+
+    def __init__(self, features: Sequence[int], width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.width = width
-        self.layers = nn.ModuleList(nn.Linear(f, width) for f in features)
+        self.layers = nn.ModuleList(nn.Linear(f, width, bias=bias) for f in features)
 
     def forward(self, rows: Sequence[tuple[int, Tensor, Tensor]], size: int) -> Tensor:
         parts = [(row, self.layers[s](x)) for s, row, x in rows]
@@ -115,6 +118,8 @@ class SubjectLinear(nn.Module):
 
 class SubjectMix(nn.Module):
     """One channel-mixing matrix per subject, starting as the identity; (batch, channel, time)."""
+
+    per_subject = True
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -131,8 +136,8 @@ class SubjectMix(nn.Module):
 
 def scatter(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
     """Put (row numbers, values) back into one tensor of `size` rows."""
-    rows = torch.cat([row for row, _ in parts])
     values = torch.cat([value for _, value in parts])
+    rows = torch.cat([row for row, _ in parts]).to(values.device)
     return torch.empty_like(values).index_copy(0, rows, values) if len(rows) == size else values
 
 
@@ -146,12 +151,18 @@ def by_subject(batch: Batch, channels: Sequence[int]) -> list[tuple[int, Tensor,
 
 
 class Residual(nn.Module):
-    """x + dropout(gelu(norm(linear(x)))), the block of MindEye (Scotti et al. 2023)."""
+    """x + dropout(gelu(norm(linear(x)))), the block of MindEye (Scotti et al. 2023).
 
-    def __init__(self, width: int, *, dropout: float) -> None:
+    `low_level` is its variant for latents: SiLU instead of GELU, no bias.
+    """
+
+    def __init__(self, width: int, *, dropout: float, low_level: bool = False) -> None:
         super().__init__()
         self.inner = nn.Sequential(
-            nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)
+            nn.Linear(width, width, bias=not low_level),
+            nn.LayerNorm(width),
+            nn.SiLU() if low_level else nn.GELU(),
+            nn.Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:

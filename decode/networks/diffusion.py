@@ -1,15 +1,15 @@
-"""What the diffusion generators share: knobs, checks, loading, seeds and the sampling loop."""
+"""What samplers are made of: checks of shapes, loading, seeds, first latents and the loop."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Media, Shape, Tensors
+from decode.core import InputError, Media, Shape
 from decode.networks.weights import (
     Precision,
     choose_device,
@@ -25,59 +25,15 @@ Offload = Literal["none", "model", "sequential"]
 Norm = Literal["train", "keep"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """The knobs of a diffusion generator, checked when built.
+class Knobs(Protocol):
+    """What loading and placing need to know of a generator."""
 
-    `image` names the embedding target, `low_level` an optional target that gives the start of
-    sampling: latents as the denoiser sees them, or pictures (3, h, w) in [0, 1]. `strength` in
-    (0, 1] is the share of the `steps` that is run from that start. `norm` "train" gives each
-    predicted embedding the mean norm of the training ones, since regression shrinks; "keep" leaves
-    it.
-    """
-
-    image: str
-    low_level: str | None
-    steps: int
-    guidance: float
-    strength: float
-    size: int | None
-    norm: Norm
     precision: Precision
     offload: Offload
-    batch_size: int
     device: str
 
-    def __post_init__(self) -> None:
-        if self.norm not in ("train", "keep"):
-            raise InputError(f"generator: norm is train or keep, got {self.norm!r}")
-        if self.offload not in ("none", "model", "sequential"):
-            raise InputError(
-                f"generator: offload is none, model or sequential, got {self.offload!r}"
-            )
-        if self.batch_size < 1 or self.steps < 1:
-            raise InputError(
-                f"generator: steps and batch_size are at least 1, got {self.steps} and "
-                f"{self.batch_size}"
-            )
-        if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
-            raise InputError(
-                f"generator: strength lies in (0, 1] and steps * strength reaches 1, got "
-                f"{self.strength} with {self.steps} steps"
-            )
-        if self.low_level is None and self.strength != 1:
-            raise InputError(
-                f"generator: strength={self.strength} means a start from a low-level prediction, "
-                "but low_level is null; name a target there or set strength to 1"
-            )
-        choose_dtype(self.precision)
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.image,) if self.low_level is None else (self.image, self.low_level)
-
-
-def check_place(knobs: Sampling) -> torch.device:
+def check_place(knobs: Knobs) -> torch.device:
     """The device; InputError when parts are to be offloaded from something that is not a GPU."""
     device = choose_device(knobs.device)
     if knobs.offload != "none" and device.type != "cuda":
@@ -92,12 +48,7 @@ def check_embedding(
     shapes: Mapping[str, Shape], name: str, *, width: int | None, said: int | None, model: str
 ) -> None:
     """Compare a target's shape with the width that the folder gives or, if unknown, with `said`."""
-    if width is not None and said is not None and width != said:
-        raise InputError(
-            f"generator: width={said}, but the folder {model!r} is conditioned on {width}; "
-            "remove width or correct model"
-        )
-    expected = width if width is not None else said
+    expected = agreed_width(width, said, model)
     shape = tuple(shapes[name])
     if len(shape) != 1 or (expected is not None and shape[0] != expected):
         wanted = f"({expected},)" if expected is not None else "one vector"
@@ -105,6 +56,30 @@ def check_embedding(
             f"generator: {model!r} is conditioned on an image embedding of shape {wanted}, target "
             f"{name!r} has {shape}; choose the target whose embedding the model was trained with"
         )
+
+
+def check_tokens(
+    shapes: Mapping[str, Shape], name: str, *, width: int | None, said: int | None, model: str
+) -> None:
+    """The same for a target of tokens (token, width)."""
+    expected = agreed_width(width, said, model)
+    shape = tuple(shapes[name])
+    if len(shape) != 2 or (expected is not None and shape[1] != expected):
+        wanted = f"(token, {expected})" if expected is not None else "(token, width)"
+        raise InputError(
+            f"generator: {model!r} is conditioned on tokens of shape {wanted}, target {name!r} has "
+            f"{shape}; choose the target whose tokens the model was trained with"
+        )
+
+
+def agreed_width(width: int | None, said: int | None, model: str) -> int | None:
+    """The width that the folder gives or, if that is unknown, the one said; they may not differ."""
+    if width is not None and said is not None and width != said:
+        raise InputError(
+            f"generator: width={said}, but the folder {model!r} is conditioned on {width}; "
+            "remove width or correct model"
+        )
+    return width if width is not None else said
 
 
 def check_low_level(
@@ -127,7 +102,7 @@ def check_low_level(
         )
 
 
-def open_pipeline(kind: str, model: str, knobs: Sampling, **parts: Any) -> Any:
+def open_pipeline(kind: str, model: str, knobs: Knobs, **parts: Any) -> Any:
     """The diffusers pipeline class `kind` with weights, not yet placed; `parts` replace some."""
     import diffusers
 
@@ -142,7 +117,27 @@ def open_pipeline(kind: str, model: str, knobs: Sampling, **parts: Any) -> Any:
     return pipe
 
 
-def place_pipeline(pipe: Any, knobs: Sampling) -> Any:
+def open_parts(
+    model: str, knobs: Knobs, *, networks: Mapping[str, Any], plain: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The scheduler and the parts of a pipeline by name, each read by the class given for it.
+
+    For pipelines whose published index names modules that have moved inside the library since.
+    """
+    import diffusers
+
+    source, dtype = str(find_weights(model)), choose_dtype(knobs.precision)
+    with quiet(), loading(model):
+        parts = {k: cls.from_pretrained(source, subfolder=k) for k, cls in plain.items()}
+        for name, cls in networks.items():
+            network = cls.from_pretrained(source, subfolder=name, use_safetensors=True)
+            parts[name] = network.to(dtype).eval()
+        told = diffusers.DDIMScheduler.load_config(source, subfolder="scheduler")
+        scheduler = getattr(diffusers, told["_class_name"])
+        return {**parts, "scheduler": scheduler.from_config(told)}
+
+
+def place_pipeline(pipe: Any, knobs: Knobs) -> Any:
     """Move a pipeline to its device, whole or part by part while it runs."""
     device = check_place(knobs)
     if knobs.offload == "model":
@@ -154,32 +149,31 @@ def place_pipeline(pipe: Any, knobs: Sampling) -> Any:
     return pipe
 
 
-def mean_norm(embeddings: Tensor) -> float:
-    """Mean Euclidean norm of (row, width) embeddings."""
-    return float(embeddings.float().norm(dim=1).mean())
+def whole_autoencoder(pipe: Any) -> Any:
+    """The pipeline with its autoencoder in full precision where half would overflow, as SDXL's does."""
+    if pipe.vae.config.force_upcast and pipe.vae.dtype == torch.float16:
+        with quiet():
+            pipe.vae.to(torch.float32)
+    return pipe
 
 
-def conditioned(predicted: Tensors, knobs: Sampling, norm: float | None) -> Tensor:
-    """Predicted embeddings (row, width) ready for the generator: finite and at their true scale."""
-    embedding = predicted[knobs.image].float()
-    for name in knobs.needs:
-        if not bool(torch.isfinite(predicted[name]).all()):
-            raise InputError(f"generator: predictions of target {name!r} are not all finite")
-    if knobs.norm == "keep":
-        return embedding
-    if norm is None:
-        raise InputError(
-            "generator: norm=train needs the training embeddings; call learn(shown, truth) first "
-            "or set norm to keep"
-        )
-    return embedding * (norm / embedding.norm(dim=1, keepdim=True).clamp_min(1e-12))
+def mean_norm(features: Tensor) -> float:
+    """Mean Euclidean norm of (row, *shape) features, each taken as one vector."""
+    return float(features.float().flatten(1).norm(dim=1).mean())
 
 
-def row_slices(rows: int, knobs: Sampling) -> Iterator[slice]:
+def with_norm(features: Tensor, norm: float) -> Tensor:
+    """(row, *shape) features, each scaled to one Euclidean norm."""
+    flat = features.float().flatten(1)
+    scaled = flat * (norm / flat.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    return scaled.view_as(features)
+
+
+def row_slices(rows: int, batch_size: int) -> Iterator[slice]:
     """Slices of at most `batch_size` rows, with a progress bar."""
-    starts = range(0, rows, knobs.batch_size)
+    starts = range(0, rows, batch_size)
     for start in progress(starts, "pictures", total=len(starts)):
-        yield slice(start, min(start + knobs.batch_size, rows))
+        yield slice(start, min(start + batch_size, rows))
 
 
 def row_generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -196,17 +190,17 @@ def draw(shape: Shape, rows: list[torch.Generator], like: Tensor) -> Tensor:
 
 
 def first_latents(
-    scheduler: Any, knobs: Sampling, start: Tensor | None, noise: Tensor
+    scheduler: Any, start: Tensor | None, noise: Tensor, *, steps: int, strength: float
 ) -> tuple[Tensor, Tensor]:
     """(time steps to run, latents to run them from).
 
     Without a start that is scaled noise and every step; with one, the start noised to the level at
     which the last `strength` share of the steps begins.
     """
-    scheduler.set_timesteps(knobs.steps, device=noise.device)
+    scheduler.set_timesteps(steps, device=noise.device)
     if start is None:
         return scheduler.timesteps, noise * scheduler.init_noise_sigma
-    skipped = knobs.steps - int(knobs.steps * knobs.strength)
+    skipped = steps - int(steps * strength)
     begin = skipped * scheduler.order
     timesteps = scheduler.timesteps[begin:]
     if hasattr(scheduler, "set_begin_index"):
@@ -215,17 +209,67 @@ def first_latents(
     return timesteps, scheduler.add_noise(start.to(noise), noise, first)
 
 
+Predict = Callable[[Tensor, Tensor], Tensor]
+Pull = Callable[[Tensor], Tensor]
+
+
+def guided(noise: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: the unconditional half of the batch first, then the conditional."""
+    if guidance <= 1:
+        return noise
+    free, bound = noise.chunk(2)
+    return free + guidance * (bound - free)
+
+
 def denoise(
     scheduler: Any,
     timesteps: Tensor,
     latents: Tensor,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    **step: Any,
+    predict: Predict,
+    rows: list[torch.Generator],
+    *,
+    pull: Pull | None = None,
+    scale: float = 1.0,
+    every: int = 1,
 ) -> Tensor:
-    """Run the scheduler over `timesteps`; `predict(latents, t)` is the guided denoiser's output."""
-    for t in timesteps:
-        latents = scheduler.step(predict(latents, t), t, latents, **step, return_dict=False)[0]
+    """Run the scheduler over `timesteps`; `predict(latents, t)` is the guided denoiser's output.
+
+    `pull` maps an estimate of the clean latents to an energy per row: each `every`-th step also
+    goes down its gradient with respect to the noisy latents, times `scale` and their number.
+    """
+    step = step_arguments(scheduler, rows)
+    for i, t in enumerate(timesteps):
+        if pull is None or i % every:
+            latents = scheduler.step(predict(latents, t), t, latents, **step, return_dict=False)[0]
+            continue
+        with torch.enable_grad():
+            seen = latents.detach().requires_grad_()
+            found = scheduler.step(predict(seen, t), t, seen, **step)
+            energy = pull(clean_estimate(found, scheduler))
+            down = torch.autograd.grad(energy.sum(), seen)[0]
+        # Energies are means over a picture: their gradient thins out as latents grow in number.
+        latents = found.prev_sample.detach() - scale * down[0].numel() * down.to(latents)
     return latents
+
+
+def clean_estimate(found: Any, scheduler: Any) -> Tensor:
+    """The scheduler's estimate of the clean latents at the step it has just taken."""
+    for name in ("pred_original_sample", "denoised"):
+        if getattr(found, name, None) is not None:
+            return torch.as_tensor(getattr(found, name))
+    raise InputError(
+        f"generator: an energy needs a scheduler that tells its estimate of the clean latents, "
+        f"{type(scheduler).__name__} does not; use a model folder whose scheduler is DDIM, DDPM, "
+        "Euler or LCM, or set energy to null"
+    )
+
+
+def step_arguments(scheduler: Any, rows: list[torch.Generator]) -> dict[str, Any]:
+    """What `scheduler.step` takes beside the sample: no added noise where it can be chosen, and the
+    rows' own generators where there is some all the same."""
+    known = inspect.signature(scheduler.step).parameters
+    wanted: dict[str, Any] = {"eta": 0.0, "generator": rows}
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def start_from(

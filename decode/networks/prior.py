@@ -37,6 +37,14 @@ class DiffusionPrior(nn.Module):
         self.shape = tuple(shape)
         self.tokens, self.features = shape if len(shape) == 2 else (1, math.prod(shape))
         self.steps = steps
+        self.build(width, depth, heads)
+        self.register_buffer("survival", _cosine(steps), persistent=False)
+        # One noise for all rows and runs: a row's sample depends on its own prediction only.
+        start = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+        self.register_buffer("noise", start)
+
+    def build(self, width: int, depth: int, heads: int) -> None:
+        """Make the layers of the transformer."""
         n = 2 * self.tokens + 1
         self.enter = nn.ModuleDict(
             {"condition": nn.Linear(self.features, width), "noisy": nn.Linear(self.features, width)}
@@ -46,17 +54,13 @@ class DiffusionPrior(nn.Module):
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.features, bias=False))
-        self.register_buffer("survival", _cosine(steps), persistent=False)
-        # One noise for all rows and runs: a row's sample depends on its own prediction only.
-        start = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
-        self.register_buffer("noise", start)
 
     def forward(self, noisy: Tensor, time: Tensor, condition: Tensor, keep: Tensor) -> Tensor:
         """Clean vectors (batch, *shape); `time` (batch,) int64; `keep` (batch,): use condition."""
         size = (len(noisy), self.tokens, self.features)
         told = self.enter["condition"](condition.reshape(size))
         told = torch.where(keep[:, None, None], told, self.null.to(told.dtype))
-        when = self.time(_sinusoid(time, self.position.shape[1]))[:, None]
+        when = self.time(sinusoid(time, self.position.shape[1]))[:, None]
         x = torch.cat([told, when, self.enter["noisy"](noisy.reshape(size))], 1) + self.position
         for block in self.blocks:
             x = block(x)
@@ -70,13 +74,20 @@ class DiffusionPrior(nn.Module):
         self, clean: Tensor, condition: Tensor, *, drop: float, generator: torch.Generator | None
     ) -> Tensor:
         """Mean squared error of the predicted clean vectors at random times, per row (batch,)."""
+        time, noise, keep = self.draw(clean, drop=drop, generator=generator)
+        made = self(self.noised(clean, time, noise), time, condition, keep)
+        return (made - clean).square().flatten(1).mean(1)
+
+    def draw(
+        self, clean: Tensor, *, drop: float, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Random times (batch,), noise like `clean` and who keeps the condition (batch,)."""
         n, device = len(clean), clean.device
         place = device if generator is None else generator.device
         time = torch.randint(self.steps, (n,), generator=generator, device=place).to(device)
         noise = torch.randn(clean.shape, generator=generator, device=place).to(clean)
         keep = torch.rand(n, generator=generator, device=place).to(device) >= drop
-        made = self(self.noised(clean, time, noise), time, condition, keep)
-        return (made - clean).square().flatten(1).mean(1)
+        return time, noise, keep
 
     @torch.no_grad()
     def sample(self, condition: Tensor, *, steps: int, guidance: float) -> Tensor:
@@ -128,7 +139,8 @@ def _cosine(steps: int, offset: float = 0.008) -> Tensor:
     return (1 - beta).cumprod(0).float()
 
 
-def _sinusoid(time: Tensor, width: int) -> Tensor:
+def sinusoid(time: Tensor, width: int) -> Tensor:
+    """Sines and cosines (batch, width) of times (batch,) at rates from 1 to 1/10,000."""
     half = width // 2
     rate = torch.exp(-math.log(10_000) * torch.arange(half, device=time.device) / max(half - 1, 1))
     angle = time[:, None].float() * rate

@@ -1,0 +1,63 @@
+"""The low-level half of MindEye: voxels to the latents of an image autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
+from decode.networks.low_level import LowLevelHead, low_level_shapes
+
+
+class LowLevel(Encoder):
+    """Linear per subject, norm, SiLU, dropout, residual blocks, then an enlarging decoder.
+
+    Predicts the target `latents` (channel, height, width) and, where the experiment has it, `tokens`
+    (place of the quarter-size map, feature) for a contrastive loss. Scotti et al. 2023: `width` 4096,
+    4 `blocks`, a map of 64 `channels`, decoder `sizes` 64, 128, 256.
+
+    Raises InputError when the experiment lacks the latents or has other targets.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        shapes: Mapping[str, Shape],
+        *,
+        latents: str = "lowlevel",
+        tokens: str = "lowlevel_tokens",
+        width: int = 4096,
+        blocks: int = 4,
+        dropout_in: float = 0.5,
+        dropout: float = 0.25,
+        channels: int = 64,
+        sizes: Sequence[int] = (64, 128, 256),
+    ) -> None:
+        super().__init__()
+        made, read = low_level_shapes(shapes, latents, tokens)
+        if made is None or set(shapes) - {latents, tokens}:
+            raise InputError(
+                f"encoder low_level predicts {latents!r} and perhaps {tokens!r}, the experiment has "
+                f"{sorted(shapes)}; give it these targets only"
+            )
+        self.passport = Passport(layouts)
+        self.inputs = SubjectLinear(self.passport.features, width, bias=False)
+        self.trunk = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            nn.Dropout(dropout_in),
+            *(Residual(width, dropout=dropout, low_level=True) for _ in range(blocks)),
+        )
+        self.head = LowLevelHead(
+            width, made, read, channels=channels, sizes=sizes, dropout=0.0, bias=False
+        )
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        self.head.scale.learn(train)
+
+    def forward(self, batch: Batch) -> Tensors:
+        self.passport.check(batch)
+        rows = by_subject(batch, self.passport.n_channels)
+        return self.head(self.trunk(self.inputs(rows, len(batch))))

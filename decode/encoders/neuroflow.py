@@ -1,0 +1,158 @@
+"""NeuroFlow: a flow carries the code of a voxel autoencoder to the tokens of a picture and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.networks.blocks import Passport, Projector, TargetScale, by_subject
+from decode.networks.flow import SpeedTransformer, between, travel
+from decode.networks.heads import as_tokens, make_head
+from decode.networks.voxel_autoencoder import (
+    VoxelAutoencoder,
+    divergence,
+    drawn,
+    squared_error,
+)
+
+
+class NeuroFlow(Encoder):
+    """Voxel autoencoder, then a flow from its code to the tokens of `target` in Euler steps.
+
+    The code has the shape of the target, so that contrastive losses can compare them; a projector of
+    width `projector` (None: that of the features) on it predicts the targets in `contrastive` that
+    have this shape. While training, `target` is the code itself, since no gradient passes through
+    sampling; the objective `flow` trains autoencoder and flow. `width`, `channels` and `blocks` shape
+    the autoencoder, `depth` and `heads` the flow's transformer, whose width is `flow_width` (None:
+    that of the features). Other targets get a linear head on the mean token.
+
+    Published (Mai et al. 2026): tokens 256 x 1664, width 1024, channels 64, 2 blocks, depth 12, 13
+    heads, 20 steps. Raises InputError when the experiment has no such target.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        shapes: Mapping[str, Shape],
+        *,
+        target: str = "image",
+        width: int = 1024,
+        channels: int = 64,
+        blocks: int = 2,
+        depth: int = 12,
+        heads: int = 13,
+        flow_width: int | None = None,
+        steps: int = 20,
+        contrastive: Sequence[str] = ("retrieval",),
+        projector: int | None = None,
+    ) -> None:
+        super().__init__()
+        if target not in shapes:
+            raise InputError(
+                f"encoder.target: the flow leads to {target!r}, the experiment has "
+                f"{sorted(shapes)}; add a target of that name or name another one"
+            )
+        self.target, self.steps = target, steps
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.contrastive = frozenset(contrastive) - {target}
+        tokens, features = as_tokens(self.shapes[target])
+        inner = flow_width or features
+        if inner % heads:
+            raise InputError(
+                f"encoder: the flow's width {inner} is no multiple of heads {heads}; change one"
+            )
+        self.passport = Passport(layouts)
+        self.autoencoder = VoxelAutoencoder(
+            self.passport.features,
+            tokens=tokens,
+            features=features,
+            width=width,
+            channels=channels,
+            blocks=blocks,
+        )
+        self.flow = SpeedTransformer(tokens, features, width=inner, depth=depth, heads=heads)
+        self.others = nn.ModuleDict(
+            {
+                name: Projector(features, projector or features)
+                if name in self.contrastive and shape == self.shapes[target]
+                else nn.Sequential(_Mean(), make_head(features, shape, head="dense", rank=1))
+                for name, shape in self.shapes.items()
+                if name != target
+            }
+        )
+        regressed = {k: v for k, v in self.shapes.items() if k not in self.contrastive}
+        self.scale = TargetScale(regressed)
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        self.scale.learn(train)
+
+    def forward(self, batch: Batch) -> Tensors:
+        code, _ = self.code(batch)
+        image = code
+        if not self.training:
+            image = travel(self.flow, code, steps=self.steps, start=1.0, end=0.0)
+        made = {self.target: self._placed(self.target, image)}
+        for name, head in self.others.items():
+            made[name] = self._placed(name, head(code))
+        return {name: made[name] for name in self.shapes}
+
+    def _placed(self, name: str, value: Tensor) -> Tensor:
+        value = value.reshape(len(value), *self.shapes[name])
+        return value if name in self.contrastive else self.scale.up(name, value)
+
+    def code(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the voxels' code, each (batch, token, features)."""
+        self.passport.check(batch)
+        return self.autoencoder.encode(by_subject(batch, self.passport.n_channels), len(batch))
+
+    def voxels(self, targets: Tensors, subject: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The other way: the response of `subject` (batch,) to pictures with these `targets`, as
+        (rows, voxels (row, voxel)) for each subject.
+        """
+        clean = self.clean(targets)
+        code = travel(self.flow, clean, steps=self.steps, start=0.0, end=1.0)
+        return self.autoencoder.decode(code, subject)
+
+    def flow_terms(self, batch: Batch, targets: Tensors) -> Tensors:
+        """Errors per row (batch,): `voxels` rebuilt, `divergence` of the code, `speed` of the flow;
+        `code` and `again`, that of the rebuilt voxels, (batch, token, features).
+        """
+        rows = by_subject(batch, self.passport.n_channels)
+        mean, logvar = self.code(batch)
+        rebuilt = self.autoencoder.decode(
+            drawn(mean, logvar) if self.training else mean, batch.subject
+        )
+        again, _ = self.autoencoder.encode(
+            [(s, row, value) for (s, row, _), (_, value) in zip(rows, rebuilt, strict=True)],
+            len(batch),
+        )
+        # The flow learns between codes as they are: it must not pull them.
+        clean, start = self.clean(targets), mean.detach()
+        if self.training:
+            time = torch.rand(len(batch), device=mean.device)
+        else:
+            time = (torch.arange(len(batch), device=mean.device) + 0.5) / len(batch)
+        place, wanted = between(clean, start, time)
+        speed = (self.flow(place, time) - wanted).square().flatten(1).mean(1)
+        return {
+            "voxels": squared_error(rebuilt, rows),
+            "divergence": divergence(mean, logvar),
+            "speed": speed,
+            "code": mean,
+            "again": again,
+        }
+
+    def clean(self, targets: Tensors) -> Tensor:
+        """The target's tokens at unit spread (batch, token, features)."""
+        value = self.scale.down(self.target, targets[self.target].float())
+        return value.reshape(len(value), *as_tokens(self.shapes[self.target]))
+
+
+class _Mean(nn.Module):
+    """Mean token."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)

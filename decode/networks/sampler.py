@@ -1,0 +1,290 @@
+"""The parent of the diffusion generators: their common knobs, and sampling from prediction to picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.networks.diffusion import (
+    Norm,
+    Offload,
+    Predict,
+    Pull,
+    as_media,
+    check_low_level,
+    check_place,
+    denoise,
+    draw,
+    first_latents,
+    mean_norm,
+    row_generators,
+    row_slices,
+    start_from,
+    with_norm,
+)
+from decode.networks.energies import Energy
+from decode.networks.weights import Precision, choose_dtype, find_weights, read_config
+
+
+@dataclass(eq=False)
+class Diffusion(Generator):
+    """A latent diffusion model, and the knobs that all of them have.
+
+    `model` is a hub name or folder. `low_level` names an optional target that gives the start of
+    sampling: latents as the denoiser sees them, or pictures (3, h, w) in [0, 1]; `strength` in
+    (0, 1] is the share of the `steps` that is run from that start. `norm` "train" gives each
+    predicted condition the mean norm of the training ones, since regression shrinks; "keep" leaves
+    it. `size` is the side of the pictures, null the model's own.
+
+    `energy` steers the sampling: any function (pictures (row, 3, h, w) around [0, 1], predictions)
+    -> (row,) that can be differentiated by the pictures. Each `energy_every`-th step goes down
+    its gradient with respect to the noisy latents, times `energy_scale` and the number of latent
+    values, through the decoded estimate of the clean ones (universal guidance, Bansal et al. 2023,
+    arXiv:2302.07121). That keeps the activations of denoiser and decoder: expect several times the
+    memory. Offloading part by part (`sequential`) was not tried with it.
+
+    `candidates` pictures are sampled per row and the one of the lowest `judge` energy is kept. The
+    judge knows the prediction only, and the report says how many there were.
+    """
+
+    model: str
+    _: KW_ONLY
+    low_level: str | None = None
+    steps: int = 50
+    guidance: float = 5.0
+    strength: float = 1.0
+    size: int | None = None
+    norm: Norm = "train"
+    energy: Energy | None = None
+    energy_scale: float = 1.0
+    energy_every: int = 1
+    candidates: int = 1
+    judge: Energy | None = None
+    precision: Precision = "float32"
+    offload: Offload = "none"
+    batch_size: int = 8
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        self._check_knobs()
+        judged = [g for g in (self.energy, self.judge) if g is not None]
+        extra = [name for g in judged for name in getattr(g, "needs", ())]
+        low = [] if self.low_level is None else [self.low_level]
+        self.needs = tuple(dict.fromkeys([*self.conditions(), *low, *extra]))
+        self.disclosure = disclose(self)
+        self._norms: dict[str, float] = {}
+        self._pipe: Any = None
+
+    def _check_knobs(self) -> None:
+        if self.norm not in ("train", "keep"):
+            raise InputError(f"generator: norm is train or keep, got {self.norm!r}")
+        if self.offload not in ("none", "model", "sequential"):
+            raise InputError(
+                f"generator: offload is none, model or sequential, got {self.offload!r}"
+            )
+        if min(self.batch_size, self.steps, self.candidates, self.energy_every) < 1:
+            raise InputError(
+                "generator: steps, batch_size, candidates and energy_every are at least 1, got "
+                f"{self.steps}, {self.batch_size}, {self.candidates} and {self.energy_every}"
+            )
+        if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
+            raise InputError(
+                f"generator: strength lies in (0, 1] and steps * strength reaches 1, got "
+                f"{self.strength} with {self.steps} steps"
+            )
+        if not self.starts() and self.strength != 1:
+            raise InputError(
+                f"generator: strength={self.strength} means a start from a low-level prediction, "
+                "but low_level is null; name a target there or set strength to 1"
+            )
+        if (self.candidates > 1) != (self.judge is not None):
+            raise InputError(
+                f"generator: candidates={self.candidates} with judge={self.judge}; more than one "
+                "candidate needs a judge, and a judge more than one candidate"
+            )
+        choose_dtype(self.precision)
+
+    def starts(self) -> bool:
+        """Whether sampling begins with something else than noise."""
+        return self.low_level is not None
+
+    def conditions(self) -> tuple[str, ...]:
+        """The targets that the denoiser is conditioned on, which `norm` scales."""
+        raise NotImplementedError(f"{type(self).__name__} must name its conditions")
+
+    def open(self) -> Any:
+        """The pipeline, with weights, on its device."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it loads")
+
+    def denoiser(self, wanted: Tensors, rows: list[torch.Generator]) -> Predict:
+        """(latents, time step) -> what the scheduler takes, for these rows' conditions."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it denoises")
+
+    def check(self, shapes: Mapping[str, Shape]) -> None:
+        """Compare targets with the folders' configuration; no weights are read."""
+        super().check(shapes)
+        find_weights(self.model)
+        check_place(self)
+        for judged in (self.energy, self.judge):
+            if hasattr(judged, "check"):
+                judged.check(shapes)  # type: ignore[union-attr]
+
+    def told(
+        self, unet: str = "unet", vae: str = "vae"
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        """(configuration of a local folder's denoiser, side of its latents), None where unknown."""
+        denoiser = read_config(self.model, unet)
+        autoencoder = read_config(self.model, vae)
+        if self.size is not None:
+            halvings = 3 if autoencoder is None else len(autoencoder["block_out_channels"]) - 1
+            return denoiser, self.size // 2**halvings
+        return denoiser, None if denoiser is None else denoiser["sample_size"]
+
+    def check_start(self, shapes: Mapping[str, Shape], side: int | None, channels: int = 4) -> None:
+        """The low-level start is a picture or latents of exactly the denoiser's shape."""
+        check_low_level(shapes, self.low_level, channels=channels, side=side)
+
+    def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
+        """Remember the mean norms of the training conditions."""
+        self._norms = {name: mean_norm(truth[name]) for name in self.conditions()}
+
+    @torch.no_grad()
+    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
+        """One picture (3, size, size) per row."""
+        predicted = {name: predicted[name].float() for name in self.needs}
+        wanted = {**predicted, **self._conditioned(predicted)}
+        if self._pipe is None:
+            self._pipe = self.open()
+        made: list[Media] = []
+        for rows in row_slices(len(seeds), self.batch_size):
+            made += as_media(self._best(cut(wanted, rows), cut(predicted, rows), seeds[rows]))
+        return made
+
+    def _conditioned(self, predicted: Tensors) -> Tensors:
+        """Predicted conditions, finite and at their true scale."""
+        for name, values in predicted.items():
+            if not bool(torch.isfinite(values).all()):
+                raise InputError(f"generator: predictions of target {name!r} are not all finite")
+        if self.norm == "keep":
+            return {}
+        if not self._norms:
+            raise InputError(
+                "generator: norm=train needs the training embeddings; call learn(shown, truth) "
+                "first or set norm to keep"
+            )
+        return {name: with_norm(predicted[name], self._norms[name]) for name in self.conditions()}
+
+    def _best(self, wanted: Tensors, predicted: Tensors, seeds: Sequence[int]) -> Tensor:
+        """(row, 3, size, size): of each row's candidates the one that the judge finds nearest."""
+        best = self.sample(wanted, predicted, seeds)
+        if self.judge is None:
+            return best
+        lowest = self.judge(best.clamp(0, 1), predicted)
+        for k in range(1, self.candidates):
+            made = self.sample(wanted, predicted, [another_seed(seed, k) for seed in seeds])
+            energy = self.judge(made.clamp(0, 1), predicted)
+            better = energy < lowest
+            best = torch.where(better.view(-1, 1, 1, 1).to(best.device), made, best)
+            lowest = torch.minimum(lowest, energy)
+        return best
+
+    def sample(self, wanted: Tensors, predicted: Tensors, seeds: Sequence[int]) -> Tensor:
+        """Pictures (row, 3, size, size) of one batch, nominally in [0, 1]."""
+        pipe, rows = self._pipe, row_generators(seeds)
+        place = {"device": pipe._execution_device, "dtype": self.network.dtype}
+        wanted = {name: values.to(**place) for name, values in wanted.items()}
+        predict = self.denoiser(wanted, rows)
+        noise = self.noise(rows, torch.empty(0, **place))
+        start = self.start_latents(wanted)
+        timesteps, latents = first_latents(
+            pipe.scheduler, start, noise, steps=self.steps, strength=self.strength
+        )
+        knobs = {"scale": self.energy_scale, "every": self.energy_every}
+        pull = self._pull(predicted)
+        latents = denoise(
+            pipe.scheduler,
+            timesteps,
+            latents,
+            predict,
+            rows,
+            pull=pull,
+            **knobs,  # type: ignore[arg-type]
+        )
+        pictures = self.decode(latents)
+        pipe.maybe_free_model_hooks()
+        return pictures
+
+    def _pull(self, predicted: Tensors) -> Pull | None:
+        """The energy of clean latents, or None when there is nothing to pull with."""
+        energy = self.energy
+        if energy is None or self.energy_scale == 0:
+            return None
+        return lambda clean: energy(self.decode(clean.to(self.network.dtype)).float(), predicted)
+
+    @property
+    def network(self) -> Any:
+        """The denoising network of the opened pipeline."""
+        return self._pipe.unet
+
+    def latent_shape(self) -> tuple[int, int]:
+        """(channel, side) of the latents."""
+        config = self.network.config
+        if self.size is None:
+            return config.in_channels, config.sample_size
+        return config.in_channels, self.size // int(self._pipe.vae_scale_factor)
+
+    def noise(self, rows: list[torch.Generator], like: Tensor) -> Tensor:
+        """(row, channel, side, side) of standard normal noise, each row from its own generator."""
+        channels, side = self.latent_shape()
+        return draw((channels, side, side), rows, like)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents as the denoiser sees them -> pictures around [0, 1]."""
+        vae = self._pipe.vae
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        return vae.decode(latents, return_dict=False)[0] / 2 + 0.5
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (row, 3, size, size) in [-1, 1] -> latents as the denoiser sees them."""
+        vae = self._pipe.vae
+        pictures = pictures.to(self._pipe._execution_device, vae.dtype)
+        return vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor
+
+    def start_latents(self, wanted: Tensors) -> Tensor | None:
+        """What sampling starts from, as the denoiser sees it; None for noise alone."""
+        if self.low_level is None:
+            return None
+        channels, side = self.latent_shape()
+        size = side * int(self._pipe.vae_scale_factor)
+        low = wanted[self.low_level]
+        return start_from(low, self.encode, channels=channels, side=side, size=size)
+
+
+def cut(tensors: Tensors, rows: slice) -> Tensors:
+    return {name: values[rows] for name, values in tensors.items()}
+
+
+def another_seed(seed: int, k: int) -> int:
+    """The seed of a row's candidate number `k`."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{k}".encode()).digest()[:4], "big")
+
+
+def disclose(generator: Diffusion) -> str:
+    """What a reader of the pictures has to know about how they were chosen or steered."""
+    said = []
+    if generator.candidates > 1:
+        said.append(
+            f"Each picture is the best of {generator.candidates} by {generator.judge}, which "
+            "compares it with the prediction from the brain; the stimulus was not looked at."
+        )
+    if generator.energy is not None and generator.energy_scale:
+        said.append(
+            f"Sampling was steered by {generator.energy} with scale {generator.energy_scale:g}."
+        )
+    return " ".join(said)

@@ -1,0 +1,369 @@
+"""Pieces of the fMRI encoders and their losses against plain arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from voxels import Voxels
+
+from decode.core import InputError, Layout
+from decode.encoders.mindbridge import MindBridge
+from decode.encoders.neuroflow import NeuroFlow
+from decode.encoders.neuropictor import NeuroPictor
+from decode.encoders.umbrae import SubjectTokens
+from decode.encoders.voxel_tokens import VoxelTokens
+from decode.encoders.wave import Wave
+from decode.networks.causal import CausalVolumes
+from decode.networks.flow import between, travel
+from decode.networks.heads import FactorisedHead, TokenHeads
+from decode.networks.low_level import LowLevelHead
+from decode.networks.prior_dalle2 import Dalle2Prior, rotate
+from decode.networks.voxel_autoencoder import divergence
+from decode.objectives.cycle import Cycle
+from decode.objectives.flow import Flow
+from decode.objectives.mse import MSE
+from decode.objectives.soft_tokens import SoftTokens
+
+SHAPES = {"image": (3, 8), "retrieval": (3, 8)}
+FLOW: dict[str, Any] = {"width": 8, "channels": 4, "blocks": 1, "depth": 1, "heads": 2}
+
+
+def test_umbrae_tokens_are_two_linear_maps_in_turn() -> None:
+    torch.manual_seed(0)
+    layer = SubjectTokens([7, 5], tokens=4, width=6)
+    x = torch.randn(3, 5)
+    made = layer([(1, torch.arange(3), x)], 3)
+    spread = layer.spread[1](x[..., None])
+    assert torch.allclose(made, layer.gather[1](spread.transpose(1, 2)), atol=1e-5)
+
+
+def test_the_order_and_number_of_voxels_mean_nothing_to_voxel_tokens() -> None:
+    torch.manual_seed(0)
+    world = Voxels(SHAPES, voxels=(30,), n=5)
+    encoder = VoxelTokens(world.layouts, SHAPES, width=16, clusters=4, depth=1, heads=2).eval()
+    made = encoder(world.batch)["image"]
+    order = torch.randperm(30)
+    with torch.no_grad():
+        encoder.voxels.tables[0].copy_(encoder.voxels.tables[0][order])
+        same = encoder(replace(world.batch, brain=world.batch.brain[:, order]))["image"]
+    assert torch.allclose(same, made, atol=1e-5)
+    other = encoder(replace(world.batch, brain=world.batch.brain[:, order.flip(0)]))["image"]
+    assert not torch.allclose(other, made, atol=1e-3)
+    shared = {k: v.shape for k, v in encoder.state_dict().items()}
+    more = Voxels(SHAPES, voxels=(99, 10), n=2)
+    large = VoxelTokens(more.layouts, SHAPES, width=16, clusters=4, depth=1, heads=2).state_dict()
+    differ = {k for k in large if large[k].shape != shared.get(k)}
+    assert {k.split(".")[0] for k in differ} == {"voxels", "passport"}
+
+
+def test_voxels_are_sampled_only_while_training() -> None:
+    torch.manual_seed(0)
+    world = Voxels(SHAPES, voxels=(30,), n=5)
+    encoder = VoxelTokens(world.layouts, SHAPES, width=16, clusters=4, depth=1, heads=2, sample=10)
+    made = [encoder.train(t)(world.batch)["image"] for t in (True, True, False, False)]
+    assert not torch.equal(made[0], made[1])
+    assert torch.equal(made[2], made[3])
+
+
+def test_a_factorised_head_is_the_low_rank_map_it_says() -> None:
+    torch.manual_seed(0)
+    head = FactorisedHead(5, (4, 7), rank=2)
+    torch.nn.init.normal_(head.bias)
+    x = torch.randn(3, 5)
+    enter = head.enter.weight.reshape(4, 2, 5)
+    want = torch.einsum("bi,tri,fr->btf", x, enter, head.leave.weight) + head.bias
+    assert torch.allclose(head(x), want, atol=1e-5)
+    assert FactorisedHead(5, (7,), rank=2)(x).shape == (3, 7)
+    for knobs, says in (({"head": "sparse"}, "encoder.head"), ({"rank": 0}, "encoder.rank")):
+        with pytest.raises(InputError, match=says):
+            TokenHeads(5, {"image": (2, 3)}, contrastive=(), **{"head": "factorised", **knobs})  # type: ignore[arg-type]
+
+
+def test_a_shared_projector_reads_the_tokens_of_the_other_target() -> None:
+    torch.manual_seed(0)
+    heads = TokenHeads(5, SHAPES, contrastive=["retrieval"], share="image", projector=4)
+    x = torch.randn(3, 5)
+    made = heads(x)
+    assert torch.equal(made["retrieval"], heads.heads[1](made["image"]))
+    alone = TokenHeads(
+        5, SHAPES | {"retrieval": (2, 8)}, contrastive=["retrieval"], share="image", projector=4
+    )
+    assert alone(x)["retrieval"].shape == (3, 2, 8)
+    with pytest.raises(InputError, match=r"encoder\.share"):
+        TokenHeads(5, SHAPES, contrastive=["image"], share="image")
+
+
+def test_low_level_targets_that_do_not_fit_are_refused() -> None:
+    knobs: dict[str, Any] = {"channels": 8, "sizes": (8, 8, 8), "dropout": 0.0, "bias": True}
+    for latents, tokens, says in (
+        ((4, 30, 32), None, "multiples of 4"),
+        ((4, 32), None, "multiples of 4"),
+        ((4, 32, 32), (49, 16), r"must be \(64, feature\)"),
+    ):
+        read = ("lowlevel_tokens", tokens) if tokens else None
+        with pytest.raises(InputError, match=says):
+            LowLevelHead(6, ("lowlevel", latents), read, **knobs)
+
+
+def test_rotation_keeps_lengths_and_sees_only_distances() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(6).expand(9, 6), torch.randn(6).expand(9, 6)
+    a, b = rotate(q, 4), rotate(k, 4)
+    assert torch.allclose(a.norm(dim=-1), q.norm(dim=-1), atol=1e-5)
+    assert torch.equal(a[:, 4:], q[:, 4:])
+    products = a @ b.T
+    assert torch.allclose(products.diagonal(2), products[0, 2].expand(7), atol=1e-4)
+    assert not torch.allclose(products[0], products[0, :1].expand(9), atol=1e-2)
+
+
+def test_the_published_prior_forgets_a_dropped_condition() -> None:
+    torch.manual_seed(0)
+    prior = Dalle2Prior((3, 8), depth=1, heads=2, head_width=4, steps=10).eval()
+    x, c = torch.randn(2, 4, 3, 8)
+    time, yes = torch.tensor([0, 3, 6, 9]), torch.ones(4, dtype=torch.bool)
+    assert not torch.allclose(prior(x, time, c, yes), prior(x, time, -c, yes), atol=1e-4)
+    assert torch.equal(prior(x, time, c, ~yes), prior(x, time, -c, ~yes))
+    assert torch.equal(prior(x, time, c, yes, ~yes), prior(-x, time, c, yes, ~yes))
+    assert not torch.allclose(prior(x, time, c, yes), prior(x, time.flip(0), c, yes), atol=1e-4)
+    whole = prior.sample(c, steps=5, guidance=2.0)
+    assert torch.allclose(prior.sample(c[1:2], steps=5, guidance=2.0), whole[1:2], atol=1e-5)
+
+
+def test_the_speed_is_the_derivative_of_the_way_and_leads_home() -> None:
+    torch.manual_seed(0)
+    image, brain = torch.randn(2, 5, 3, 8, dtype=torch.float64)
+    time, h = torch.rand(5, dtype=torch.float64), 1e-6
+    _, speed = between(image, brain, time)
+    ahead, behind = (between(image, brain, time + s * h)[0] for s in (1, -1))
+    assert torch.allclose(speed, (ahead - behind) / (2 * h), atol=1e-6)
+    assert torch.allclose(between(image, brain, torch.zeros(5))[0], image)
+    assert torch.allclose(between(image, brain, torch.ones(5))[0], brain)
+
+    def exact(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return between(image, brain, t)[1]
+
+    error = {}
+    for steps in (20, 200):
+        back = travel(exact, brain, steps=steps, start=1.0, end=0.0)
+        error[steps] = float((back - image).abs().max())
+    assert error[200] < 0.02 < 0.15 * math.pi
+    assert error[200] == pytest.approx(error[20] / 10, rel=0.2)
+
+
+def test_divergence_is_that_of_the_formula_book() -> None:
+    torch.manual_seed(0)
+    mean, logvar = torch.randn(2, 3, 2, 4, dtype=torch.float64)
+    mine = divergence(mean, logvar)
+    a = torch.distributions.Normal(mean, (0.5 * logvar).exp())
+    b = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    want = torch.distributions.kl_divergence(a, b).flatten(1).sum(1)
+    assert torch.allclose(mine, want)
+
+
+def test_neuroflow_goes_from_pictures_to_voxels_too() -> None:
+    world = Voxels(SHAPES, voxels=(20, 13), n=4)
+    encoder = NeuroFlow(world.layouts, SHAPES, **FLOW).eval()
+    encoder.initialise(world, ())
+    with torch.no_grad():
+        made = encoder.voxels(world.batch.targets, world.batch.subject)
+    assert [tuple(v.shape) for _, v in made] == [(4, 20), (4, 13)]
+    with pytest.raises(InputError, match="flow leads to 'video'"):
+        NeuroFlow(world.layouts, SHAPES, target="video")
+    with pytest.raises(InputError, match="no multiple of heads"):
+        NeuroFlow(world.layouts, SHAPES, **{**FLOW, "heads": 3})
+
+
+def test_the_flow_does_not_pull_the_code() -> None:
+    torch.manual_seed(0)
+    world = Voxels(SHAPES, n=4)
+    encoder = NeuroFlow(world.layouts, SHAPES, **FLOW)
+    encoder.initialise(world, ())
+    encoder.flow_terms(world.batch, world.batch.targets)["speed"].mean().backward()
+    assert all(p.grad is None for p in encoder.autoencoder.parameters())
+    assert any(p.grad is not None for p in encoder.flow.parameters())
+
+
+def test_flow_terms_add_up_and_weights_multiply() -> None:
+    torch.manual_seed(0)
+    world = Voxels(SHAPES, n=6)
+    encoder = NeuroFlow(world.layouts, SHAPES, **FLOW).eval()
+    encoder.initialise(world, ())
+    one = Flow(voxels=1, divergence=1, speed=1, contrast=1, cycle=1)(encoder, world.batch, 0.1)
+    weighed = Flow(voxels=2, divergence=3, speed=5, contrast=7, cycle=11)
+    again = weighed(encoder, world.batch, 0.9)
+    for name, factor in zip(one, (2, 3, 5, 7, 11), strict=True):
+        assert float(again[name].detach()) == pytest.approx(
+            factor * float(one[name].detach()), rel=1e-5
+        ), name
+    # Voxels by hand: padding counts for nothing, the sum runs over the voxels of each trial.
+    mean, _ = encoder.code(world.batch)
+    rebuilt = encoder.autoencoder.decode(mean, world.batch.subject)
+    total = 0.0
+    for s, (rows, value) in enumerate(rebuilt):
+        seen = world.batch.brain[rows, : world.voxels[s], 0]
+        total += float((value - seen).detach().square().sum())
+    assert float(one["voxels"].detach()) == pytest.approx(total / len(world.batch), rel=1e-5)
+    with pytest.raises(InputError, match="encoder=neuroflow"):
+        Flow()(bridge(world), world.batch, 0.5)
+
+
+def bridge(world: Voxels, **knobs: Any) -> MindBridge:
+    torch.manual_seed(0)
+    small = {"pooled": 16, "adapter": 2, "width": 8, "blocks": 1, "projector": 4}
+    return MindBridge(world.layouts, world.shapes, **{**small, **knobs})  # type: ignore[arg-type]
+
+
+def test_mindbridge_pools_any_number_of_voxels() -> None:
+    world = Voxels(SHAPES, voxels=(48, 10), n=3)
+    pooled = bridge(world).pooled(world.batch)
+    first = world.batch.brain[:3, :48, 0].reshape(3, 16, 3).max(2).values
+    assert torch.equal(pooled[:3], first)
+    assert pooled.shape == (6, 16)
+    # Fewer voxels than places: neighbours share one, and padding is never looked at.
+    assert bool((pooled[3:, :, None] == world.batch.brain[3:, None, :10, 0]).any(2).all())
+
+
+def test_cycle_terms_are_those_of_two_networks_by_hand() -> None:
+    world = Voxels(SHAPES, voxels=(20, 20), n=4)
+    encoder = bridge(world).eval()
+    got = Cycle(weight=2.0, rebuild=3.0)(encoder, world.batch, 0.5)
+    rebuilt, cycle = [], []
+    for i in range(len(world.batch)):
+        s = int(world.batch.subject[i])
+        x = encoder.pooled(world.batch)[i : i + 1]
+        e = encoder.embedders.layers[s](x)
+        rebuilt.append((encoder.builders.layers[s](e) - x).square().mean())
+        back = encoder.embedders.layers[1 - s](encoder.builders.layers[1 - s](e))
+        cycle.append((back - e).square().mean())
+    assert float(got["rebuilt"].detach()) == pytest.approx(
+        3 * float(torch.stack(rebuilt).detach().mean()), rel=1e-5
+    )
+    assert float(got["cycle"].detach()) == pytest.approx(
+        2 * float(torch.stack(cycle).detach().mean()), rel=1e-5
+    )
+    with pytest.raises(InputError, match="encoder=mindbridge"):
+        Cycle()(NeuroFlow(world.layouts, SHAPES, **FLOW), world.batch, 0.5)
+
+
+class Told(torch.nn.Module):
+    """Predicts what it was told."""
+
+    def __init__(self, prediction: torch.Tensor) -> None:
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {"lowlevel_tokens": self.prediction}
+
+    def embed(self, targets: Any) -> Any:
+        return targets
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def test_soft_tokens_equal_loops_in_float64() -> None:
+    g = torch.Generator().manual_seed(0)
+    made, clean, changed = torch.randn(3, 4, 2, 5, generator=g)
+    world = Voxels({}, n=4, voxels=(3,))
+    targets = {"lowlevel_tokens": clean, "other": changed}
+    batch = replace(world.batch, targets=targets)
+    p, t, a = (
+        (x / x.norm(dim=2, keepdim=True)).reshape(8, 5).double().numpy()
+        for x in (made, clean, changed)
+    )
+    for other, candidates in ((None, t), ("other", a)):
+        loss = 0.0
+        for i in range(8):
+            for labels, scores in (
+                (candidates @ t[i], candidates @ p[i]),
+                (t @ candidates[i], p @ candidates[i]),
+            ):
+                loss -= float(softmax(labels / 0.1) @ np.log(softmax(scores / 0.1))) / 16
+        objective = SoftTokens(other=other, weight=2.0, temperature=0.1)
+        (got,) = objective(Told(made), batch, 0.5).values()  # type: ignore[arg-type]
+        assert float(got) == pytest.approx(2 * loss, rel=1e-4)
+    with pytest.raises(InputError, match=r"objective\.other"):
+        SoftTokens(other="none")(Told(made), batch, 0.5)  # type: ignore[arg-type]
+
+
+def test_squared_error_of_unit_vectors() -> None:
+    g = torch.Generator().manual_seed(0)
+    made, wanted = torch.randn(2, 4, 2, 5, generator=g)
+    batch = replace(Voxels({}, n=4, voxels=(3,)).batch, targets={"lowlevel_tokens": wanted})
+    objective = MSE(target="lowlevel_tokens", weight=3.0, normalise=True)
+    (got,) = objective(Told(made), batch, 0.5).values()  # type: ignore[arg-type]
+    cosine = torch.nn.functional.cosine_similarity(made.flatten(1), wanted.flatten(1))
+    assert float(got) == pytest.approx(3 * float((2 - 2 * cosine).mean()) / 10, rel=1e-5)
+
+
+def test_hints_start_at_nothing() -> None:
+    world = Voxels({"text": (3, 6), "hint": (2, 4, 4)}, voxels=(64,), n=3)
+    encoder = NeuroPictor(world.layouts, world.shapes, patch=4, width=16, depth=1, heads=2).eval()
+    made = encoder(world.batch)
+    assert float(made["hint"].detach().abs().max()) == 0
+    assert float(made["text"].detach().std()) > 0.1
+
+
+def test_a_causal_network_sees_no_later_volume() -> None:
+    torch.manual_seed(0)
+    network = CausalVolumes(6, width=8, depth=2, heads=2, longest=5).eval()
+    x = torch.randn(2, 4, 6)
+    later = x.clone()
+    later[:, 3] += 1
+    a, b = network(x), network(later)
+    assert a.shape == (2, 5, 8)
+    assert torch.allclose(a[:, :3], b[:, :3], atol=1e-6)
+    assert not torch.allclose(a[:, 4], b[:, 4], atol=1e-3)
+    with pytest.raises(InputError, match="at most 5 volumes, got 6"):
+        network(torch.randn(1, 6, 6))
+
+
+class Outside(torch.nn.Module):
+    """A network from elsewhere."""
+
+    def __init__(self, channels: int, *, width: Any = 4, tokens: bool = True) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(channels, 4)
+        self.width, self.tokens = width, tokens
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        made = self.layer(volumes)
+        return made if self.tokens else made.mean(1)
+
+
+def test_any_network_of_volumes_can_be_put_in(tmp_path: Any) -> None:
+    from decode.store import write_tensors
+
+    world = Voxels(SHAPES, voxels=(10,), times=3, n=4)
+    torch.manual_seed(0)
+    saved = Outside(10)
+    file = tmp_path / "network.safetensors"
+    write_tensors(file, saved.state_dict())
+    for pool in ("first", "last", "mean"):
+        encoder = Wave(
+            world.layouts, SHAPES, network=Outside, weights=str(file), pool=pool, freeze=True
+        ).eval()  # type: ignore[arg-type]
+        encoder.initialise(world, ())
+        volumes = saved(world.batch.brain.transpose(1, 2))
+        want = {"first": volumes[:, 0], "last": volumes[:, -1], "mean": volumes.mean(1)}[pool]
+        assert torch.allclose(encoder.pooled(encoder.network(world.batch.brain.mT)), want)
+        assert not any(p.requires_grad for p in encoder.network.parameters())
+    with pytest.raises(InputError, match="must say its width"):
+        Wave(world.layouts, SHAPES, network=lambda c: Outside(c, width=None))
+    flat = Wave(world.layouts, SHAPES, network=lambda c: Outside(c, tokens=False))
+    with pytest.raises(InputError, match=r"expected tokens \(batch, token, width\)"):
+        flat(world.batch)
+    wrong = Wave(
+        {"a": Layout("fmri", ("v",) * 9, np.zeros((9, 3)), ("",) * 9, 1.0, 3)}, SHAPES,
+        network=Outside, weights=str(file),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"layer.weight \(4, 9\), found \(4, 10\)"):
+        wrong.initialise([replace(world.batch, brain=world.batch.brain[:, :9])], ())
