@@ -35,6 +35,7 @@ TOKENS = {"image": (3, 4), "retrieval": (3, 4), "label": (5,)}
 MINDEYE2 = {"width": 16, "channels": 8, "sizes": [4, 4, 8]}
 # Encoders that ask for other targets, and published sizes at which a test must ask for less.
 SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "adapted": (SHAPES, {"inner": yaml.safe_load((FILES[0].parent / "mlp.yaml").read_text())}),
     "bayesian_reconstruction": (
         PICTURES,
         {"voxels": [10], "noise": [0.3], "temperature": [0.1], "bank": 60, "inner_folds": 2}
@@ -120,7 +121,8 @@ def read(file: Path) -> dict[str, Any]:
 
 def merged(node: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
     """The node with other values, also inside nested nodes."""
-    inside = {k: merged(node[k], v) for k, v in knobs.items() if isinstance(v, dict)}
+    both = {k for k, v in knobs.items() if isinstance(v, dict) and isinstance(node.get(k), dict)}
+    inside = {k: merged(node[k], knobs[k]) for k in both}
     return {**node, **knobs, **inside}
 
 

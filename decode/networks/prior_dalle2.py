@@ -35,7 +35,8 @@ class Dalle2Prior(DiffusionPrior):
         seed: int = 0,
     ) -> None:
         self.head_width = head_width
-        super().__init__(shape, width=shape[-1], depth=depth, heads=heads, steps=steps, seed=seed)
+        width = shape[-1] if len(shape) == 2 else math.prod(shape)
+        super().__init__(shape, width=width, depth=depth, heads=heads, steps=steps, seed=seed)
 
     def build(self, width: int, depth: int, heads: int) -> None:
         self.width = width

@@ -1,0 +1,69 @@
+"""Several encoders side by side, each with targets of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+
+
+class Joined(Encoder):
+    """`encoders` by name, each for the targets that `targets` gives it; nothing is shared.
+
+    Targets that `targets` does not name belong to the first encoder. MindEye (Scotti et al. 2023)
+    predicts its tokens and its low-level latents by two such networks; here they are trained in one
+    run, at one rate and batch size. Raises InputError for a name in `targets` without an encoder.
+    """
+
+    def __init__(
+        self,
+        layouts: Mapping[str, Layout],
+        shapes: Mapping[str, Shape],
+        *,
+        encoders: Mapping[str, Callable[..., Encoder]],
+        targets: Mapping[str, Sequence[str]],
+    ) -> None:
+        super().__init__()
+        unknown = [name for name in targets if name not in encoders]
+        if unknown or not encoders:
+            raise InputError(
+                f"encoder.targets: expected names out of the encoders {list(encoders)}, got "
+                f"{unknown[:1] or 'no encoders'}; correct it"
+            )
+        first = next(iter(encoders))
+        owner = {target: name for name, mine in targets.items() for target in mine}
+        self.encoders = nn.ModuleDict()
+        for name, make in encoders.items():
+            mine = {k: v for k, v in shapes.items() if owner.get(k, first) == name}
+            if mine:
+                self.encoders[name] = make(layouts, mine)
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        for encoder in self._parts():
+            encoder.initialise(train, validation)
+
+    def forward(self, batch: Batch) -> Tensors:
+        return {k: v for encoder in self._parts() for k, v in encoder(batch).items()}
+
+    def embed(self, targets: Tensors) -> Tensors:
+        for encoder in self._parts():
+            targets = encoder.embed(targets)
+        return targets
+
+    def _parts(self) -> list[Encoder]:
+        return [m for m in self.encoders.values() if isinstance(m, Encoder)]
+
+    def __getattr__(self, name: str) -> Any:
+        # What an objective asks of one encoder (its prior) is asked of the first that has it.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "encoders":
+                raise
+            for encoder in self._parts():
+                if hasattr(encoder, name):
+                    return getattr(encoder, name)
+            raise

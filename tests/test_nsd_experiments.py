@@ -1,0 +1,88 @@
+"""Every NSD experiment, made small, decodes a miniature of NSD and nothing from shuffled pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from nsd_twin import write_nsd
+from test_configs import composed
+
+from decode.cli import CONFIGS
+from decode.pipeline import Run, execute
+
+PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
+PRIOR = {"heads": 2, "head_width": 4, "depth": 1, "sample_steps": 5}
+SMALL: dict[str, dict[str, Any]] = {
+    "brain_diffuser": {"alphas": {name: [30.0] for name in ("image", "text", "lowlevel")}},
+    "takagi": {"regions": {"lowlevel": ["early"], "text": ["ventral"]}},
+    "mindeye1": {
+        "encoders": {
+            "high": {**PRIOR, "inner": {"width": 96, "blocks": 1, "projector": 32, "dropout_in": 0.1}},
+            "low": {"width": 64, "blocks": 1, "channels": 16, "sizes": [16, 16, 16]},
+        }
+    },
+    "mindeye2": {**PRIOR, "inner": {"width": 96, "blocks": 1, "channels": 16, "sizes": [16, 16, 16]}},
+    "mindbridge": {
+        "pooled": 64, "adapter": 8, "width": 96, "blocks": 1, "projector": 32, "dropout_in": 0.1,
+    },
+    "voxel_tokens": {"width": 32, "clusters": 16, "depth": 1, "heads": 4},
+    "neuroflow": {"width": 64, "channels": 8, "blocks": 1, "depth": 1, "heads": 2, "steps": 5},
+}  # fmt: skip
+
+
+def small(name: str, folder: Path) -> dict[str, Any]:
+    """The experiment as it ships, with pixels for targets, few weights and no pictures."""
+    config = composed(f"experiment=nsd/{name}", f"paths.outputs={folder}/outputs")
+    config["data"] |= {"root": str(folder / "nsd"), "captions": None}
+    config["subjects"] = ["subj01", "subj03"]
+    config["targets"] = dict.fromkeys(config["targets"], PIXELS)
+    config["generator"], config["published"] = None, None
+    config["metrics"] = {"retrieval": {**config["metrics"]["retrieval"], "n_way": [2]}}
+    config["encoder"] = updated(config["encoder"], SMALL[name])
+    if config["trainer"]["epochs"]:
+        config["trainer"] |= {
+            "epochs": 60 if name == "neuroflow" else 25,
+            "rate": 2e-3,
+            "batch_size": 64,
+            "precision": "float32",
+        }
+    return config
+
+
+def updated(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(node)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(made.get(key), Mapping)
+        made[key] = updated(made[key], value) if both else value
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("twin")
+    write_nsd(place / "nsd", n_images=320, n_shared=24, size=8, noise=0.3)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SMALL))
+def test_an_experiment_decodes_the_twin(name: str, folder: Path) -> None:
+    config = small(name, folder)
+    run = Run(config)
+    execute(run, until="evaluate", force=(), say=lambda s: None)
+    scores = pd.read_parquet((run.folder("evaluate") or folder) / "scores.parquet")
+    value = scores.groupby("metric")["value"].mean()
+    assert value["retrieval_top1"] > 0.3
+    assert abs(value["shuffled/retrieval_top1"] - 1 / 24) < 0.04
+    assert set(scores["split"]) == set(config["splits"])
+
+
+def test_every_experiment_is_tried_small() -> None:
+    names = {p.stem for p in (CONFIGS / "experiment" / "nsd").glob("*.yaml")}
+    assert names - set(SMALL) == {"mindeye2_pretrain", "mindeye2_adapt"}
+    for name in names:
+        assert composed(f"experiment=nsd/{name}")["notes"]
