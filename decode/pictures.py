@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -66,6 +66,18 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 def read_images(stimuli: Sequence[Stimulus], size: int) -> Tensor:
     """Pictures as (image, 3, size, size) in [0, 1], squeezed to a square, never cropped."""
     return torch.cat([resize(read_image(s)[None], (size, size)) for s in stimuli])
+
+
+def normalised(images: Tensor, size: Any, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pictures (image, 3, h, w) in [0, 1] at a network's size (one side or two) and scale.
+
+    Not clamped, and differentiable by the pictures.
+    """
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(images.shape[-2:]) != (height, width):
+        images = interpolate(images, size=(height, width), mode="bicubic", antialias=True)
+    centre, spread = (images.new_tensor(v).view(-1, 1, 1) for v in (mean, std))
+    return (images - centre) / spread
 
 
 def to_grey(images: Tensor) -> Tensor:

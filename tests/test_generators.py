@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusion_twins import tiny_text, tiny_unet, tiny_vae, tiny_vision
 from PIL import Image
 from torch import Tensor
 
@@ -24,82 +25,18 @@ WIDTH = 12
 SEEDS = [11, 12, 13]
 
 
-def tiny_vae(**config: Any) -> Any:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-        **config,
-    )
-
-
-def tiny_unet(**config: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    knobs = {
-        "sample_size": 8,
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "attention_head_dim": 4,
-        "norm_num_groups": 4,
-        "cross_attention_dim": 8,
-    }
-    return UNet2DConditionModel(**{**knobs, **config})
-
-
-def tiny_text(folder: Path, projected: bool = False) -> tuple[Any, Any]:
-    from transformers import (
-        CLIPTextConfig,
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-    )
-
-    config = CLIPTextConfig(
-        vocab_size=12,
-        hidden_size=8 if not projected else 4,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-        projection_dim=4,
-    )
-    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "r", "e", "d</w>", "t", "h", "i", "n"]
-    tokeniser = CLIPTokenizer(
-        vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=8
-    )
-    return tokeniser, (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
-
-
 @pytest.fixture(scope="module")
 def unclip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline
     from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-    )
+    from transformers import CLIPImageProcessor
 
     folder = tmp_path_factory.mktemp("unclip")
     torch.manual_seed(0)
-    tokeniser, text = tiny_text(folder)
-    vision = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, projection_dim=WIDTH, num_hidden_layers=1,
-        num_attention_heads=2, image_size=16, patch_size=8,
-    )  # fmt: skip
+    tokeniser, text = tiny_text()
     StableUnCLIPImg2ImgPipeline(
         feature_extractor=CLIPImageProcessor(size=16, crop_size=16),
-        image_encoder=CLIPVisionModelWithProjection(vision),
+        image_encoder=tiny_vision(WIDTH),
         image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=WIDTH),
         image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         tokenizer=tokeniser,
@@ -116,7 +53,6 @@ def unclip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kandinsky_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import DDPMScheduler, KandinskyV22Pipeline, VQModel
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     folder = tmp_path_factory.mktemp("kandinsky")
     torch.manual_seed(0)
@@ -143,11 +79,7 @@ def kandinsky_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Clipping keeps an untrained denoiser from blowing rounding errors up.
     scheduler = DDPMScheduler(clip_sample_range=2.0, variance_type="learned_range")
     KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq).save_pretrained(folder)
-    vision = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, projection_dim=WIDTH, num_hidden_layers=1,
-        num_attention_heads=2, image_size=16, patch_size=8,
-    )  # fmt: skip
-    CLIPVisionModelWithProjection(vision).save_pretrained(folder / "prior" / "image_encoder")
+    tiny_vision(WIDTH).save_pretrained(folder / "prior" / "image_encoder")
     return folder
 
 
@@ -158,8 +90,8 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("sdxl")
     torch.manual_seed(0)
-    tokeniser, text = tiny_text(folder)
-    tokeniser_2, text_2 = tiny_text(folder, projected=True)
+    tokeniser, text = tiny_text()
+    tokeniser_2, text_2 = tiny_text(4, projected=True)
     unet = tiny_unet(
         cross_attention_dim=12,
         addition_embed_type="text_time",
@@ -367,6 +299,15 @@ def test_ip_adapter_equals_the_stock_pipeline_row_by_row(
             **knobs, image=start, strength=0.5, generator=row_generators([seed])[0]
         ).images
         assert torch.allclose(started[row], expected[0], atol=1e-5)
+
+
+def test_an_adapter_can_be_weighed_block_by_block(ip_adapter: Build, predicted: Tensors) -> None:
+    def made(scale: Any) -> Tensor:
+        return pixels(ip_adapter(scale=scale)(predicted, seeds=SEEDS))
+
+    assert torch.allclose(made({"mid": 0.0}), made(0.0), atol=1e-6)
+    middle = made({"mid": 1.0})
+    assert min((middle - made(s)).abs().max() for s in (0.0, 1.0)) > 1e-4
 
 
 def test_a_weak_start_is_kept_and_full_strength_forgets_it(

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.weights import load_open_clip, read_config
+from decode.networks.clip_tokens import versatile_image
+from decode.networks.weights import find_weights, load_open_clip, loading, quiet, read_config
 from decode.pictures import normalised, to_grey
 
 
@@ -137,3 +138,41 @@ class OpenClipTower:
             output_fmt="NLC",
         )  # fmt: skip
         return torch.as_tensor(found["image_intermediates"][0])
+
+
+class VersatileTower:
+    """Image tokens at the scale of Versatile Diffusion, of pictures that are tensors already.
+
+    `model` is a CLIP of transformers; `tower` and `prepared` are subfolders of the network and of its
+    image processor, from which size and scale are read.
+    """
+
+    def __init__(
+        self, model: str = "openai/clip-vit-large-patch14", *, tower: str = "", prepared: str = ""
+    ) -> None:
+        self.model, self.tower, self.prepared = model, tower, prepared
+        self._network: Any = None
+
+    def __repr__(self) -> str:
+        return f"CLIP tokens ({self.model})"
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """(row, token, width)"""
+        if self._network is None:
+            self._load()
+        network, scale = self._network.to(pictures.device), self._scale
+        size = network.config.image_size
+        return versatile_image(
+            network, normalised(pictures, size, scale.image_mean, scale.image_std)
+        )
+
+    def _load(self) -> None:
+        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+        source: Any = find_weights(self.model)
+        with quiet(), loading(self.model):
+            self._scale: Any = CLIPImageProcessor.from_pretrained(source, subfolder=self.prepared)
+            network: Any = CLIPVisionModelWithProjection.from_pretrained(
+                source, subfolder=self.tower, use_safetensors=True
+            )
+        self._network = network.eval().requires_grad_(False)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
 from decode.networks.weights import Precision, choose_device, choose_dtype, in_batches, quiet
+
+
+def check_store(store: Precision) -> Precision:
+    """The precision in which features are kept on disk; arrays there know no bfloat16."""
+    if store not in ("float32", "float16"):
+        raise InputError(f"target: store is float32 or float16, got {store!r}")
+    return store
 
 
 @dataclass(eq=False)
@@ -28,11 +35,10 @@ class NetworkTarget:
     precision: Precision = "float32"
     batch_size: int = 32
     device: str = "auto"
-    store: Literal["float32", "float16"] = "float32"
+    store: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if self.store not in ("float32", "float16"):
-            raise InputError(f"target: store is float32 or float16, got {self.store!r}")
+        check_store(self.store)
         self.dtype = choose_dtype(self.precision)
         self._network: Any = None
 

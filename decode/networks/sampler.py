@@ -280,8 +280,8 @@ def disclose(generator: Diffusion) -> str:
     said = []
     if generator.candidates > 1:
         said.append(
-            f"Each picture is the best of {generator.candidates} by {generator.judge}, which "
-            "compares it with the prediction from the brain; the stimulus was not looked at."
+            f"Each picture is the best of {generator.candidates} by {generator.judge}; the stimulus "
+            "was not looked at."
         )
     if generator.energy is not None and generator.energy_scale:
         said.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from decode.core import InputError
@@ -38,10 +39,12 @@ def load_denoiser(state: Mapping[str, Tensor], shape: Mapping[str, Any] = DENOIS
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    network: Any = UNet2DConditionModel(**shape)
+    # Nothing is allocated beside the weights that were read.
+    with torch.device("meta"):
+        network: Any = UNet2DConditionModel(**shape)
     try:
         found = convert_ldm_unet_checkpoint(dict(state), network.config)
-        network.load_state_dict(found)
+        network.load_state_dict(found, assign=True)
     except (KeyError, RuntimeError) as e:
         raise InputError(
             f"checkpoint: its denoiser is not the expected SDXL that reads image tokens ({e}); give "
@@ -54,7 +57,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .ckpt file that holds nothing but tensors."""
     import pickle
 
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

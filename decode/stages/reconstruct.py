@@ -21,6 +21,7 @@ from decode.splits import TRAIN
 from decode.store import Frame, whole_file
 
 CHUNK = 50
+NEAREST_BLOCK = 256
 ENDINGS: dict[Kind, str] = {"image": ".png", "text": ".txt"}
 
 
@@ -133,10 +134,16 @@ def _controls(
 
 
 def nearest_rows(predicted: Tensor, truth: Tensor) -> list[int]:
-    """Index of the training row most similar (cosine) to each prediction."""
-    p = torch.nn.functional.normalize(predicted.flatten(1).double(), dim=1)
-    t = torch.nn.functional.normalize(truth.flatten(1).double(), dim=1)
-    return [int(i) for i in (p @ t.T).argmax(dim=1)]
+    """Index of the training row most similar (cosine) to each prediction, ties to the first.
+
+    In float64, a block of training rows at a time: image tokens of a whole data set fill the memory
+    as they are.
+    """
+    normalize = torch.nn.functional.normalize
+    p = normalize(predicted.flatten(1).double(), dim=1)
+    blocks = truth.flatten(1).split(NEAREST_BLOCK)
+    likeness = torch.cat([p @ normalize(t.double(), dim=1).T for t in blocks], dim=1)
+    return [int(i) for i in likeness.argmax(dim=1)]
 
 
 def mean_picture(shown: Sequence[Stimulus]) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ from decode.report.curves import learning_curves, region_scores, session_curves,
 from decode.report.page import index_page, page
 from decode.report.published import beside_published
 from decode.stages.predict import pooled
-from decode.stages.reconstruct import picture
+from decode.stages.reconstruct import first_text, place
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
 
-GALLERY_METRICS = ("two_way_tiny_clip", "two_way_clip", "pixcorr")
+# A name stands for all metrics that begin with it; those of whole corpora cannot rank captions.
+GALLERY_METRICS = (
+    "two_way_tiny_clip", "two_way_clip", "pixcorr",
+    "cider", "clipscore", "rouge_l", "meteor_exact", "sentence_bleu4",
+)  # fmt: skip
 BESIDE = ("decoded", "ridge", "nearest_image", "oracle")
+BESIDE_TEXT = ("decoded", "ridge", "nearest_text", "prior", "oracle")
 
 
 def run(
@@ -79,7 +85,7 @@ def run(
     )
     with whole_file(out / "report.html") as part:
         part.write_text(page(content), encoding="utf-8")
-    return {"n_scores": len(summary), "simulated": simulated, "pictures": _thumbnails(galleries)}
+    return {"n_scores": len(summary), "simulated": simulated, **_thumbnails(galleries)}
 
 
 LIMITS = (
@@ -156,13 +162,13 @@ def _galleries(
     stimuli: Mapping[str, Stimulus],
     splits: Sequence[str],
 ) -> list[Gallery]:
-    """Best, median and worst of each split by the first picture metric that there is."""
+    """Best, median and worst of each split by the first metric that there is of single media."""
     if made is None:
         return []
     galleries = []
     for split in splits:
         rows = scores[scores["split"] == split]
-        metric = next((m for m in GALLERY_METRICS if (rows["metric"] == m).any()), None)
+        metric = gallery_metric(rows["metric"].unique())
         if metric is None:
             continue
         table = pooled(predicted, split).table
@@ -172,34 +178,54 @@ def _galleries(
             label: [_shot(table.iloc[t], values[t], made, stimuli) for t in trials]
             for label, trials in choose(_settle_ties(rows, metric), metric).items()
         }
-        galleries.append(Gallery(f"Shown and reconstructed, split {split}", metric, groups))
+        gallery = Gallery(f"Shown and reconstructed, split {split}", metric, groups)
+        if gallery.told:
+            gallery = replace(gallery, title=f"Shown and told, split {split}")
+        galleries.append(gallery)
     return galleries
 
 
+def gallery_metric(names: Iterable[str]) -> str | None:
+    """The metric of the decoder itself that chooses what a gallery shows; None where none can."""
+    known = list(names)
+    found = (n for m in GALLERY_METRICS for n in known if n == m or n.startswith(f"{m}_"))
+    return next(found, None)
+
+
 def _settle_ties(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of the metric, with pixcorr deciding between equal values."""
+    """Rows of the metric, with pixcorr or, for texts, rouge_l deciding between equal values."""
     part = rows[rows["metric"] == metric]
-    other = rows[rows["metric"] == "pixcorr"].set_index("trial")["value"]
+    deciding = "pixcorr" if (rows["metric"] == "pixcorr").any() else "rouge_l"
+    other = rows[rows["metric"] == deciding].set_index("trial")["value"]
     return part.assign(value=part["value"] + 1e-6 * part["trial"].map(other).fillna(0.0))
 
 
 def _shot(row: pd.Series, value: float, made: Path, stimuli: Mapping[str, Stimulus]) -> Shot:
     folder = fold_folder(made, row["split"], row["fold"])
-    pictures: dict[str, Any] = {"shown": stimuli[row["stimulus"]].path}
+    at, stimulus = int(row["row"]), stimuli[row["stimulus"]]
+    pictures: dict[str, Any] = {}
+    if stimulus.kind == "image" and stimulus.path is not None:
+        pictures["shown"] = stimulus.path
     for source in BESIDE:
-        path = picture(folder / source, int(row["row"]))
+        path = place(folder / source, at, "image")
         if path.is_file():
             pictures[source] = path
-    return Shot(row["subject"], row["stimulus"], value, pictures)
+    texts = {source: place(folder / source, at, "text") for source in BESIDE_TEXT}
+    told = {k: v.read_text(encoding="utf-8") for k, v in texts.items() if v.is_file()}
+    written = first_text(stimulus)
+    if told and written:
+        told = {"written": written, **told}
+    return Shot(row["subject"], row["stimulus"], value, pictures, told)
 
 
-def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, str]:
-    """The median trial's pictures, for the index page."""
+def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, Any]:
+    """The median trial's pictures and what was told of it, for the index page."""
     for gallery in galleries:
         shots = gallery.groups.get("median")
         if shots:
-            return {k: str(v) for k, v in shots[0].pictures.items() if k in ("shown", "decoded")}
-    return {}
+            seen = {k: str(v) for k, v in shots[0].pictures.items() if k in ("shown", "decoded")}
+            return {"pictures": seen, "text": shots[0].texts.get("decoded", "")}
+    return {"pictures": {}, "text": ""}
 
 
 def _present(pictures: Mapping[str, str]) -> dict[str, str]:
@@ -225,6 +251,7 @@ def write_index(outputs: Path) -> Path:
                 finished=manifest.get("finished", ""),
                 about=f"seed {config['seed']}, {folder.name.rpartition('-')[2]}",
                 pictures=_present(facts["pictures"]),
+                text=facts.get("text", ""),
             )
         )
     path = outputs / "index.html"

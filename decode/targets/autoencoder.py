@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
-from decode.networks.weights import (
-    Precision,
-    choose_device,
-    choose_dtype,
-    find_weights,
-    in_batches,
-    loading,
-    quiet,
-    read_config,
-)
+from decode.core import InputError, Stimulus
+from decode.networks.features import NetworkTarget
+from decode.networks.weights import find_weights, loading, quiet, read_config
 from decode.pictures import read_images
 
 
-class Autoencoder:
+@dataclass(eq=False, kw_only=True)
+class Autoencoder(NetworkTarget):
     """Latents (channel, h, w) of pictures resized to `size` x `size`.
 
     `model` is a hub name or folder, `subfolder` the autoencoder's place in it; the class (KL, VQ,
@@ -32,36 +25,17 @@ class Autoencoder:
     sees raw latents.
     """
 
-    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+    size: int
+    subfolder: str | None = None
+    scaled: bool = True
+    batch_size: int = 8
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        size: int,
-        subfolder: str | None = None,
-        scaled: bool = True,
-        precision: Precision = "float32",
-        batch_size: int = 8,
-        device: str = "auto",
-    ) -> None:
-        if size < 1:
-            raise InputError(f"autoencoder target: size is at least 1 pixel, got {size}")
-        self.model, self.subfolder = model, subfolder
-        self.size, self.scaled = size, scaled
-        self.dtype = choose_dtype(precision)
-        self.batch_size, self.device = batch_size, device
-        self._network: Any = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 1:
+            raise InputError(f"autoencoder target: size is at least 1 pixel, got {self.size}")
 
-    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
-        """(stimulus, channel, h, w) float32 on the CPU."""
-        self._load()
-        label = f"{Path(self.model).name} latents"
-        return in_batches(stimuli, self._forward, batch_size=self.batch_size, label=label)
-
-    def _load(self) -> None:
-        if self._network is not None:
-            return
+    def open(self) -> Any:
         from diffusers import AutoModel
 
         read_config(self.model, self.subfolder or "")
@@ -74,11 +48,9 @@ class Autoencoder:
                 f"autoencoder target: {self.model!r} holds a {type(network).__name__}, expected an "
                 "autoencoder; set `subfolder` (often vae or movq)"
             )
-        self._place = choose_device(self.device)
-        with quiet():
-            self._network = network.to(self._place, self.dtype).eval()
+        return network
 
-    def _forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+    def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
         pixels = read_images(stimuli, self.size) * 2 - 1
         found = self._network.encode(pixels.to(self._place, self.dtype))
         # KL models return a distribution, VQ and tiny ones the latents, each under its own name.

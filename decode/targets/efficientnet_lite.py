@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
-from decode.networks.weights import (
-    Precision,
-    choose_device,
-    choose_dtype,
-    in_batches,
-    load_efficientnet_lite,
-)
+from decode.core import InputError, Stimulus
+from decode.networks.features import NetworkTarget
+from decode.networks.weights import load_efficientnet_lite
 from decode.pictures import open_image
 
 
-class EfficientNetLite:
+@dataclass(eq=False, kw_only=True)
+class EfficientNetLite(NetworkTarget):
     """EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946; the Lite variant has no squeeze-excite).
 
     `output` is "pooled" (1280,), "logits" (1000,) of ImageNet's classes, or "maps", the output
     (channel, h, w) of block `layer` (0 to 15, negative from the end).
     """
 
-    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+    model: str = field(default="efficientnet_lite", init=False)
+    output: Literal["pooled", "logits", "maps"] = "pooled"
+    layer: int | None = None
+    batch_size: int = 64
 
-    def __init__(
-        self,
-        *,
-        output: Literal["pooled", "logits", "maps"] = "pooled",
-        layer: int | None = None,
-        precision: Precision = "float32",
-        batch_size: int = 64,
-        device: str = "auto",
-    ) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        output, layer = self.output, self.layer
         if output not in ("pooled", "logits", "maps"):
             raise InputError(
                 f"efficientnet_lite target: output is pooled, logits or maps, got {output!r}"
@@ -48,20 +42,11 @@ class EfficientNetLite:
             )
         if layer is not None and not -16 <= layer < 16:
             raise InputError(f"efficientnet_lite target: 16 blocks, there is no layer {layer}")
-        self.output, self.layer = output, layer
-        self.dtype = choose_dtype(precision)
-        self.batch_size, self.device = batch_size, device
-        self._network: Any = None
 
-    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
-        """(stimulus, *shape) float32 on the CPU."""
-        if self._network is None:
-            self._place = choose_device(self.device)
-            self._network = load_efficientnet_lite().to(self._place, self.dtype)
-        label = f"efficientnet_lite {self.output}"
-        return in_batches(stimuli, self._forward, batch_size=self.batch_size, label=label)
+    def open(self) -> Any:
+        return load_efficientnet_lite()
 
-    def _forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+    def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
         from torchvision.transforms import v2
 
         # The weights were trained with (value - 127) / 128 and a .875 centre crop.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,22 +11,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from decode.core import InputError, Kind, Stimulus
-from decode.networks.weights import (
-    Precision,
-    choose_device,
-    choose_dtype,
-    in_batches,
-    load_open_clip,
-    loading,
-    open_clip_name,
-)
+from decode.networks.features import NetworkTarget
+from decode.networks.weights import load_open_clip, loading, open_clip_name
 from decode.pictures import open_image
 
 Output = Literal["pooled", "cls", "tokens", "text"]
 EVERYTHING: frozenset[Kind] = frozenset({"image", "text", "audio", "video", "mesh", "event"})
 
 
-class OpenClip:
+@dataclass(eq=False, kw_only=True)
+class OpenClip(NetworkTarget):
     """Features of an open_clip model (Cherti et al. 2023, doi:10.1109/CVPR52729.2023.00276).
 
     `model` is an architecture of open_clip with `pretrained` naming its weights, `hf-hub:ORG/NAME`,
@@ -39,60 +33,49 @@ class OpenClip:
     * "text": the text embedding of `stimulus.text` put into `prompt`, (width,).
 
     `normalise` divides each vector by its Euclidean norm; generators that take an embedding want it
-    at its true scale.
+    at its true scale. `half_range` squeezes pictures from [0, 1] into [0.5, 1] before mean and std
+    are applied: the features on which the SDXL unCLIP of MindEye2 (Scotti et al. 2024,
+    arXiv:2403.11207) was trained, whose preprocessing expected pictures in [-1, 1].
     """
 
     accepts: ClassVar[frozenset[Kind]] = EVERYTHING
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        pretrained: str | None = None,
-        output: Output = "pooled",
-        layer: int | None = None,
-        normalise: bool = False,
-        prompt: str = "{}",
-        precision: Precision = "float32",
-        batch_size: int = 64,
-        device: str = "auto",
-    ) -> None:
-        if output not in ("pooled", "cls", "tokens", "text"):
+    pretrained: str | None = None
+    output: Output = "pooled"
+    layer: int | None = None
+    normalise: bool = False
+    half_range: bool = False
+    prompt: str = "{}"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output not in ("pooled", "cls", "tokens", "text"):
             raise InputError(
-                f"open_clip target: output is pooled, cls, tokens or text, got {output!r}"
+                f"open_clip target: output is pooled, cls, tokens or text, got {self.output!r}"
             )
-        if layer is not None and output in ("pooled", "text"):
+        if self.layer is not None and self.output in ("pooled", "text"):
             raise InputError(
-                f"open_clip target: output={output!r} has no layer, got layer={layer}; "
+                f"open_clip target: output={self.output!r} has no layer, got layer={self.layer}; "
                 "set output to cls or tokens, or layer to null"
             )
-        if "{}" not in prompt:
-            raise InputError(f"open_clip target: prompt needs a {{}} for the text, got {prompt!r}")
-        self.model, self.pretrained = model, pretrained
-        self.output, self.layer = output, layer
-        self.normalise, self.prompt = normalise, prompt
-        self.dtype = choose_dtype(precision)
-        self.batch_size, self.device = batch_size, device
-        self._network: Any = None
-        self._transform: Any = None
+        if "{}" not in self.prompt:
+            raise InputError(
+                f"open_clip target: prompt needs a {{}} for the text, got {self.prompt!r}"
+            )
 
-    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
-        """(stimulus, *shape) float32 on the CPU."""
-        self._load()
-        forward = self._texts if self.output == "text" else self._images
-        label = f"{Path(self.model).name} {self.output}"
-        features = in_batches(stimuli, forward, batch_size=self.batch_size, label=label)
-        return normalize(features, dim=-1) if self.normalise else features
+    def open(self) -> Any:
+        network, self._transform = load_open_clip(self.model, self.pretrained)
+        return network
 
-    def _load(self) -> None:
-        if self._network is None:
-            network, transform = load_open_clip(self.model, self.pretrained)
-            self._place = choose_device(self.device)
-            self._network = network.to(self._place, self.dtype).eval()
-            self._transform = transform
+    def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        features = self._texts(stimuli) if self.output == "text" else self._images(stimuli)
+        return normalize(features.float(), dim=-1) if self.normalise else features
 
     def _images(self, stimuli: Sequence[Stimulus]) -> Tensor:
         pixels = torch.stack([self._transform(open_image(s)) for s in stimuli])
+        if self.half_range:
+            pixels = halved(pixels, self._network.visual.preprocess_cfg)
         pixels = pixels.to(self._place, self.dtype)
         if self.output == "pooled":
             return self._network.encode_image(pixels)
@@ -123,6 +106,12 @@ class OpenClip:
 
         with loading(self.model):
             return open_clip.get_tokenizer(open_clip_name(self.model))
+
+
+def halved(pixels: Tensor, scale: dict[str, Any]) -> Tensor:
+    """(x - mean) / std with x in [0, 1] -> the same with (x + 1) / 2 in the place of x."""
+    mean, std = (pixels.new_tensor(scale[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    return pixels / 2 + (1 - mean) / (2 * std)
 
 
 def block_tokens(

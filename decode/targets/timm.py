@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
-from decode.networks.weights import (
-    Precision,
-    choose_device,
-    choose_dtype,
-    find_weights,
-    in_batches,
-    loading,
-)
+from decode.core import InputError, Stimulus
+from decode.networks.features import NetworkTarget
+from decode.networks.weights import find_weights, loading
 from decode.pictures import open_image
 
 
-class Timm:
+@dataclass(eq=False, kw_only=True)
+class Timm(NetworkTarget):
     """A timm model by name (`vit_large_patch14_dinov2.lvd142m`), `hf-hub:ORG/NAME` or folder.
 
     `output` is "pooled" (width,), the input of the classifier head; "cls" (width,); or "patches"
@@ -30,40 +26,20 @@ class Timm:
     include the final norm; a number takes the raw output of that block, negative from the end.
     """
 
-    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+    output: Literal["pooled", "cls", "patches"] = "cls"
+    layer: int | None = None
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        output: Literal["pooled", "cls", "patches"] = "cls",
-        layer: int | None = None,
-        precision: Precision = "float32",
-        batch_size: int = 32,
-        device: str = "auto",
-    ) -> None:
-        if output not in ("pooled", "cls", "patches"):
-            raise InputError(f"timm target: output is pooled, cls or patches, got {output!r}")
-        if output == "pooled" and layer is not None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output not in ("pooled", "cls", "patches"):
+            raise InputError(f"timm target: output is pooled, cls or patches, got {self.output!r}")
+        if self.output == "pooled" and self.layer is not None:
             raise InputError(
-                f"timm target: output=pooled has no layer, got {layer}; set layer to null or "
+                f"timm target: output=pooled has no layer, got {self.layer}; set layer to null or "
                 "output to cls or patches"
             )
-        self.model, self.output, self.layer = model, output, layer
-        self.dtype = choose_dtype(precision)
-        self.batch_size, self.device = batch_size, device
-        self._network: Any = None
-        self._transform: Any = None
 
-    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
-        """(stimulus, *shape) float32 on the CPU."""
-        self._load()
-        label = f"{Path(self.model).name} {self.output}"
-        return in_batches(stimuli, self._forward, batch_size=self.batch_size, label=label)
-
-    def _load(self) -> None:
-        if self._network is not None:
-            return
+    def open(self) -> Any:
         import timm
 
         name = timm_name(self.model)
@@ -72,10 +48,9 @@ class Timm:
             network = timm.create_model(name, pretrained=True, num_classes=0)
             settings = timm.data.resolve_model_data_config(network)
         self._transform = timm.data.create_transform(**settings, is_training=False)
-        self._place = choose_device(self.device)
-        self._network = network.to(self._place, self.dtype).eval()
+        return network
 
-    def _forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+    def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
         pixels = torch.stack([self._transform(open_image(s)) for s in stimuli])
         pixels = pixels.to(self._place, self.dtype)
         if self.output == "pooled":

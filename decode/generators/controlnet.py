@@ -1,0 +1,111 @@
+"""Stable Diffusion with a ControlNet: predicted text tokens say what, a predicted map says where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decode.core import InputError, Shape, Tensors
+from decode.networks.diffusion import (
+    Predict,
+    check_tokens,
+    guided,
+    open_pipeline,
+    place_pipeline,
+)
+from decode.networks.sampler import Diffusion
+from decode.networks.weights import choose_dtype, find_weights, loading, quiet
+from decode.pictures import resize
+
+
+@dataclass(eq=False, kw_only=True)
+class ControlNet(Diffusion):
+    """Stable Diffusion 1 or 2 with a ControlNet (Zhang et al. 2023, arXiv:2302.05543).
+
+    `text` names a target of text tokens (77, width), target sd_text; `control` one of maps
+    (1 or 3, h, w) in [0, 1], such as target depth, with `controlnet` the weights that read them and
+    `control_scale` their strength. See `Diffusion` for the other knobs.
+    """
+
+    controlnet: str
+    text: str = "text"
+    control: str = "depth"
+    control_scale: float = 1.0
+    width: int | None = None
+    guidance: float = 7.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.needs = (*self.needs, self.control)
+
+    def conditions(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    def check(self, shapes: Mapping[str, Shape]) -> None:
+        """Compare targets with the folders' configuration; no weights are read."""
+        super().check(shapes)
+        find_weights(self.controlnet)
+        unet, side = self.told()
+        width = None if unet is None else unet["cross_attention_dim"]
+        check_tokens(shapes, self.text, width=width, said=self.width, model=self.model)
+        shape = tuple(shapes[self.control])
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise InputError(
+                f"controlnet generator: a control is a map (1 or 3, h, w), target {self.control!r} "
+                f"has {shape}; name a target of maps, such as depth"
+            )
+        self.check_start(shapes, side)
+
+    def open(self) -> Any:
+        from diffusers import ControlNetModel
+
+        with quiet(), loading(self.controlnet):
+            control = ControlNetModel.from_pretrained(
+                str(find_weights(self.controlnet)),
+                torch_dtype=choose_dtype(self.precision),
+                use_safetensors=True,
+            )
+        # Nothing is blacked out: what was shown is known to be fit to be seen.
+        unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        pipe = open_pipeline(
+            "StableDiffusionControlNetPipeline", self.model, self, controlnet=control, **unused
+        )
+        return place_pipeline(pipe, self)
+
+    def denoiser(self, wanted: Tensors, rows: list[torch.Generator]) -> Predict:
+        pipe, text = self._pipe, wanted[self.text]
+        twice = self.guidance > 1
+        size = self.latent_shape()[1] * pipe.vae_scale_factor
+        control = resize(wanted[self.control].float().clamp(0, 1), (size, size)).to(text)
+        control = control.expand(-1, 3, -1, -1)
+        if twice:
+            free = pipe.encode_prompt("", text.device, 1, False)[0]
+            text = torch.cat([free.to(text).expand_as(text), text])
+            control = torch.cat([control, control])
+
+        def predict(latents: Tensor, t: Tensor) -> Tensor:
+            seen = torch.cat([latents] * 2) if twice else latents
+            seen = pipe.scheduler.scale_model_input(seen, t)
+            down, middle = pipe.controlnet(
+                seen,
+                t,
+                encoder_hidden_states=text,
+                controlnet_cond=control,
+                conditioning_scale=self.control_scale,
+                return_dict=False,
+            )
+            noise = pipe.unet(
+                seen,
+                t,
+                encoder_hidden_states=text,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0]
+            return guided(noise, self.guidance)
+
+        return predict

@@ -1,0 +1,116 @@
+"""Token sequences of CLIP in transformers' format: what dual-guided and text-to-image models read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from decode.core import InputError, Kind, Stimulus
+from decode.networks.clip_tokens import versatile_image, versatile_text, words_of
+from decode.networks.features import NetworkTarget
+from decode.networks.weights import find_weights, loading, quiet
+from decode.pictures import open_image
+
+
+@dataclass(eq=False, kw_only=True)
+class ClipTokens(NetworkTarget):
+    """Tokens (token, width) of a CLIP (Radford et al. 2021, arXiv:2103.00020) of transformers.
+
+    `output` "image" reads the picture, "text" the caption. `scaling` "versatile" projects every
+    token and divides by the norm of the embedding, as Versatile Diffusion wants it; "none" gives
+    the hidden state of `layer`, negative from the end: -1 is the last (for text after the final
+    norm: the context of Stable Diffusion 1), -2 the one before, which LLaVA reads. `class_token`
+    false leaves the image's first token out. `average` takes the mean over all captions of a
+    stimulus (its label `captions`), else its first is read.
+
+    `tower` and `prepared` are subfolders of the network and of its image processor or tokeniser, for
+    models that carry a CLIP beside other networks. Captions longer than the context are cut.
+    """
+
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image", "text"})
+
+    output: Literal["image", "text"] = "image"
+    scaling: Literal["versatile", "none"] = "versatile"
+    layer: int = -1
+    class_token: bool = True
+    average: bool = False
+    tower: str = ""
+    prepared: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output not in ("image", "text") or self.scaling not in ("versatile", "none"):
+            raise InputError(
+                "clip_tokens target: output is image or text and scaling versatile or none, got "
+                f"{self.output!r} and {self.scaling!r}"
+            )
+        if self.scaling == "versatile" and self.layer != -1:
+            raise InputError(
+                f"clip_tokens target: scaling=versatile reads the last layer, got layer={self.layer};"
+                " set layer to -1 or scaling to none"
+            )
+
+    def open(self) -> Any:
+        import transformers
+
+        kinds = {
+            "image": ("CLIPVisionModelWithProjection", "CLIPImageProcessor"),
+            "text": ("CLIPTextModelWithProjection", "CLIPTokenizer"),
+        }
+        network, prepared = (getattr(transformers, name) for name in kinds[self.output])
+        source = find_weights(self.model)
+        with quiet(), loading(self.model):
+            self._prepare: Any = prepared.from_pretrained(source, subfolder=self.prepared)
+            return network.from_pretrained(source, subfolder=self.tower, use_safetensors=True)
+
+    def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        return self._texts(stimuli) if self.output == "text" else self._images(stimuli)
+
+    def _images(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        pictures = [open_image(s) for s in stimuli]
+        pixels = self._prepare(pictures, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self._place, self.dtype)
+        if self.scaling == "versatile":
+            tokens = versatile_image(self._network, pixels)
+        else:
+            tokens = self._hidden(self._network(pixels, output_hidden_states=True))
+        return tokens if self.class_token else tokens[:, 1:]
+
+    def _hidden(self, found: Any) -> Tensor:
+        hidden = found.hidden_states[1:]
+        if not -len(hidden) <= self.layer < len(hidden):
+            raise InputError(
+                f"clip_tokens target: {self.model!r} has {len(hidden)} layers, got layer "
+                f"{self.layer}; give -{len(hidden)} to {len(hidden) - 1}"
+            )
+        if self.output == "text" and self.layer in (-1, len(hidden) - 1):
+            return found.last_hidden_state
+        return hidden[self.layer]
+
+    def _texts(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        texts = [captions_of(s, self.average) for s in stimuli]
+        words = words_of(self._prepare, [t for several in texts for t in several])
+        words = words.to(self._place)
+        if self.scaling == "versatile":
+            tokens = versatile_text(self._network, words)
+        else:
+            tokens = self._hidden(self._network(words, output_hidden_states=True))
+        several = tokens.float().split([len(t) for t in texts])
+        return torch.stack([part.mean(0) for part in several])
+
+
+def captions_of(stimulus: Stimulus, every: bool) -> list[str]:
+    """All captions of a stimulus, or its first one alone."""
+    given = stimulus.labels.get("captions") if every else None
+    found = [str(t) for t in given] if given else [stimulus.text or ""]
+    found = [t for t in found if t.strip()]
+    if not found:
+        raise InputError(
+            f"clip_tokens target: expected a caption of stimulus {stimulus.uid!r}, it has none; "
+            "choose output=image or data that carry captions"
+        )
+    return found
