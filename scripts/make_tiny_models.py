@@ -70,16 +70,16 @@ def train_pipeline(
     vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval()
     tokenizer = AutoTokenizer.from_pretrained(clip_folder)
     embeddings = tiny_clip.embed(clip, pictures)
-    latents = tiny_diffusion.encode(vae, pictures, slice(None), scale=vae.config.scaling_factor)
     normaliser = tiny_diffusion.make_normaliser(embeddings)
     text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
     with torch.no_grad():
         context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
     unet = None
-    for number, steps in enumerate(args.unet_steps):
+    for number, (steps, scenes) in enumerate(zip(args.unet_steps, args.unet_scenes, strict=True)):
+        seen = Pictures.of(training_scenes(scenes, seed=SEED))
         unet = tiny_diffusion.train_unet(
-            latents,
-            embeddings,
+            tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor),
+            tiny_clip.embed(clip, seen),
             context,
             normaliser,
             steps=steps,
@@ -114,6 +114,7 @@ def write_provenance(args: argparse.Namespace) -> None:
         "trained_on": f"{args.scenes} drawn scenes of training combinations, seed {SEED}",
         "seed": SEED,
         "steps": {name: value for name, value in vars(args).items() if name.endswith("_steps")},
+        "unet_scenes": args.unet_scenes,
         "batch": BATCH,
         "measured_on": "300 and 50 drawn scenes of test combinations, seed 0",
         "measured": measure(args.out / "clip", args.out / "unclip"),
@@ -177,7 +178,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip-steps", type=int, default=1000)
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument(
-        "--unet-steps", type=int, nargs="+", default=[3500, 4500], help="one or more passes"
+        "--unet-steps", type=int, nargs="+", default=[3500, 4500, 24000], help="one or more passes"
+    )
+    parser.add_argument(
+        "--unet-scenes", type=int, nargs="+", default=[12000, 12000, 24000], help="of each pass"
     )
     parser.add_argument("--image-encoder-steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -185,6 +189,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     unknown = [part for part in args.parts if part not in PARTS]
     if unknown:
         parser.error(f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}")
+    if len(args.unet_scenes) != len(args.unet_steps):
+        parser.error("expected as many --unet-scenes as --unet-steps")
     args.parts = args.parts or list(PARTS)
     return args
 
