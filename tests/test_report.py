@@ -236,6 +236,26 @@ def test_text_is_escaped() -> None:
     assert "<script" not in index_page([RunCard(bad, bad, [line(bad, 0.5, 0.1)])])
 
 
+def told(text: str) -> list[Gallery]:
+    """Trials with a picture, what people wrote about it and what was made."""
+    texts = {"written": text, "decoded": f"{text} again", "oracle": ""}
+    shots = [Shot("sub-01", f"scene/{i}", 0.5, {"shown": scene(i, 0)}, texts) for i in range(3)]
+    return [Gallery("Shown and told", "cider", {"best": shots[:2], "worst": shots[2:]})]
+
+
+def test_texts_stand_beside_the_shown_picture() -> None:
+    html = page(example(galleries=told("A dog & a <b>cat</b>")))
+    read(html)
+    assert html.count("<img") == html.count("<article>") == 3
+    assert html.count("<dd>A dog &amp; a &lt;b&gt;cat&lt;/b&gt;</dd>") == 3
+    assert html.count('<dd class="main">A dog &amp; a &lt;b&gt;cat&lt;/b&gt; again</dd>') == 3
+    assert html.count('<dt>oracle</dt><dd><span class="soft">nothing</span></dd>') == 3
+    assert "chosen by <code>cider</code>" in html
+    card = RunCard("run", "a/report.html", [], pictures={"shown": scene(1, 0)}, text="<i>a dog")
+    assert "<blockquote>&lt;i&gt;a dog</blockquote>" in index_page([card])
+    assert "<blockquote>" not in index_page([RunCard("run", "a/report.html", [])])
+
+
 def test_a_control_that_reaches_the_decoder_is_marked() -> None:
     summary = [
         line("ssim", 0.5, 0.1),

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from text_twins import WORDS, loud, tiny_git, tiny_llava
 from torch import Tensor
 
+from decode.cli import CONFIGS
 from decode.core import InputError, Media, Stimulus
 from decode.generators.git_captions import GitCaptions
 from decode.generators.llava_text import LlavaText
-from decode.networks.writer import Writer, no_nan, open_without_eyes, place_network
+from decode.networks.writer import Writer, no_nan, place_network
 from decode.pictures import open_image
 from decode.targets.clip_tokens import ClipTokens
 from decode.targets.git import Git
@@ -147,13 +149,15 @@ def test_the_target_of_clip_tokens_is_what_llava_sees(
     llava: Build, stimuli: list[Stimulus], tmp_path: Path
 ) -> None:
     """The image encoder by itself, read as a CLIP, gives the tokens of the layer before the last."""
-    from transformers import CLIPVisionModelWithProjection
     from text_twins import processor
+    from transformers import CLIPVisionModelWithProjection
 
     generator = llava()
     tower = open_whole(generator).model.vision_tower
     clip = CLIPVisionModelWithProjection(tower.config).eval()
-    state = {f"vision_model.{k.removeprefix('vision_model.')}": v for k, v in tower.state_dict().items()}
+    state = {
+        f"vision_model.{k.removeprefix('vision_model.')}": v for k, v in tower.state_dict().items()
+    }
     unread = clip.load_state_dict(state, strict=False)
     assert unread.missing_keys == ["visual_projection.weight"]
     clip.save_pretrained(tmp_path)
@@ -228,14 +232,41 @@ def test_published_models_are_checked_by_what_is_said_of_them() -> None:
     with pytest.raises(InputError, match=r"\(257, 1024\), target 'image' has \(256, 1664\)"):
         generator.check({"image": (256, 1664)})
     llava = LlavaText(tokens=576, width=1024)
-    with pytest.raises(InputError, match=r"\(576, 1024\).*\(256, 1024\); choose the target made by"):
+    with pytest.raises(
+        InputError, match=r"\(576, 1024\).*\(256, 1024\); choose the target made by"
+    ):
         llava.check({"image": (256, 1024)})
 
 
+def test_published_configurations_read_what_the_yamls_say() -> None:
+    """The sizes of git-large-coco and llava-1.5-7b; whatever else, a folder tells what it reads."""
+    from transformers import CLIPVisionConfig, GitConfig, LlavaConfig, SiglipVisionConfig
+
+    large = {"hidden_size": 1024, "image_size": 224, "patch_size": 14}
+    assert GitCaptions().reads(GitConfig(vision_config=large)) == (257, 1024)
+    read = LlavaText().reads
+    assert read(LlavaConfig()) == (576, 1024)
+    large["num_attention_heads"] = 16
+    clip = CLIPVisionConfig(**large)
+    assert read(LlavaConfig(vision_config=clip)) == (256, 1024)
+    both = {"vision_feature_layer": [-2, -1], "vision_feature_select_strategy": "full"}
+    assert read(LlavaConfig(vision_config=clip, **both)) == (257, 2048)
+    other = SiglipVisionConfig(**large)
+    assert read(LlavaConfig(vision_config=other, vision_feature_select_strategy="full")) == (
+        256,
+        1024,
+    )
+    for name, target in (("git_captions", "git_tokens"), ("llava", "llava_tokens_336")):
+        node = yaml.safe_load((CONFIGS / "generator" / f"{name}.yaml").read_text())
+        said = (CONFIGS / "target" / f"{target}.yaml").read_text().splitlines()[0]
+        assert f"({node['tokens']}, {node['width']})" in said
+        assert f"target {target}." in (CONFIGS / "generator" / f"{name}.yaml").read_text()
+
+
 def test_folders_of_other_models_are_named(git_folder: Path, llava_folder: Path) -> None:
-    with pytest.raises(InputError, match="type 'git' .* says 'llava'"):
+    with pytest.raises(InputError, match=r"type 'git' .* says 'llava'"):
         GitCaptions(str(llava_folder), device="cpu").check({"image": (4, 16)})
-    with pytest.raises(InputError, match="type 'llava' .* says 'git'"):
+    with pytest.raises(InputError, match=r"type 'llava' .* says 'git'"):
         LlavaText(str(git_folder), device="cpu").check({"image": (5, 16)})
 
 
@@ -266,7 +297,7 @@ def test_wrong_knobs_say_what_to_do(build: Build, git: Build, llava: Build) -> N
             build(**knobs)
     with pytest.raises(InputError, match="set offload to none"):
         build(offload="model").check({"image": (5, 16)})
-    with pytest.raises(InputError, match="12 words .* max_new_tokens=12; lower it"):
+    with pytest.raises(InputError, match=r"12 words .* max_new_tokens=12; lower it"):
         git(max_new_tokens=12).check({"image": (5, 16)})
     git(max_new_tokens=11).check({"image": (5, 16)})
     for template in ("{prompt}", "<image>", "<image> <image> {prompt}"):

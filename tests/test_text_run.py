@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from test_captions import SAYINGS
-from text_twins import save, tiny_git
+from text_twins import loud, save, tiny_git
 from torch.nn.functional import interpolate
 from worlds import config
 
@@ -31,13 +31,12 @@ def git_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network, tokeniser = tiny_git(folder)
     said = tokeniser(list(SAYINGS), padding=True, return_tensors="pt").input_ids
     mean, spread = (
-        torch.tensor(v).view(3, 1, 1)
-        for v in ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758))
+        torch.tensor(v).view(3, 1, 1) for v in ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758))
     )
     steps = 500
     optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
-    network.train()
+    loud(network).train()
     for _ in range(steps):
         coarse = torch.rand(64, 3, 2, 2)
         words = said[coarse.mean(1).flatten(1).argmax(1)]
@@ -52,7 +51,6 @@ def git_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimiser.step()
         schedule.step()
     save(folder, network.eval(), tokeniser)
-    print("loss", float(loss))
     return folder
 
 
@@ -88,7 +86,6 @@ def test_captions_go_from_the_signal_to_the_page(tmp_path: Path, git_folder: Pat
     summary = read_json(run.of("evaluate")[0].folder / "summary.json")
     value = {r["metric"]: r["value"] for r in summary if r["subject"] == "all"}
     chance = {r["metric"]: r["chance"] for r in summary if r["subject"] == "all"}
-    print({k: round(v, 3) for k, v in value.items() if "cider" in k or "rouge" in k}, chance["cider"])
     assert value["oracle/rouge_l"] > 0.85
     assert value["rouge_l"] > chance["rouge_l"] + 0.2
     assert value["cider"] > chance["cider"] + 1
@@ -99,13 +96,16 @@ def test_captions_go_from_the_signal_to_the_page(tmp_path: Path, git_folder: Pat
     assert "Shown and told, split published" in page
     assert "chosen by <code>cider</code>" in page
     assert page.count("<article>") == 18
-    assert page.count("<dt>written</dt>") == page.count("<dt>nearest_text</dt>") == 18
+    for label in ("written", "decoded", "ridge", "oracle"):
+        assert page.count(f"<dt>{label}</dt>") >= 18
     assert 'class="film"' not in page
     index = (run.of("report")[0].folder.parents[1] / "index.html").read_text()
     assert "<blockquote>" in index
 
 
-def test_a_wrong_target_is_found_before_anything_is_fitted(tmp_path: Path, git_folder: Path) -> None:
+def test_a_wrong_target_is_found_before_anything_is_fitted(
+    tmp_path: Path, git_folder: Path
+) -> None:
     from decode.core import InputError
 
     changes = parts(tmp_path, git_folder)

@@ -11,7 +11,10 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "image_size": 16, "patch_size": 8,
 }  # fmt: skip
-WORDS = "a red blue green square disc star two small stripes there is . : user where".split()
+WORDS = [
+    "a", "red", "blue", "green", "square", "disc", "star", "two", "small", "stripes", "there", "is",
+    ".", ":", "user", "where",
+]  # fmt: skip
 
 
 def loud(network: Any, gain: float = 8.0) -> Any:

@@ -55,9 +55,11 @@ class LlavaText(Writer):
     def reads(self, config: Any) -> tuple[int, int]:
         vision, layers = config.vision_config, config.vision_feature_layer
         patches = (vision.image_size // vision.patch_size) ** 2
-        whole = config.vision_feature_select_strategy == "full"
+        # Image encoders of other kinds have no class token, but lose their first all the same.
+        first = vision.model_type == "clip_vision_model"
+        dropped = config.vision_feature_select_strategy == "default"
         joined = 1 if isinstance(layers, int) else len(layers)
-        return patches + whole, vision.hidden_size * joined
+        return patches + first - dropped, vision.hidden_size * joined
 
     def write(self, tokens: Tensor) -> Tensor:
         network, (rows, n) = self._network, tokens.shape[:2]

@@ -229,5 +229,7 @@ def at_work(network: Any, offload: Offload, device: torch.device) -> Iterator[to
 def no_nan(words: Tensor, scores: Tensor) -> Tensor:
     """Scores as they are; InputError where half precision has overflowed, which would go unseen."""
     if bool(scores.isnan().any()):
-        raise InputError("generator: scores of words hold NaN; set precision to bfloat16 or float32")
+        raise InputError(
+            "generator: scores of words hold NaN; set precision to bfloat16 or float32"
+        )
     return scores

@@ -73,13 +73,15 @@ class Score:
 class Shot:
     """One trial of a gallery: pictures by label ("shown", "decoded", "ridge", ...) and its score.
 
-    A picture is a path or an array, (h, w, 3) uint8 or (3, h, w) in [0, 1].
+    A picture is a path or an array, (h, w, 3) uint8 or (3, h, w) in [0, 1]. `texts` are what was
+    written by people ("written") and made ("decoded", ...), where texts are made.
     """
 
     subject: str
     stimulus: str
     value: float
     pictures: Mapping[str, Any]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +91,11 @@ class Gallery:
     title: str
     metric: str
     groups: Mapping[str, Sequence[Shot]]
+
+    @property
+    def told(self) -> bool:
+        """Whether its trials are shown as texts beside a picture."""
+        return any(shot.texts for shots in self.groups.values() for shot in shots)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +166,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunCard:
-    """A finished run on the index page; `link` is relative to that page, `picture` as in `Shot`."""
+    """A finished run on the index page; `link` is relative to that page, `pictures` as in `Shot`;
+    `text` is what was decoded of the shown picture, where texts are made.
+    """
 
     name: str
     link: str
@@ -169,6 +178,7 @@ class RunCard:
     finished: str = ""
     about: str = ""
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
 
 
 def overall(scores: Sequence[Score]) -> list[Score]:
