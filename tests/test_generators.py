@@ -18,7 +18,7 @@ from decode.generators.ip_adapter import IpAdapter
 from decode.generators.kandinsky import Kandinsky
 from decode.generators.nearest import Nearest
 from decode.generators.pixels import PixelGenerator
-from decode.generators.unclip import Unclip
+from decode.generators.unclip import Unclip, as_noised
 from decode.networks.diffusion import draw, row_generators
 
 WIDTH = 12
@@ -432,3 +432,43 @@ def test_pixels_become_pictures() -> None:
     assert made[1].max() == 1.0
     with pytest.raises(InputError, match="name a pixels target"):
         generator.check({"pixels": (4, 8, 8)})
+
+
+def test_a_prediction_is_an_embedding_with_the_noise_that_it_lacks() -> None:
+    """z is seen in noise; its posterior mean, made longer, is z on the noising schedule."""
+    from diffusers import DDPMScheduler
+
+    kept = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    z = torch.randn(400, 512, generator=torch.Generator().manual_seed(0))
+    for share in (0.9, 0.5, 0.2):
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+        seen = z + (1 / share - 1) ** 0.5 * noise
+        made, level = as_noised(share * seen, kept)
+        assert float(kept[level].mean()) == pytest.approx(share, abs=0.03)
+        left = made - share**0.5 * z
+        assert float(left.var()) == pytest.approx(1 - share, abs=0.03)
+        assert abs(float((left * z).mean())) < 0.02
+
+
+def test_predicted_noise_levels_are_told_as_the_pipeline_tells_them(unclip_folder: Path) -> None:
+    generator = Unclip(str(unclip_folder), noise_level="predicted", norm="keep", steps=2)
+    generator._pipe = pipe = generator.open()
+    pipe.image_normalizer.std.data[:] = 2.0
+    embedding = 0.5 * torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(2))
+    told = []
+    pipe.unet.forward, real = (lambda *a, **k: (told.append(k["class_labels"]), real(*a, **k))[1],
+                               pipe.unet.forward)  # fmt: skip
+    generator({"image": embedding}, seeds=[1, 2, 3])
+    scaled, level = as_noised(embedding / 2.0, pipe.image_noising_scheduler.alphas_cumprod)
+    assert len(level.unique()) > 1
+    for i in range(3):
+        stock = pipe.noise_image_embeddings(embedding[:1], int(level[i]), noise=embedding[:1] * 0)
+        torch.testing.assert_close(told[0][-3:][i, WIDTH:], stock[0, WIDTH:])
+    torch.testing.assert_close(told[0][-3:, :WIDTH], scaled * 2.0, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("knobs", [{"noise_level": 1000}, {"noise_level": "known"},
+                                   {"noise_level": "predicted", "norm": "train"}])  # fmt: skip
+def test_impossible_noise_levels_are_refused(unclip_folder: Path, knobs: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="noise_level"):
+        Unclip(str(unclip_folder), **knobs)

@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "pooled": 64, "adapter": 8, "width": 96, "blocks": 1, "projector": 32, "dropout_in": 0.1,
     },
     "voxel_tokens": {"width": 32, "clusters": 16, "depth": 1, "heads": 4},
+    "brain_captioning": {"alphas": {"image": [30.0]}},
+    "umbrae": {"tokens": 12, "width": 32, "depth": 1, "heads": 2, "head_width": 8},
     "neuroflow": {"width": 64, "channels": 8, "blocks": 1, "depth": 1, "heads": 2, "steps": 5},
 }  # fmt: skip
 
@@ -45,7 +47,7 @@ def small(name: str, folder: Path) -> dict[str, Any]:
     config["encoder"] = updated(config["encoder"], SMALL[name])
     if config["trainer"]["epochs"]:
         config["trainer"] |= {
-            "epochs": 60 if name == "neuroflow" else 25,
+            "epochs": 60 if name in ("neuroflow", "umbrae") else 25,
             "rate": 2e-3,
             "batch_size": 64,
             "precision": "float32",
