@@ -28,8 +28,6 @@ LATENT_CHANNELS = 8
 VAE_WIDTHS = (16, 32, 48, 64)
 UNET_WIDTHS = (64, 128, 128)
 DROPPED = 0.1
-NOISED = 0.3
-MAX_NOISE_LEVEL = 300
 
 
 def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
@@ -153,14 +151,16 @@ def train_unet(
     steps: int,
     batch: int,
     seed: int,
+    noised: float = 0.3,
+    most_noise: int = 300,
     start: Any | None = None,
 ) -> Any:
     """The denoiser of latents (picture, channel, row, column) given embeddings (picture, feature);
     `context` is the empty prompt's (1, token, feature).
 
-    One in ten embeddings is dropped for classifier-free guidance; three in ten carry noise, as
-    embeddings predicted from brains do. The returned weights are a running average. `start` is a
-    denoiser to train further.
+    One in ten embeddings is dropped for classifier-free guidance; a share `noised` carries noise of
+    a level up to `most_noise`, as embeddings predicted from brains do. The returned weights are a
+    running average. `start` is a denoiser to train further.
     """
     from diffusers import UNet2DConditionModel
 
@@ -191,7 +191,7 @@ def train_unet(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.5e-3, steps, pct_start=0.05)
     bar = tqdm(batches(len(latents), size=batch, steps=steps, seed=seed), "unet", steps)
     for step, rows in enumerate(bar):
-        labels = condition(embeddings[rows], normaliser)
+        labels = condition(embeddings[rows], normaliser, noised=noised, most_noise=most_noise)
         clean, added = latents[rows], torch.randn_like(latents[rows])
         t = torch.randint(0, noise.config.num_train_timesteps, (batch,))
         seen = noise.add_noise(clean, added, t)
@@ -209,17 +209,17 @@ def train_unet(
     return average.eval()
 
 
-def condition(embeddings: Tensor, normaliser: Any) -> Tensor:
+def condition(embeddings: Tensor, normaliser: Any, *, noised: float, most_noise: int) -> Tensor:
     """Class labels of a training batch, (picture, 2 * feature): noised embedding, noise level."""
     from diffusers.models.embeddings import get_timestep_embedding
 
     _, scheduler = make_schedulers()
     n = len(embeddings)
-    level = torch.randint(0, MAX_NOISE_LEVEL, (n,)) * (torch.rand(n) < NOISED)
+    level = torch.randint(0, most_noise, (n,)) * (torch.rand(n) < noised)
     scaled = normaliser.scale(embeddings)
-    noised = normaliser.unscale(scheduler.add_noise(scaled, torch.randn_like(scaled), level))
+    seen = normaliser.unscale(scheduler.add_noise(scaled, torch.randn_like(scaled), level))
     known = get_timestep_embedding(level, EMBED_DIM, flip_sin_to_cos=True, downscale_freq_shift=0)
-    return torch.cat([noised, known], 1) * (torch.rand(n, 1) >= DROPPED)
+    return torch.cat([seen, known], 1) * (torch.rand(n, 1) >= DROPPED)
 
 
 def train_image_encoder(
