@@ -75,7 +75,8 @@ def train_pipeline(
     with torch.no_grad():
         context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
     unet = None
-    for number, (steps, scenes) in enumerate(zip(args.unet_steps, args.unet_scenes, strict=True)):
+    passes = zip(args.unet_steps, args.unet_scenes, args.unet_noise, args.unet_noised, strict=True)
+    for number, (steps, scenes, most_noise, noised) in enumerate(passes):
         seen = Pictures.of(training_scenes(scenes, seed=SEED))
         unet = tiny_diffusion.train_unet(
             tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor),
@@ -85,6 +86,8 @@ def train_pipeline(
             steps=steps,
             batch=BATCH["unet"],
             seed=SEED + number,
+            noised=noised,
+            most_noise=most_noise,
             start=unet,
         )
     image_encoder = tiny_diffusion.train_image_encoder(
@@ -114,7 +117,9 @@ def write_provenance(args: argparse.Namespace) -> None:
         "trained_on": f"{args.scenes} drawn scenes of training combinations, seed {SEED}",
         "seed": SEED,
         "steps": {name: value for name, value in vars(args).items() if name.endswith("_steps")},
-        "unet_scenes": args.unet_scenes,
+        "unet_passes": {
+            name: getattr(args, f"unet_{name}") for name in ("scenes", "noise", "noised")
+        },
         "batch": BATCH,
         "measured_on": "300 and 50 drawn scenes of test combinations, seed 0",
         "measured": measure(args.out / "clip", args.out / "unclip"),
@@ -178,19 +183,36 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip-steps", type=int, default=1000)
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument(
-        "--unet-steps", type=int, nargs="+", default=[3500, 4500, 24000], help="one or more passes"
+        "--unet-steps",
+        type=int,
+        nargs="+",
+        default=[3500, 4500, 24000, 9000],
+        help="one or more passes",
     )
     parser.add_argument(
-        "--unet-scenes", type=int, nargs="+", default=[12000, 12000, 24000], help="of each pass"
+        "--unet-scenes",
+        type=int,
+        nargs="+",
+        default=[12000, 12000, 24000, 24000],
+        help="of each pass",
     )
+    parser.add_argument(
+        "--unet-noise", type=int, nargs="+", default=[300, 300, 300, 700],
+        help="most noise on embeddings, of 1000, in each pass",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unet-noised", type=float, nargs="+", default=[0.3, 0.3, 0.3, 0.6],
+        help="share of noisy embeddings in each pass",
+    )  # fmt: skip
     parser.add_argument("--image-encoder-steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args(argv)
     unknown = [part for part in args.parts if part not in PARTS]
     if unknown:
         parser.error(f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}")
-    if len(args.unet_scenes) != len(args.unet_steps):
-        parser.error("expected as many --unet-scenes as --unet-steps")
+    lengths = {len(getattr(args, f"unet_{n}")) for n in ("steps", "scenes", "noise", "noised")}
+    if len(lengths) > 1:
+        parser.error("expected one number of each --unet option per pass")
     args.parts = args.parts or list(PARTS)
     return args
 

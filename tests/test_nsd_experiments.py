@@ -40,7 +40,7 @@ def small(name: str, folder: Path) -> dict[str, Any]:
     """The experiment as it ships, with pixels for targets, few weights and no pictures."""
     config = composed(f"experiment=nsd/{name}", f"paths.outputs={folder}/outputs")
     config["data"] |= {"root": str(folder / "nsd"), "captions": None}
-    config["subjects"] = ["subj01", "subj03"]
+    config["subjects"] = ["subj01", "subj03"] if name == "mindbridge" else ["subj01"]
     config["targets"] = dict.fromkeys(config["targets"], PIXELS)
     config["generator"], config["published"] = None, None
     config["metrics"] = {"retrieval": {**config["metrics"]["retrieval"], "n_way": [2]}}
