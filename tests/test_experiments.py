@@ -97,20 +97,17 @@ DIGITS = {
 }
 
 
-# On one worker, so that the quickstart runs once.
-FMRI = pytest.mark.xdist_group("quickstart")
-
-
-@pytest.fixture(scope="module")
-def fmri(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    folder = tmp_path_factory.mktemp("quickstart")
-    return folder, run(folder, "experiment=quickstart")
-
-
 @pytest.mark.slow
-@FMRI
-def test_quickstart(fmri: tuple[Path, pd.DataFrame]) -> None:
-    _, summary = fmri
+def test_quickstart_to_its_notebook(tmp_path: Path) -> None:
+    """One test, so that the quickstart runs once."""
+    summary = run(tmp_path, "experiment=quickstart")
+    scores_are_above_their_controls(summary)
+    a_second_run_finds_everything_done(tmp_path)
+    the_report_needs_no_network(tmp_path)
+    the_notebook_reads_a_finished_run(tmp_path)
+
+
+def scores_are_above_their_controls(summary: pd.DataFrame) -> None:
     assert value(summary, "retrieval_top1", "all") > 0.6
     assert value(summary, "pixcorr", "all") > value(summary, "nearest_image/pixcorr", "all")
     assert value(summary, "pixcorr", "all") > value(summary, "mean_image/pixcorr", "all") + 0.2
@@ -131,19 +128,13 @@ def test_quickstart_of_sensors(modality: str, tmp_path: Path) -> None:
     at_chance(summary)
 
 
-@pytest.mark.slow
-@FMRI
-def test_a_second_run_finds_everything_done(fmri: tuple[Path, pd.DataFrame]) -> None:
-    folder, _ = fmri
+def a_second_run_finds_everything_done(folder: Path) -> None:
     command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr.strip() == ""
 
 
-@pytest.mark.slow
-@FMRI
-def test_the_report_needs_no_network(fmri: tuple[Path, pd.DataFrame]) -> None:
-    folder, _ = fmri
+def the_report_needs_no_network(folder: Path) -> None:
     (page,) = (folder / "report").glob("*/report.html")
     text = page.read_text()
     for word in ("<script src", "<link", "url(http", 'src="http', "@import"):
@@ -153,10 +144,7 @@ def test_the_report_needs_no_network(fmri: tuple[Path, pd.DataFrame]) -> None:
     assert page.parent.name in (folder / "index.html").read_text()
 
 
-@pytest.mark.slow
-@FMRI
-def test_the_notebook_reads_a_finished_run(fmri: tuple[Path, pd.DataFrame]) -> None:
-    folder, _ = fmri
+def the_notebook_reads_a_finished_run(folder: Path) -> None:
     (report,) = (folder / "report").glob("*/")
     notebook = nbformat.read(ROOT / "notebooks" / "reconstructions.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)

@@ -100,10 +100,12 @@ def test_schedulers_without_a_clean_estimate_are_refused() -> None:
 
 def test_the_best_candidate_is_the_one_nearest_to_the_prediction(predicted: Tensors) -> None:
     judge = EmbeddingDistance(OpenClipTower(TOWER), target="retrieval")
-    best = pictures(predicted, candidates=3, judge=judge)
-    seeds = [SEEDS, *([another_seed(s, k) for s in SEEDS] for k in (1, 2))]
-    all_of_them = [pictures(predicted, s) for s in seeds]
-    energies = torch.stack([judge(made, predicted) for made in all_of_them])
+    rows = {k: v.repeat(3, *(1,) * (v.ndim - 1)) for k, v in predicted.items()}
+    first = [1, 2, 3, 4, 5, 6]
+    best = pictures(rows, first, candidates=3, judge=judge)
+    seeds = [first, *([another_seed(s, k) for s in first] for k in (1, 2))]
+    all_of_them = [pictures(rows, s) for s in seeds]
+    energies = torch.stack([judge(made, rows) for made in all_of_them])
     assert energies.argmin(0).max() > 0  # else the first of them would pass for the best
     for row, k in enumerate(energies.argmin(0).tolist()):
         assert torch.allclose(best[row], all_of_them[k][row], atol=1e-5)

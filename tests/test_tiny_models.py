@@ -141,6 +141,7 @@ def test_the_script_makes_the_same_folders_twice(tmp_path) -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     few = [f"--{name}-steps=4" for name in ("clip", "vae", "unet", "image-encoder")]
+    few += ["--unet-scenes=1000", "--unet-noise=700", "--unet-noised=0.6"]
     for name in ("one", "two"):
         script.main([f"--out={tmp_path / name}", "--scenes=1000", "--threads=1", *few])
     made = [sorted(p for p in (tmp_path / n).rglob("*") if p.is_file()) for n in ("one", "two")]
