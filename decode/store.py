@@ -291,6 +291,8 @@ class Columns:
 
     def __init__(self, stores: Sequence[FeatureStore], digests: Sequence[str]) -> None:
         self.stores, self.digests = tuple(stores), tuple(digests)
+        names, self._row = np.unique(np.array(self.digests), return_inverse=True)
+        self._names = names.tolist()
         self._ends = np.cumsum([int(np.prod(s.shape)) for s in stores])
 
     @property
@@ -302,13 +304,12 @@ class Columns:
 
     def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
         first, stop, _ = key[1].indices(self.shape[1])
-        names, inverse = np.unique(np.array(self.digests), return_inverse=True)
         parts = []
         for store, end, begin in zip(self.stores, self._ends, [0, *self._ends[:-1]], strict=True):
             low, high = max(first, begin), min(stop, end)
             if low < high:
-                parts.append(store.columns(names.tolist(), slice(low - begin, high - begin)))
-        return torch.cat(parts, 1)[torch.from_numpy(inverse)]
+                parts.append(store.columns(self._names, slice(low - begin, high - begin)))
+        return torch.cat(parts, 1)[torch.from_numpy(self._row)]
 
     def followed_by(self, other: Columns) -> Columns:
         """The trials of both, these first."""

@@ -243,16 +243,11 @@ class SubjectRidge(nn.Module):
 
     def _fixed(self) -> bool:
         """Whether the shortest way is open: a dual of given strengths."""
-        given = self.knobs.alphas
-        if self.knobs.form != "dual" or self.knobs.select or given is None:
+        given, knobs = self.knobs.alphas, self.knobs
+        if knobs.form != "dual" or knobs.select or knobs.leave_out != "trial" or given is None:
             return False
-        if not isinstance(given, Mapping):
-            return len(given) == 1 and given[0] > 0 and self._groups_are_trials()
-        alone = all(len(given.get(n) or ()) == 1 and given[n][0] > 0 for n in self.shapes)
-        return alone and self._groups_are_trials()
-
-    def _groups_are_trials(self) -> bool:
-        return self.knobs.leave_out == "trial"
+        grids = [given.get(n) or () for n in self.shapes] if isinstance(given, Mapping) else [given]
+        return all(len(grid) == 1 and grid[0] > 0 for grid in grids)
 
     def _solve_fixed(self, s: int, rows: Rows) -> None:
         self._enough(s, rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from decode.core import InputError, Layout, Recording
+from decode.core import InputError, Recording
 from decode.preprocessing import glm
-from decode.preprocessing.bold import CONFOUND, check_events, check_signal
+from decode.preprocessing.bold import CONFOUND, check_events, check_signal, trial_layout
 from decode.preprocessing.prepared import Prepared
 
 
@@ -62,7 +63,12 @@ def bold_windows(
         session=recording.session,
         run=recording.run,
     )
-    layout = _layout(recording, brain, n_trs, delay / recording.sfreq)
+    layout = replace(
+        trial_layout(recording, brain),
+        sfreq=recording.sfreq,
+        n_times=n_trs,
+        start=delay / recording.sfreq,
+    )
     return Prepared(signal.astype(np.float32), layout, table[inside].reset_index(drop=True))
 
 
@@ -76,16 +82,3 @@ def _spread(recording: Recording, signal: np.ndarray) -> np.ndarray:
             f"(the first is number {flat[0]}); leave them out of the mask"
         )
     return spread
-
-
-def _layout(recording: Recording, keep: np.ndarray, n_trs: int, start: float) -> Layout:
-    channels = recording.channels[keep]
-    return Layout(
-        modality=recording.modality,
-        names=tuple(channels["name"]),
-        positions=channels[["x", "y", "z"]].to_numpy(float),
-        rois=tuple(channels["roi"].fillna("")),
-        sfreq=recording.sfreq,
-        n_times=n_trs,
-        start=start,
-    )

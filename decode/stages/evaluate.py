@@ -220,20 +220,23 @@ def add_ceilings(
         if row["ceiling"] is None:
             row["ceiling"] = oracle.get((row["split"], row["subject"], row["metric"]))
     for row in summary:
-        if not RANKED.fullmatch(row["metric"]):
+        ranked = RANKED.fullmatch(row["metric"])
+        if ranked is None:
             continue
         subjects = [row["subject"]] if row["subject"] != ALL_SUBJECTS else None
         part = scores[(scores["split"] == row["split"]) & (scores["metric"] == row["metric"])]
-        row["ceiling"] = _retrieval_ceiling(part, subjects, dataset, row["metric"], seed)
+        row["ceiling"] = _retrieval_ceiling(part, subjects, dataset, ranked, seed)
 
 
 def _retrieval_ceiling(
-    part: pd.DataFrame, subjects: list[str] | None, dataset: Dataset, metric: str, seed: int
+    part: pd.DataFrame,
+    subjects: list[str] | None,
+    dataset: Dataset,
+    ranked: re.Match[str],
+    seed: int,
 ) -> float | None:
     from decode.scoring.ceiling import retrieval_ceiling
 
-    found = RANKED.fullmatch(metric)
-    assert found is not None
     values = []
     for subject in subjects or list(part["subject"].unique()):
         truth = dataset.truth(subject)
@@ -246,8 +249,8 @@ def _retrieval_ceiling(
                 truth,
                 list(mine["stimulus"].unique()),
                 repeats=repeats,
-                k=int(found["k"]),
-                find="brain" if found["brain"] else "stimulus",
+                k=int(ranked["k"]),
+                find="brain" if ranked["brain"] else "stimulus",
                 draws=100,
                 seed=seed,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from decode.scalers import Scaler
 from decode.splits import TEST, TRAIN
 from decode.stages.train import MakeEncoder
 from decode.store import Frame, read_tensors
-from decode.trials import Trials
+from decode.trials import Loader, Trials
 
 BATCH = 256
 
@@ -46,11 +47,15 @@ def run(
             test = test.average("stimulus")
         table = test.table.assign(split=split, fold=fold).drop(columns="start")
         arrays: dict[str, np.ndarray] = {}
+        made = partial(_loader, inputs, device)
+        loader = whole = made(test.since(protocol.after))
+        if parts and protocol.after is not None:
+            whole = made(test)
         for name, make in {**encoders, **parts}.items():
-            seen = test if name in parts else test.since(protocol.after)
-            encoder = load_encoder(make, seen, inputs, weights / f"{name}.safetensors").to(device)
-            loader = seen.loader(inputs.features, inputs.digests, batch_size=BATCH, device=device)
-            predicted, truth = predict(encoder, loader)
+            seen = whole if name in parts else loader
+            encoder = load_encoder(make, seen.trials, inputs, weights / f"{name}.safetensors")
+            encoder = encoder.to(device)
+            predicted, truth = predict(encoder, seen)
             if protocol.rescale == "transductive":
                 train = inputs.part(split, fold, TRAIN)
                 predicted = rescale_by_test(
@@ -66,6 +71,10 @@ def run(
         frame.write(part)
         os.replace(part, done)
     return {"n_folds": len(inputs.folds())}
+
+
+def _loader(inputs: Inputs, device: str, test: Trials) -> Loader:
+    return test.loader(inputs.features, inputs.digests, batch_size=BATCH, device=device)
 
 
 def load_scaler(weights: Path) -> dict[str, dict[str, np.ndarray]]:

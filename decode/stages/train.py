@@ -56,12 +56,12 @@ def run(
         validation = inputs.part(split, fold, VALIDATION)
         states = train.fit_scaler(scaler)
         made = partial(_loaders, scaler, states, inputs, trainer, protocol, seed, device)
-        loaders = whole = made(train.since(protocol.after), validation.since(protocol.after))
+        shortened = whole = made(train.since(protocol.after), validation.since(protocol.after))
         if parts and protocol.after is not None:
             whole = made(train, validation)
         for name, make in {**encoders, **parts}.items():
             torch.manual_seed(seed)
-            loaders = whole if name in parts else loaders
+            loaders = whole if name in parts else shortened
             encoder = make(loaders[0].trials.layouts, inputs.shapes).to(device)
             encoder.initialise(*loaders)
             learns = any(p.requires_grad for p in encoder.parameters())
