@@ -72,8 +72,8 @@ def ours(folder: Path) -> dict[str, np.ndarray]:
         coefficients = np.lib.format.open_memmap(
             folder / f"dual-{name}.npy", "w+", np.float32, y.shape
         )
-        for first in range(0, y.shape[1], 2048):
-            b = slice(first, first + 2048)
+        for first in range(0, y.shape[1], 1024):
+            b = slice(first, first + 1024)
             block = torch.from_numpy(np.ascontiguousarray(y[:, b]))
             part, intercept = solve(block, alpha)
             coefficients[:, b] = part.numpy()

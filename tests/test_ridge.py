@@ -202,6 +202,14 @@ def test_no_penalty_and_more_features_than_trials_is_never_chosen():
     assert (choose(errors, [0.0, 10.0]) == 10).all()
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_features_in_double_precision_are_left_as_they_came(size):
+    x = torch.from_numpy(data(*size)[0]).double()
+    before = x.clone()
+    factor(x)
+    assert torch.equal(x, before)
+
+
 def test_constant_and_duplicate_features_do_no_harm():
     x, y = data(120, 30, 5)
     wide = np.concatenate([x, x[:, :3], np.ones((120, 2), np.float32)], 1)

@@ -26,13 +26,14 @@ class FixedDual:
     """Coefficients for strengths that are given, not chosen: no decomposition, and one matrix
     product per target.
 
-    The penalised Gram matrix is inverted once for each strength that comes.
+    The penalised Gram matrix is inverted whenever another strength comes than the last time, so
+    targets of one strength should come one after another.
     """
 
     def __init__(self, x: Tensor) -> None:
         self._gram, self.mean = centred_gram(x, of="trials")
         self._precision = x.dtype
-        self._inverses: dict[float, tuple[Tensor, Tensor]] = {}
+        self._last: tuple[float, Tensor, Tensor] | None = None
 
     def __call__(self, y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
         """Coefficients (trial, target) and intercept (target,) of targets (trial, target)."""
@@ -52,9 +53,12 @@ class FixedDual:
         return y - (alpha * coefficients / free[:, None].to(coefficients))
 
     def _inverse(self, alpha: float) -> tuple[Tensor, Tensor]:
-        if alpha not in self._inverses:
-            penalised = self._gram.clone()
-            penalised.diagonal().add_(alpha)
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(penalised))
-            self._inverses[alpha] = inverse.to(self._precision), inverse.diagonal().clone()
-        return self._inverses[alpha]
+        """The inverse (trial, trial) and, in float64, its diagonal."""
+        if self._last is None or self._last[0] != alpha:
+            self._last = None
+            inverse = self._gram.clone()
+            inverse.diagonal().add_(alpha)
+            torch.linalg.cholesky(inverse, out=inverse)
+            torch.cholesky_inverse(inverse, out=inverse)
+            self._last = alpha, inverse.to(self._precision), inverse.diagonal().clone()
+        return self._last[1:]

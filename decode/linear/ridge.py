@@ -111,7 +111,10 @@ def centred_gram(x: Tensor, *, of: Literal["trials", "features"]) -> tuple[Tenso
     size = n if of == "trials" else p
     gram = torch.zeros(size, size, dtype=torch.float64, device=x.device)
     for b in _blocks(p, n) if of == "trials" else _blocks(n, p):
-        part = x[:, b].double() - mean[b] if of == "trials" else (x[b].double() - mean).T
+        if of == "trials":
+            part = x[:, b].to(torch.float64, copy=True).sub_(mean[b])
+        else:
+            part = x[b].to(torch.float64, copy=True).sub_(mean).T
         gram.addmm_(part, part.T)
     return gram, mean
 
