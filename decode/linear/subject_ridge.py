@@ -32,7 +32,7 @@ Per = Literal["target", "name", "all"]
 By = Literal["loo", "gcv", "validation"]
 Time = Literal["flatten", "mean"]
 Form = Literal["weights", "dual"]
-BLOCK = 2**26  # numbers of targets held at once
+BLOCK = 2**24  # numbers of targets held at once
 
 
 @runtime_checkable
@@ -347,8 +347,8 @@ class SubjectRidge(nn.Module):
             for name in (f"trials_{i}", f"weights_{i}"):
                 saved = state.get(prefix + name)
                 if self.knobs.form == "dual" and saved is not None:
-                    mine = self.get_buffer(name)
-                    setattr(self, name, mine.new_zeros(len(saved), mine.shape[1]))
+                    # taken as they are: a copy of what a file backs would fill the memory
+                    setattr(self, name, saved.to(self.get_buffer(name)))
         super()._load_from_state_dict(state, prefix, *args)
 
 
