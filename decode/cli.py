@@ -105,6 +105,8 @@ def run(config: dict[str, Any]) -> float | None:
     for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts",
                  "objectives", "trainer", "generator", "voxel_model", "metrics"):  # fmt: skip
         check(config[node], node)
+    # `baselines=null` on the command line means none, as an empty mapping does
+    config |= {name: config[name] or {} for name in NAMED_NODES}
     from decode.pipeline import Run, execute
 
     planned = Run(config)
@@ -124,6 +126,7 @@ def run(config: dict[str, Any]) -> float | None:
     return _tell(planned, folder, config)
 
 
+NAMED_NODES = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
 KEYS = frozenset(
     [
         "paths",

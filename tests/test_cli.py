@@ -98,6 +98,15 @@ def test_a_group_cannot_be_null(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_named_nodes_set_to_null_are_none(tmp_path: Path) -> None:
+    plans = [
+        quick(f"paths.outputs={tmp_path}", "dry=true", without).stdout
+        for without in ("baselines=null", "~encoder@baselines.ridge")
+    ]
+    keys = [[line.rsplit("-", 1)[-1] for line in plan.splitlines()] for plan in plans]
+    assert keys[0] == keys[1] != []
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = decode(f"paths.outputs={tmp_path}", "subjects=[sub-09]", "debug=true")
     assert done.returncode != 0
