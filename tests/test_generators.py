@@ -121,6 +121,8 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         adapter[f"ip_adapter.{2 * i + 1}.to_v_ip.weight"] = torch.randn(16, 12)
     (folder / "adapter" / "models").mkdir(parents=True)
     save_file(adapter, folder / "adapter" / "models" / "ip.safetensors")
+    other = {k: torch.randn_like(v) if ".to_" in k else v for k, v in adapter.items()}
+    save_file(other, folder / "adapter" / "models" / "other.safetensors")
     return folder
 
 
@@ -308,6 +310,38 @@ def test_an_adapter_can_be_weighed_block_by_block(ip_adapter: Build, predicted: 
     assert torch.allclose(made({"mid": 0.0}), made(0.0), atol=1e-6)
     middle = made({"mid": 1.0})
     assert min((middle - made(s)).abs().max() for s in (0.0, 1.0)) > 1e-4
+
+
+def test_several_adapters_equal_the_stock_pipeline(
+    ip_adapter: Build, sdxl_folder: Path, predicted: Tensors
+) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    files = ["ip.safetensors", "other.safetensors"]
+    stock = StableDiffusionXLPipeline.from_pretrained(sdxl_folder, add_watermarker=False)
+    stock.load_ip_adapter(
+        str(sdxl_folder / "adapter"), subfolder="models", weight_name=files,
+        image_encoder_folder=None,
+    )  # fmt: skip
+    stock.set_ip_adapter_scale([0.8, 0.4])
+    second = {**predicted, "second": predicted["image"].flip(1)}
+    made = pixels(
+        ip_adapter(weight_name=files, image=["image", "second"], scale=[0.8, 0.4])(
+            second, seeds=SEEDS
+        )
+    )
+    for row, seed in enumerate(SEEDS):
+        expected = stock(
+            prompt="",
+            num_inference_steps=4,
+            guidance_scale=0.0,
+            ip_adapter_image_embeds=[second[k][row, None, None] for k in ("image", "second")],
+            generator=row_generators([seed])[0],
+            output_type="pt",
+        ).images
+        assert torch.allclose(made[row], expected[0], atol=1e-5)
+    with pytest.raises(InputError, match="image: expected one for each of 2 adapters"):
+        ip_adapter(weight_name=files)
 
 
 def test_a_weak_start_is_kept_and_full_strength_forgets_it(
