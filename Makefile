@@ -16,7 +16,7 @@ $(STAMP): $(HERE)requirements.lock $(HERE)pyproject.toml
 	  { echo "decode needs Python 3.11 or later; got $$($(PYTHON) --version); set PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	cd $(HERE) && $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	cd $(HERE) && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	cd $(HERE) && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $(STAMP)
 
