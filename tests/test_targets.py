@@ -13,8 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
+from decode.networks.augmentation import changed
 from decode.networks.weights import choose_device, find_weights, in_batches
-from decode.pictures import open_image, read_image, read_images, resize, to_grey
+from decode.pictures import (
+    normalised,
+    open_image,
+    read_image,
+    read_images,
+    resize,
+    to_grey,
+)
 from decode.targets.autoencoder import Autoencoder
 from decode.targets.dinov2 import Dinov2
 from decode.targets.efficientnet_lite import EfficientNetLite
@@ -349,6 +357,59 @@ def test_timm_equals_the_network_by_hand(timm_folder: Path, stimuli: list[Stimul
     assert torch.allclose(features(output="patches", layer=1), second[0], atol=1e-5)
     assert torch.allclose(features(layer=-2), second[1][:, 0], atol=1e-5)
     assert torch.allclose(features(output="pooled"), pooled, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def convnext_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import timm
+    from timm.models import save_for_hf
+
+    folder = tmp_path_factory.mktemp("convnext")
+    torch.manual_seed(0)
+    shape = {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 16]}
+    network = timm.create_model("convnext_tiny", **shape, num_classes=0)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.3)
+    save_for_hf(network, folder, model_args=shape, safe_serialization=True)
+    return folder
+
+
+def test_convnext_gives_a_token_for_32_pixels(
+    convnext_folder: Path, timm_folder: Path, stimuli: list[Stimulus]
+) -> None:
+    import timm
+
+    network = timm.create_model(f"local-dir:{convnext_folder}", pretrained=True).eval()
+    mean, std = (network.pretrained_cfg[k] for k in ("mean", "std"))
+    pictures = [open_image(s).resize((64, 64), Image.Resampling.BICUBIC) for s in stimuli]
+    raw = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 255 for p in pictures])
+    with torch.inference_mode():
+        maps = network.forward_features(normalised(raw, 64, mean, std))
+    made = Timm(str(convnext_folder), output="patches", size=64)(stimuli)
+    assert made.shape == (5, 4, 16)
+    assert torch.allclose(made, maps.flatten(2).transpose(1, 2), atol=1e-4)
+    assert Timm(str(convnext_folder), output="patches", size=96)(stimuli).shape == (5, 9, 16)
+    with pytest.raises(InputError, match="convolutional"):
+        Timm(str(timm_folder), output="patches", size=64)(stimuli)
+
+
+def test_a_picture_is_changed_always_in_the_same_way(
+    convnext_folder: Path, stimuli: list[Stimulus]
+) -> None:
+    def features(seed: int | None, shown: list[Stimulus]) -> Tensor:
+        return Timm(str(convnext_folder), output="patches", size=64, changed=seed)(shown)
+
+    once, clean, other = (features(seed, stimuli) for seed in (0, None, 1))
+    assert torch.allclose(features(0, stimuli[::-1]).flip(0), once, atol=1e-5)
+    assert ((once - clean).abs().amax((1, 2)) > 1e-3).all()
+    assert (once - other).abs().max() > 1e-3
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    picture = changed(open_image(stimuli[0]), stimuli[0], seed=0, size=48)
+    assert picture.size == (48, 48)
+    assert torch.equal(torch.rand(3), expected)  # others' random numbers are left alone
 
 
 def test_autoencoder_latents_decode_back_to_their_scale(
