@@ -21,6 +21,8 @@ from decode.networks.weights import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "device", "offload", "workers"})
+# Arguments that name a file or folder which may be written anew under the same name.
+CONTENTS = frozenset({"weights"})
 
 
 def locate(path: str, where: str) -> Any:
@@ -112,7 +114,11 @@ def bound(node: Any) -> Any:
         if p.default is not inspect.Parameter.empty
     }
     everything = {**defaults, **_arguments(node)}
-    kept = {k: bound(_plain(v)) for k, v in everything.items() if k not in PLACES}
+    kept = {
+        k: _named_by_content(v) if k in CONTENTS else bound(_plain(v))
+        for k, v in everything.items()
+        if k not in PLACES
+    }
     return {"_target_": node["_target_"], **kept}
 
 
@@ -123,6 +129,31 @@ def _content(name: str) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         h.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return h.hexdigest()[:12]
+
+
+def _named_by_content(value: Any) -> Any:
+    """A file by the hash of its content, so that it may move and must not change; a folder of a
+    trained fold by its encoder, another by all of its files. What is not there keeps its name.
+    """
+    path = Path(value).expanduser() if isinstance(value, str) else None
+    if path is None or not path.exists():
+        return bound(_plain(value))
+    encoder = path / "encoder.safetensors"
+    file = encoder if encoder.is_file() else path
+    files = [file] if file.is_file() else sorted(p for p in file.rglob("*") if p.is_file())
+    h = hashlib.sha256()
+    for one in files:
+        name = "" if one == file else one.relative_to(file).as_posix()
+        stat = one.stat()
+        h.update(f"{name} {_hash(one, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return f"content {h.hexdigest()[:12]}"
+
+
+@cache
+def _hash(file: Path, size: int, time: int) -> str:
+    """Hash of a file's bytes, read anew when its `size` or `time` of writing is another."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

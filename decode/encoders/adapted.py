@@ -14,11 +14,14 @@ class Adapted(Encoder):
     """`inner` with the shared weights of `weights`, of which `what` is trained for these subjects.
 
     `weights` is an encoder.safetensors, or the folder of a fold that holds one, of a run with the
-    same encoder and targets; None starts afresh. It is read when training begins and not needed to
-    predict. `what`: `input` trains only what belongs to each new subject, `lora` also low-rank
-    products of `rank` beside the shared linear layers (Hu et al. 2021), `all` everything.
-    `trained` are the subjects of that run, in its order: those that are here again get their own
-    layers back, which only `what: all` trains further.
+    same encoder and targets; None starts afresh. It is read when training begins, and the run is known
+    by its content: weights trained anew under the same name are another run, and a file that was
+    taken away would be missed.
+
+    `what`: `input` trains only what belongs to each new subject, `lora` also low-rank products of
+    `rank` beside the shared linear layers (Hu et al. 2021), `all` everything. `trained` are the
+    subjects of that run, in its order: those that are here again get their own layers back, which only
+    `what: all` trains further.
 
     Raises InputError for weights of another encoder, target or number of voxels.
     """
