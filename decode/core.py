@@ -276,21 +276,29 @@ class Objective(nn.Module):
     """(encoder, batch, progress) -> named, weighted loss terms; the trainer minimises their sum.
 
     `progress` runs from 0 to 1 over training. Calling `encoder(batch)` twice with the same batch
-    costs one forward pass.
+    costs one forward pass. With `tunes` it also trains parts of the generator's own network, which
+    are kept with the fold and given to `Generator.tune`.
     """
+
+    tunes: ClassVar[bool] = False
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} must say what it minimises")
+
+    def tuned(self) -> Tensors:
+        """The generator's weights that it has trained, by the names that the generator knows."""
+        return {}
 
 
 class Generator:
     """Predictions -> one Media per row.
 
     `disclosure` is what a reader has to know about how its media were chosen or steered; the report
-    prints it among the limits.
+    prints it among the limits. `tunable` ones take weights that an objective has trained.
     """
 
     makes: ClassVar[Kind] = "image"
+    tunable: ClassVar[bool] = False
     needs: tuple[str, ...] = ()
     disclosure: str = ""
 
@@ -305,6 +313,14 @@ class Generator:
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Learn from the fold's training stimuli and their targets (stimulus, *shape), if it must."""
+
+    def tune(self, weights: Tensors) -> None:
+        """Take what `Objective.tuned` gave in this fold; {} is the generator as it was published."""
+        if weights:
+            raise InputError(
+                f"generator {type(self).__name__} takes no weights trained with the encoder; choose "
+                "the one that the objective belongs to or drop the objective"
+            )
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One Media per row of `predicted`; row i depends on its prediction and seeds[i] only."""

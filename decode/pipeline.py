@@ -112,6 +112,7 @@ class Run:
         self.dataset = build(config["data"], "data")
         self.subjects: tuple[str, ...] = self._subjects()
         check_brain(config)
+        check_tuning(config)
         check_published(config)
         self.tasks = self._plan()
 
@@ -292,6 +293,19 @@ def check_brain(config: Config) -> None:
         )
 
 
+def check_tuning(config: Config) -> None:
+    """Raise InputError when an objective trains weights that the generator does not take."""
+    node = config["generator"]
+    if not node or getattr(locate(node["_target_"], "generator"), "tunable", False):
+        return
+    for name, objective in config["objectives"].items():
+        if getattr(locate(objective["_target_"], f"objectives.{name}"), "tunes", False):
+            raise InputError(
+                f"objectives.{name} trains weights of the generator, generator {node['_target_']} "
+                "takes none; choose the one that the objective belongs to or set it to null"
+            )
+
+
 def _known(key: str, names: Sequence[str]) -> None:
     import difflib
 
@@ -435,6 +449,7 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         inputs=run.inputs,
         predicted=run.of("predict")[0].folder,
+        trained=run.of("train")[0].folder,
         stimuli=run.dataset.stimuli(),
         generator=run.generator,
         baselines=tuple(run.config["baselines"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,8 +174,9 @@ class Trials:
 class Loader:
     """Batches, epoch after epoch; the same seed and epoch give the same batches either way.
 
-    *Resident* when all windows fit in `resident_bytes`: they are read once, kept on `device`, and a
-    batch is an index select. *Streaming* otherwise: windows are read from disk by worker processes.
+    *Resident* when all windows and targets fit in `resident_bytes`: they are read once, kept on
+    `device`, and a batch is an index select. *Streaming* otherwise: both are read from disk by
+    worker processes.
     """
 
     def __init__(
@@ -202,7 +204,8 @@ class Loader:
         layouts = trials.layouts.values()
         self._width = max(layout.n_channels for layout in layouts)
         self._times = max(layout.n_times for layout in layouts)
-        self.resident = len(trials) * self._width * self._times * 4 <= resident_bytes
+        numbers = self._width * self._times + sum(math.prod(s.shape) for s in features.values())
+        self.resident = len(trials) * numbers * 4 <= resident_bytes
         self._kept: Batch | None = None
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -71,3 +72,40 @@ def tiny_vision(projection: int) -> Any:
         num_attention_heads=2, image_size=16, patch_size=8,
     )  # fmt: skip
     return CLIPVisionModelWithProjection(config).eval()
+
+
+def save_versatile(folder: Path, *, width: int = 8, **schedule: Any) -> Path:
+    """A folder of Versatile Diffusion's own format, for pictures of 16 x 16 and latents of 8 x 8."""
+    import torch
+    from diffusers import DDIMScheduler, VersatileDiffusionPipeline
+    from diffusers.pipelines.deprecated.versatile_diffusion.modeling_text_unet import (
+        UNetFlatConditionModel,
+    )
+    from transformers import CLIPImageProcessor
+
+    torch.manual_seed(0)
+    tokeniser, text = tiny_text(projection=width, projected=True)
+    kinds = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    flat = {k: tuple(v.replace("2D", "Flat") for v in names) for k, names in kinds.items()}
+    image_unet = tiny_unet(**kinds)
+    shape = {
+        name: image_unet.config[name]
+        for name in ("sample_size", "block_out_channels", "layers_per_block", "attention_head_dim",
+                     "norm_num_groups", "cross_attention_dim")
+    }  # fmt: skip
+    VersatileDiffusionPipeline(
+        tokenizer=tokeniser,
+        image_feature_extractor=CLIPImageProcessor(size=16, crop_size=16),
+        text_encoder=text,
+        image_encoder=tiny_vision(width),
+        image_unet=image_unet,
+        text_unet=UNetFlatConditionModel(
+            **flat, **shape, mid_block_type="UNetMidBlockFlatCrossAttn"
+        ),
+        vae=tiny_vae(),
+        scheduler=DDIMScheduler(clip_sample=False, **schedule),
+    ).save_pretrained(folder)
+    return folder

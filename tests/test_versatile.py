@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusion_twins import tiny_text, tiny_unet, tiny_vae, tiny_vision
+from diffusion_twins import save_versatile
 from PIL import Image
 from torch import Tensor
 
@@ -26,39 +26,7 @@ CAPTIONS = ["a red", "a", "red"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffusers import DDIMScheduler, VersatileDiffusionPipeline
-    from diffusers.pipelines.deprecated.versatile_diffusion.modeling_text_unet import (
-        UNetFlatConditionModel,
-    )
-    from transformers import CLIPImageProcessor
-
-    folder = tmp_path_factory.mktemp("versatile")
-    torch.manual_seed(0)
-    tokeniser, text = tiny_text(projection=WIDTH, projected=True)
-    kinds = {
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    }
-    flat = {k: tuple(v.replace("2D", "Flat") for v in names) for k, names in kinds.items()}
-    image_unet = tiny_unet(**kinds)
-    shape = {
-        name: image_unet.config[name]
-        for name in ("sample_size", "block_out_channels", "layers_per_block", "attention_head_dim",
-                     "norm_num_groups", "cross_attention_dim")
-    }  # fmt: skip
-    VersatileDiffusionPipeline(
-        tokenizer=tokeniser,
-        image_feature_extractor=CLIPImageProcessor(size=16, crop_size=16),
-        text_encoder=text,
-        image_encoder=tiny_vision(WIDTH),
-        image_unet=image_unet,
-        text_unet=UNetFlatConditionModel(
-            **flat, **shape, mid_block_type="UNetMidBlockFlatCrossAttn"
-        ),
-        vae=tiny_vae(),
-        scheduler=DDIMScheduler(clip_sample=False),
-    ).save_pretrained(folder)
-    return folder
+    return save_versatile(tmp_path_factory.mktemp("versatile"), width=WIDTH)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from decode.core import Batch, Encoder, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, SubjectLinear, scatter
 from decode.networks.heads import Head, TokenHeads
+from decode.networks.low_level import without
 
 
 class Dynadiff(Encoder):
@@ -17,8 +18,9 @@ class Dynadiff(Encoder):
 
     Reads windows of volumes, (batch, voxel, time), without a model of the response. Published (Careil
     et al. 2025, arXiv:2505.14556): 6 volumes, `width` 1552, `dropout` .5, tokens 257 x 768, trained
-    through the diffusion loss of a generator; here through objectives on the tokens. Raises
-    InputError where windows differ in length between subjects.
+    through the diffusion loss of a generator (objective `denoising`), for which the target `latents`
+    is there: it is not predicted. Objectives on the tokens work too. Raises InputError where windows
+    differ in length between subjects.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Dynadiff(Encoder):
         projector: int = 2048,
         head: Head = "dense",
         rank: int = 128,
+        latents: str = "latents",
     ) -> None:
         super().__init__()
+        self.latents = latents
         self.passport = Passport(layouts)
         _, times = self.passport.one_size("encoder dynadiff")
         self.inputs = SubjectLinear(self.passport.n_channels, width)
@@ -43,7 +47,7 @@ class Dynadiff(Encoder):
         self.mean = nn.Linear(times, 1)
         self.heads = TokenHeads(
             width,
-            shapes,
+            {name: shape for name, shape in shapes.items() if name != latents},
             contrastive=contrastive,
             share=share,
             projector=projector,
@@ -64,6 +68,9 @@ class Dynadiff(Encoder):
         volumes = scatter(parts, len(batch))
         seen = torch.stack([layer(volumes[:, t]) for t, layer in enumerate(self.volumes)], 2)
         return self.heads(self._mean(self.after(seen.transpose(1, 2))))
+
+    def embed(self, targets: Tensors) -> Tensors:
+        return without(targets, self.latents)
 
     def _mean(self, x: Tensor) -> Tensor:
         return self.mean(x.transpose(1, 2))[..., 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from decode.networks.diffusion import (
     open_parts,
     place_pipeline,
 )
+from decode.networks.low_rank import attach
 from decode.networks.mixed_attention import mix, set_length
 from decode.networks.sampler import Diffusion
 from decode.networks.weights import quiet
@@ -30,16 +31,20 @@ class Versatile(Diffusion):
     `image` names a target of image tokens (257, 768), `text` one of text tokens (77, 768), both from
     target clip_vd; null leaves one out. With both, `text_share` in (0, 1) weighs the two transformers
     of each block. Guidance steers away from the tokens of a picture of the grey level `blank` (0 is
-    black) and of an empty caption. See `Diffusion` for the other knobs.
+    black; null: from zeros in place of tokens) and of an empty caption. See `Diffusion` for the other
+    knobs.
+
+    `tune` takes low-rank products for the image denoiser (objective `denoising`).
 
     Uses what diffusers keeps among its deprecated pipelines. Its dual one no longer runs (seen with
     0.42), so the mixture of both conditions is made here.
     """
 
+    tunable: ClassVar[bool] = True
     image: str | None = "image"
     text: str | None = None
     text_share: float = 0.4
-    blank: float = 0.0
+    blank: float | None = 0.0
     width: int | None = None
     guidance: float = 7.5
 
@@ -52,6 +57,7 @@ class Versatile(Diffusion):
                 f"versatile generator: text_share lies between 0 and 1, got {self.text_share}; "
                 "to leave text or image out, set it to null"
             )
+        self._tuned: Tensors = {}
 
     def conditions(self) -> tuple[str, ...]:
         return tuple(name for name in (self.text, self.image) if name is not None)
@@ -64,6 +70,19 @@ class Versatile(Diffusion):
         for name in self.conditions():
             check_tokens(shapes, name, width=width, said=self.width, model=self.model)
         self.check_start(shapes, side, channels=4 if unet is None else unet["in_channels"])
+
+    def tune(self, weights: Tensors) -> None:
+        """Sample with these low-rank products from now on. Other weights open the pipeline anew."""
+        if weights and self.image is None:
+            raise InputError(
+                "versatile generator: image is null, but the image denoiser was trained with the "
+                "encoder; name the target of its tokens"
+            )
+        same = weights.keys() == self._tuned.keys() and all(
+            torch.equal(value, self._tuned[name]) for name, value in weights.items()
+        )
+        if not same:
+            self._tuned, self._pipe = dict(weights), None
 
     def open(self) -> Any:
         import diffusers
@@ -102,6 +121,7 @@ class Versatile(Diffusion):
             kinds["text_unet"] = modeling_text_unet.UNetFlatConditionModel
             plain["tokenizer"] = transformers.CLIPTokenizer
         parts = open_parts(self.model, self, networks=kinds, plain=plain)
+        attach(parts["image_unet"], self._tuned)
         if self.image and self.text:
             # The library's own dual block no longer takes what its denoiser hands to it.
             kind: Any = diffusers.Transformer2DModel
@@ -115,7 +135,7 @@ class Versatile(Diffusion):
         if self.text:
             words = words_of(pipe.tokenizer, [""]).to(device)
             free[self.text] = versatile_text(pipe.text_encoder, words)
-        if self.image:
+        if self.image and self.blank is not None:
             import numpy as np
 
             plain = np.full((64, 64, 3), 255 * self.blank, np.float32)
@@ -133,7 +153,7 @@ class Versatile(Diffusion):
         parts = []
         for name in self.conditions():
             tokens = wanted[name]
-            free = self._free[name].to(tokens).expand(len(tokens), -1, -1)
+            free = self._free.get(name, torch.zeros_like(tokens[:1])).to(tokens).expand_as(tokens)
             parts.append(torch.cat([free, tokens]) if twice else tokens)
         set_length(self.network, parts[0].shape[1])
         context = torch.cat(parts, dim=1)

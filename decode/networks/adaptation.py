@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -25,19 +26,22 @@ _ADDED = ("lora_down", "lora_up")
 class LowRankLinear(nn.Linear):
     """A frozen linear layer plus a trained product of rank `rank` (LoRA, Hu et al. 2021).
 
-    Starts as the layer that it replaces and keeps the names of its weights.
+    Starts as the layer that it replaces and keeps the names of its weights. The product has the
+    layer's precision, or that of `dtype`: half precision loses the small steps of training.
     """
 
-    def __init__(self, layer: nn.Linear, *, rank: int) -> None:
+    def __init__(self, layer: nn.Linear, *, rank: int, dtype: torch.dtype | None = None) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
-        self.lora_down = nn.Parameter(layer.weight.new_empty(rank, layer.in_features))
-        self.lora_up = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
+        like = layer.weight
+        self.lora_down = nn.Parameter(like.new_empty(rank, layer.in_features, dtype=dtype))
+        self.lora_up = nn.Parameter(like.new_zeros(layer.out_features, rank, dtype=dtype))
         nn.init.kaiming_uniform_(self.lora_down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + linear(linear(x, self.lora_down), self.lora_up)
+        inside = linear(x, self.lora_down.to(x.dtype))
+        return super().forward(x) + linear(inside, self.lora_up.to(inside.dtype))
 
 
 def subject_modules(encoder: nn.Module) -> dict[str, nn.Module]:
@@ -152,7 +156,17 @@ def _add_low_rank(encoder: nn.Module, private: tuple[str, ...], rank: int) -> No
         for name, module in encoder.named_modules()
         if type(module) is nn.Linear and not name.startswith(private)
     ]
+    add_low_rank(encoder, layers, rank=rank)
+
+
+def add_low_rank(
+    network: nn.Module, layers: Iterable[str], *, rank: int, dtype: torch.dtype | None = None
+) -> dict[str, LowRankLinear]:
+    """Put a low-rank product beside each of the linear layers with these names; gives them by name."""
+    added = {}
     for name in layers:
         parent, _, last = name.rpartition(".")
-        holder = encoder.get_submodule(parent)
-        setattr(holder, last, LowRankLinear(encoder.get_submodule(name), rank=rank))  # type: ignore[arg-type]
+        layer: Any = network.get_submodule(name)
+        added[name] = LowRankLinear(layer, rank=rank, dtype=dtype)
+        setattr(network.get_submodule(parent), last, added[name])
+    return added

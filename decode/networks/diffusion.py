@@ -25,10 +25,15 @@ Offload = Literal["none", "model", "sequential"]
 Norm = Literal["train", "keep"]
 
 
-class Knobs(Protocol):
-    """What loading and placing need to know of a generator."""
+class Precise(Protocol):
+    """What loading needs to know."""
 
     precision: Precision
+
+
+class Knobs(Precise, Protocol):
+    """What loading and placing need to know of a generator."""
+
     offload: Offload
     device: str
 
@@ -118,7 +123,7 @@ def open_pipeline(kind: str, model: str, knobs: Knobs, **parts: Any) -> Any:
 
 
 def open_parts(
-    model: str, knobs: Knobs, *, networks: Mapping[str, Any], plain: Mapping[str, Any]
+    model: str, knobs: Precise, *, networks: Mapping[str, Any], plain: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The scheduler and the parts of a pipeline by name, each read by the class given for it.
 

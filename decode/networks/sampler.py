@@ -171,7 +171,7 @@ class Diffusion(Generator):
         for name, values in predicted.items():
             if not bool(torch.isfinite(values).all()):
                 raise InputError(f"generator: predictions of target {name!r} are not all finite")
-        if self.norm == "keep":
+        if self.norm == "keep" or not self.conditions():
             return {}
         if not self._norms:
             raise InputError(

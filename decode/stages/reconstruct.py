@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from decode.folds import Inputs, fold_folder
 from decode.pictures import read_image
 from decode.progress import progress
 from decode.splits import TRAIN
-from decode.store import Frame, whole_file
+from decode.stages.train import TUNED
+from decode.store import Frame, read_tensors, whole_file
 
 CHUNK = 50
 NEAREST_BLOCK = 256
@@ -30,6 +31,7 @@ def run(
     *,
     inputs: Inputs,
     predicted: Path,
+    trained: Path,
     stimuli: Mapping[str, Stimulus],
     generator: Generator,
     baselines: Sequence[str],
@@ -42,6 +44,10 @@ def run(
     the mean training target (what it makes of no brain at all), `mean_image` shows the mean training
     picture and `nearest_image` the training picture nearest to the prediction; where texts are made,
     `nearest_text` is the first text of that training stimulus.
+
+    A generator that was tuned with an encoder makes that encoder's media, and `prior` is made by the
+    one of the decoder; `oracle` comes from the generator as published, whose conditions the true
+    targets are.
     """
     if generator.makes not in ENDINGS:
         raise InputError(
@@ -52,25 +58,45 @@ def run(
     for split, fold in inputs.folds():
         frame = Frame.read(fold_folder(predicted, split, fold))
         folder = fold_folder(out, split, fold)
-        shown, truth = training_part(inputs, split, fold, stimuli)
+        key = nearest_target(inputs.features, generator)
+        wanted = {key, *generator.needs}
+        shown, truth = training_part(inputs, split, fold, stimuli, wanted)
         generator.learn(shown, truth)
         label = f"reconstruct {split} {fold}"
+        weights = fold_folder(trained, split, fold)
         for source in ("encoder", *baselines):
             name = "decoded" if source == "encoder" else source
+            generator.tune(tuned_with(source, weights))
             _make(generator, frame.tensors(source), frame.table, folder / name, seed, label)
-        _controls(generator, frame, shown, truth, folder, seed, label)
+        tuned = tuned_with("encoder", weights)
+        _controls(generator, tuned, frame, shown, truth, key, folder, seed, label)
         n += len(frame.table)
     return {"n_reconstructions": n, "disclosure": generator.disclosure}
 
 
+def nearest_target(names: Iterable[str], generator: Generator) -> str:
+    """The target in which the nearest training stimulus is looked for."""
+    return "retrieval" if "retrieval" in names else (generator.needs or tuple(names))[0]
+
+
 def training_part(
-    inputs: Inputs, split: str, fold: int, stimuli: Mapping[str, Stimulus]
+    inputs: Inputs,
+    split: str,
+    fold: int,
+    stimuli: Mapping[str, Stimulus],
+    names: Iterable[str],
 ) -> tuple[list[Stimulus], Tensors]:
-    """The distinct training stimuli of one fold and their targets (stimulus, *shape)."""
+    """The distinct training stimuli of one fold and those of their targets (stimulus, *shape)."""
     uids = inputs.part(split, fold, TRAIN).table["stimulus"].unique()
     digests = [inputs.digests[u] for u in uids]
-    truth = {name: store.rows(digests) for name, store in inputs.features.items()}
+    truth = {name: inputs.features[name].rows(digests) for name in sorted(names)}
     return [stimuli[u] for u in uids], truth
+
+
+def tuned_with(source: str, weights: Path) -> Tensors:
+    """The generator's weights that were trained with an encoder of this fold; {} where none were."""
+    file = weights / TUNED.format(source)
+    return read_tensors(file) if file.is_file() else {}
 
 
 def seed_of(seed: int, stimulus: str) -> int:
@@ -94,9 +120,11 @@ def _make(
 
 def _controls(
     generator: Generator,
+    tuned: Tensors,
     frame: Frame,
     shown: Sequence[Stimulus],
     truth: Tensors,
+    key: str,
     folder: Path,
     seed: int,
     label: str,
@@ -106,20 +134,21 @@ def _controls(
     true = frame.tensors("truth")
     first = np.array(uids.index)
     once = table.loc[first].reset_index(drop=True)
-    for name, wanted in (
-        ("oracle", {k: v[first] for k, v in true.items()}),
+    for name, weights, wanted in (
+        ("oracle", {}, {k: v[first] for k, v in true.items()}),
         (
             "prior",
+            tuned,
             {k: v.mean(0, keepdim=True).expand(len(first), *v.shape[1:]) for k, v in truth.items()},
         ),
     ):
+        generator.tune(weights)
         # Subjects who saw the same stimulus share these pictures: they do not depend on the brain.
         shared = folder / f"{name}-once"
         _make(generator, wanted, once, shared, seed, label)
         row_of = {u: i for i, u in enumerate(uids)}
         rows = [row_of[u] for u in table["stimulus"]]
         _link(shared, folder / name, rows, generator.makes)
-    key = "retrieval" if "retrieval" in truth else (generator.needs or tuple(truth))[0]
     nearest = nearest_rows(frame.tensors("encoder")[key], truth[key])
     if generator.makes == "text":
         texts = [first_text(s) for s in shown]

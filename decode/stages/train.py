@@ -21,6 +21,7 @@ from decode.training import Trainer, fit, tidy
 from decode.trials import Loader, Trials
 
 MakeEncoder = Callable[..., Encoder]
+TUNED = "{}.generator.safetensors"
 
 
 def run(
@@ -38,7 +39,8 @@ def run(
     device: str,
 ) -> dict[str, Any]:
     """One folder per fold, each with scaler.safetensors, <encoder>.safetensors and history.jsonl
-    (of a baseline that is trained: <baseline>.fit/history.jsonl).
+    (of a baseline that is trained: <baseline>.fit/history.jsonl), and <encoder>.generator.safetensors
+    where an objective has trained a part of the generator with that encoder.
 
     `encoders` maps "encoder" and the names of baselines to constructors; those with parameters are
     trained alike. `parts` maps those of parts of the signal, which `initialise` solves. Finished
@@ -68,9 +70,10 @@ def run(
             if name not in parts and trainer.epochs and learns:
                 folder = part if name == "encoder" else part / f"{name}.fit"
                 folder.mkdir(exist_ok=True)
+                wanted = objectives()
                 fit(
                     encoder,
-                    objectives(),
+                    wanted,
                     loaders[0],
                     loaders[1] if len(validation) else None,
                     trainer,
@@ -78,6 +81,11 @@ def run(
                     seed=seed,
                     label=f"train {split} {fold}" + ("" if name == "encoder" else f" {name}"),
                 )
+                tuned = {
+                    k: v for objective in wanted.values() for k, v in objective.tuned().items()
+                }
+                if tuned:
+                    write_tensors(part / TUNED.format(name), tuned)
             write_tensors(part / f"{name}.safetensors", encoder.state_dict())
         for folder in (part, *part.glob("*.fit")):
             tidy(folder)
@@ -138,7 +146,7 @@ def check_shapes(
         with torch.no_grad():
             predicted = encoder(batch)
             truth = encoder.embed(batch.targets)
-        for target in shapes:
+        for target in truth:
             got = tuple(predicted[target].shape[1:]) if target in predicted else None
             expected = tuple(truth[target].shape[1:])
             if got != expected:
