@@ -246,3 +246,49 @@ def write_timeseries(twin: Twin, subject: str, *, sessions: int = 2) -> None:
                 base / "timeseries" / f"timeseries_{tag}.nii.gz",
                 np.round(signal).astype(np.int16).transpose(1, 2, 3, 0),
             )
+
+
+def write_surface(twin: Twin, subject: str, *, n: int = 200, noise: float = 0.3) -> np.ndarray:
+    """Betas of a subject on a template of `n` vertices per hemisphere, its labels and flat patches.
+
+    Returns the betas (trial, vertex) in percent change, left hemisphere first; every vertex responds.
+    """
+    rng = np.random.default_rng(9)
+    features = coarse(twin.pictures)
+    response = features @ rng.normal(size=(features.shape[1], 2 * n))
+    shown = np.array(twin.ids(subject))[: RELEASED[subject] * twin.per_session]
+    betas = (response[shown] + noise * rng.normal(size=(len(shown), 2 * n))).astype(np.float32)
+    folder = twin.root / "nsddata_betas/ppdata" / subject / "fsaverage/betas_fithrf_GLMdenoise_RR"
+    surf = twin.root.parent / "fsaverage/surf"
+    surf.mkdir(parents=True)
+    for k, name in enumerate(("lh", "rh")):
+        mine = betas[:, k * n : (k + 1) * n]
+        for session in range(RELEASED[subject]):
+            rows = slice(session * twin.per_session, (session + 1) * twin.per_session)
+            path = folder / f"{name}.betas_session{session + 1:02d}.mgh"
+            save_mgh(path, mine[rows].T[:, None, None])
+        save_mgh(
+            folder / f"{name}.ncsnr.mgh", np.linspace(0, 1, n, dtype=np.float32)[:, None, None]
+        )
+        labels = twin.root / "nsddata/freesurfer/fsaverage/label"
+        masked = np.where(np.arange(n) % 5, 1, 0).astype(np.int32)
+        save_mgh(labels / f"{name}.nsdgeneral.mgz", masked[:, None, None])
+        streams = (np.arange(n) % 8).astype(np.int32)
+        save_mgh(labels / f"{name}.streams.mgz", streams[:, None, None])
+        xyz = np.column_stack([rng.uniform(-50, 50, (n, 2)), np.zeros(n)])
+        write_patch(surf / f"{name}.cortex.patch.flat", np.arange(n), xyz)
+    return betas
+
+
+def save_mgh(path: Path, data: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.MGHImage(np.ascontiguousarray(data), np.eye(4)), path)
+
+
+def write_patch(path: Path, vertex: np.ndarray, xyz: np.ndarray, border: int = 0) -> Path:
+    """FreeSurfer's binary patch; the first `border` vertices are marked as lying on the border."""
+    rows = np.zeros(len(vertex), [("vertex", ">i4"), ("xyz", ">f4", 3)])
+    rows["vertex"] = np.where(np.arange(len(vertex)) < border, -1, 1) * (vertex + 1)
+    rows["xyz"] = xyz
+    path.write_bytes(np.array([-1, len(vertex)], ">i4").tobytes() + rows.tobytes())
+    return path

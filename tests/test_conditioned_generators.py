@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,47 @@ def test_controlnet_equals_the_stock_pipeline(
     ).images
     made = pixels(controlnet(control_scale=0.7)({**predicted, "depth": depth}, seeds=SEEDS))
     assert torch.allclose(made, expected, atol=1e-4)
+
+
+class Writer(Generator):
+    """Writes the one of two captions that a prediction says."""
+
+    makes = "text"
+    needs = ("said",)
+    disclosure = "Written by a rule."
+
+    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
+        return [Media("text", "a red" if row > 0 else "blue") for row in predicted["said"]]
+
+
+def test_controlnet_reads_written_captions(
+    controlnet: Build, controlnet_folder: Path, predicted: Tensors
+) -> None:
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+    control = ControlNetModel.from_pretrained(controlnet_folder / "control")
+    stock = StableDiffusionControlNetPipeline.from_pretrained(
+        controlnet_folder, controlnet=control, safety_checker=None
+    )
+    expected = stock(
+        prompt=["a red", "blue", "a red"],
+        image=predicted["depth"].new_zeros(3, 3, 16, 16),
+        num_inference_steps=4,
+        guidance_scale=7.5,
+        generator=row_generators(SEEDS),
+        output_type="pt",
+    ).images
+    seen = {"depth": torch.zeros(3, 1, 4, 4), "said": torch.tensor([1.0, -1.0, 1.0])}
+    generator = controlnet(writer=Writer(), batch_size=2, norm="train")
+    generator.check({"depth": (1, 4, 4), "said": ()})
+    generator.learn([], seen)
+    assert torch.allclose(pixels(generator(seen, seeds=SEEDS)), expected, atol=1e-4)
+    assert "captions" in generator.disclosure
+    assert "Written by a rule." in generator.disclosure
+    with pytest.raises(InputError, match="said"):
+        generator.check({"depth": (1, 4, 4)})
+    with pytest.raises(InputError, match="makes image"):
+        controlnet(writer=PixelGenerator("pixels"))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

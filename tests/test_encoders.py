@@ -58,12 +58,18 @@ SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
         | {"inner": MINDEYE2 | {"rank": 2}},
     ),
+    "principal": (SHAPES, {"size": 3}),
     "mindbridge": (SHAPES, {"pooled": 24, "adapter": 4, "width": 16, "projector": 8}),
     "umbrae": (TOKENS, {"tokens": 5, "width": 16, "depth": 2, "heads": 2, "head_width": 6}),
     "voxel_tokens": (TOKENS, {"width": 16, "clusters": 5, "depth": 1, "heads": 2, "sample": 25}),
     "neuroflow": (TOKENS, {"width": 16, "channels": 4, "depth": 1, "heads": 2, "steps": 3}),
     "dynadiff": (TOKENS, {"width": 16, "projector": 8}),
     "wave": (SHAPES, {"network": {"width": 16, "depth": 1, "heads": 2}}),
+    "wave_prior": (
+        TOKENS,
+        {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
+        | {"inner": {"network": {"width": 16, "depth": 1, "heads": 2}}},
+    ),
 }
 LARGE = 30_000_000  # parameters; beyond this, presets are built without memory
 
@@ -142,6 +148,7 @@ def needs(file: Path, world: str) -> None:
     refused = {
         "neuropictor": (tuple(WORLDS), "reads flat maps"),
         "wave": (("eeg", "fmri"), "the same parcels"),
+        "wave_prior": (("eeg", "fmri"), "the same parcels"),
     }
     worlds, says = refused.get(file.stem, ((), ""))
     if world in worlds:

@@ -249,6 +249,23 @@ def test_a_new_subject_with_few_trials_gains_from_others(name: str, tmp_path: Pa
     assert scores["lora"] > scores["scratch"] + 0.2, scores
 
 
+@pytest.mark.parametrize("kind", [LowLevel, MindEye2])
+def test_a_changed_target_is_compared_with_and_not_predicted(kind: type[Encoder]) -> None:
+    shapes = {"lowlevel": (2, 8, 8), "lowlevel_tokens": (4, 16), "lowlevel_changed": (4, 16)}
+    world = Voxels(shapes, n=6)
+    encoder = kind(world.layouts, shapes, width=16, channels=8, sizes=(4, 4, 8), blocks=1)
+    encoder.initialise(world, ())
+    predicted = {"lowlevel", "lowlevel_tokens"}
+    assert set(encoder(world.batch)) == set(encoder.embed(world.batch.targets)) == predicted
+    losses = []
+    for other in (None, "lowlevel_changed"):
+        (loss,) = SoftTokens(other=other)(encoder.eval(), world.batch, 0.5).values()
+        losses.append(float(loss.detach()))
+    loss.backward()
+    assert any(bool((p.grad != 0).any()) for p in encoder.parameters() if p.grad is not None)
+    assert losses[0] != losses[1]
+
+
 def test_a_legacy_mixer_only_adds_a_constant_and_the_residual_one_works() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 32)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import timm
 from nsd_twin import write_nsd
 from test_configs import composed
 
@@ -30,9 +31,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "pooled": 64, "adapter": 8, "width": 96, "blocks": 1, "projector": 32, "dropout_in": 0.1,
     },
     "voxel_tokens": {"width": 32, "clusters": 16, "depth": 1, "heads": 4},
-    "brain_captioning": {"alphas": {"image": [30.0]}},
+    "brain_captioning": {"alphas": {"image": [30.0], "depth": [30.0]}},
     "umbrae": {"tokens": 12, "width": 32, "depth": 1, "heads": 2, "head_width": 8},
     "neuroflow": {"width": 64, "channels": 8, "blocks": 1, "depth": 1, "heads": 2, "steps": 5},
+    "feature_inversion": {"size": 20},
 }  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def small(name: str, folder: Path) -> dict[str, Any]:
     config = composed(f"experiment=nsd/{name}", f"paths.outputs={folder}/outputs")
     config["data"] |= {"root": str(folder / "nsd"), "captions": None}
     config["subjects"] = ["subj01", "subj03"] if name == "mindbridge" else ["subj01"]
-    config["targets"] = dict.fromkeys(config["targets"], PIXELS)
+    config["targets"] = {k: places(k, folder) or PIXELS for k in config["targets"]}
     config["generator"], config["published"] = None, None
     config["metrics"] = {"retrieval": {**config["metrics"]["retrieval"], "n_way": [2]}}
     config["encoder"] = updated(config["encoder"], SMALL[name])
@@ -53,6 +55,15 @@ def small(name: str, folder: Path) -> dict[str, Any]:
             "precision": "float32",
         }
     return config
+
+
+def places(name: str, folder: Path) -> dict[str, Any] | None:
+    """A target of tokens for the low level, of pictures as they are or changed."""
+    if name not in ("lowlevel_tokens", "lowlevel_changed"):
+        return None
+    changed = 0 if name == "lowlevel_changed" else None
+    tokens = {"output": "patches", "size": 64, "changed": changed, "device": "cpu"}
+    return {"_target_": "decode.targets.timm.Timm", "model": str(folder / "convnext"), **tokens}
 
 
 def updated(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +78,9 @@ def updated(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("twin")
     write_nsd(place / "nsd", n_images=320, n_shared=24, size=8, noise=0.3)
+    shape = {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 16]}
+    network = timm.create_model("convnext_tiny", **shape, num_classes=0)
+    timm.models.save_for_hf(network, place / "convnext", model_args=shape, safe_serialization=True)
     return place
 
 
@@ -85,6 +99,31 @@ def test_an_experiment_decodes_the_twin(name: str, folder: Path) -> None:
 
 def test_every_experiment_is_tried_small() -> None:
     names = {p.stem for p in (CONFIGS / "experiment" / "nsd").glob("*.yaml")}
-    assert names - set(SMALL) == {"mindeye2_pretrain", "mindeye2_adapt"}
+    others = {
+        "mindeye2_pretrain",
+        "mindeye2_adapt",
+        "dynadiff",  # tests/test_dynadiff.py
+        "neuropictor",  # tests/test_nsd_surface.py
+        "wave",  # tests/test_parcels.py
+        "brain_captioning_pictures",
+        "umbrae_grounding",
+    }
+    assert names - set(SMALL) == others
     for name in names:
         assert composed(f"experiment=nsd/{name}")["notes"]
+
+
+@pytest.mark.parametrize(
+    "pair", [("brain_captioning", "brain_captioning_pictures"), ("umbrae", "umbrae_grounding")]
+)
+def test_two_generators_share_what_was_predicted(pair: tuple[str, str], tmp_path: Path) -> None:
+    write_nsd(tmp_path / "nsd", n_images=30, n_shared=4, size=8)
+    keys = []
+    for name in pair:
+        config = composed(f"experiment=nsd/{name}", f"paths.outputs={tmp_path}/outputs")
+        config["data"] |= {"root": str(tmp_path / "nsd"), "captions": None}
+        config["subjects"] = ["subj01"]
+        keys.append({task.stage.name: task.key for task in Run(config).tasks})
+    captions, pictures = keys
+    assert captions["predict"] == pictures["predict"]
+    assert captions["reconstruct"] != pictures["reconstruct"]

@@ -27,8 +27,9 @@ from decode.objectives.prior import Prior
 from decode.objectives.siglip import SigLIP
 from decode.objectives.softclip import SoftCLIP
 
-# Objectives of one encoder's own arithmetic; tests/test_fmri_networks.py has them.
-OWN = {"cycle", "flow"}
+# Objectives of one encoder's own arithmetic, in tests/test_fmri_networks.py, and of a published
+# denoiser, in tests/test_dynadiff.py and tests/test_hinted.py.
+OWN = {"cycle", "flow", "denoising", "hinted_denoising"}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "objective"
 FILES = [f for f in sorted(FOLDER.glob("*.yaml")) if f.stem not in OWN]
 NAMES = {"image", "retrieval", "label"} | {

@@ -108,6 +108,18 @@ def test_resident_and_streaming_batches_are_the_same(
         torch.testing.assert_close(a, b)
 
 
+def test_targets_count_for_what_is_resident(trials: Trials, tmp_path: Path) -> None:
+    store, digests = _features(tmp_path)
+
+    def resident(features: dict[str, FeatureStore], budget: int) -> bool:
+        return trials.loader(features, digests, batch_size=7, resident_bytes=budget).resident
+
+    windows = next(b for b in range(8, 2**20, 8) if resident({}, b))
+    assert not resident({"image": store}, windows)
+    assert resident({"image": store}, windows + 4 * len(trials) * store.shape[0])
+    assert not resident({"image": store, "more": store}, windows + 4 * len(trials) * store.shape[0])
+
+
 def test_batches_pad_channels_and_align_targets(trials: Trials, tmp_path: Path) -> None:
     store, digests = _features(tmp_path)
     loader = trials.loader({"image": store}, digests, batch_size=40)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
-from decode.recordings import nsd, nsd_betas, nsd_pictures
+from decode.recordings import nsd, nsd_betas, nsd_pictures, nsd_surface
 
 BETAS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf")
+SPACES = (nsd.SPACE, nsd_surface.SPACE)
 # Name of the test split -> the last session that it knows of.
 TESTS = {"shared1000": 40, "shared982": 37}
 
@@ -26,6 +27,9 @@ class NSD:
     files of the subject's `roi` folder; voxels keep the C order of the mask's (x, y, z) array as
     nibabel gives it, and the first of `rois` that has a voxel names its region. `ncsnr_above` keeps
     voxels by the published map, which NSD computed from all repeats, those of test pictures included.
+
+    `space` "fsaverage" reads vertices of that surface instead, named `lh-17` or `rh-4`, from
+    `lh.betas_sessionNN.mgh` and `rh.`; `mask` and `rois` are then its label files.
 
     `test` names the split. "shared1000": every trial of the pictures that all subjects share is a
     test trial, in all sessions. "shared982": the same within the first 37 sessions, the only ones
@@ -57,6 +61,7 @@ class NSD:
         *,
         betas: str = BETAS[0],
         test: str = "shared1000",
+        space: str = nsd.SPACE,
         mask: str = "nsdgeneral",
         rois: Sequence[str] = (),
         ncsnr_above: float | None = None,
@@ -65,22 +70,27 @@ class NSD:
         captions: str | Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root)
-        for key, value, allowed in (("betas", betas, BETAS), ("test", test, tuple(TESTS))):
+        for key, value, allowed in (
+            ("betas", betas, BETAS),
+            ("test", test, tuple(TESTS)),
+            ("space", space, SPACES),
+        ):
             if value not in allowed:
                 raise InputError(f"data.{key}: expected one of {list(allowed)}, got {value!r}")
         for key, number in (("sessions", sessions), ("last_session", last_session)):
             if number is not None and number < 1:
                 raise InputError(f"data.{key}: expected at least 1 session, got {number}")
-        self.betas, self.test, self.mask, self.rois = betas, test, mask, tuple(rois)
+        self.betas, self.test, self.space = betas, test, space
+        self.mask, self.rois = mask, tuple(rois)
         self.ncsnr_above, self.sessions, self.last_session = ncsnr_above, sessions, last_session
         given = [captions] if isinstance(captions, str) else list(captions or ())
         self.captions = [self.root / c for c in given]
         self.subjects: tuple[str, ...] = tuple(
-            s for s in nsd.SUBJECTS if nsd.beta_folder(self.root, s, betas).is_dir()
+            s for s in nsd.SUBJECTS if nsd.beta_folder(self.root, s, betas, space).is_dir()
         )
         if not self.subjects:
             raise InputError(
-                f"nsd: expected {nsd.beta_folder(Path(), 'subj01', betas)} or that of another subject "
+                f"nsd: expected {nsd.beta_folder(Path(), 'subj01', betas, space)} or that of another subject "
                 f"in {self.root}, found none; set paths.data to the folder that contains nsd, or "
                 "data.betas to the version that is there"
             )
@@ -97,25 +107,43 @@ class NSD:
                 f"{self.root}, got {subject!r}; correct subjects or fetch the betas"
             )
         files = self._files(subject)
-        folder = nsd.beta_folder(self.root, subject, self.betas)
-        voxels, channels = nsd.read_voxels(
-            self.root,
-            subject,
-            mask=self.mask,
-            rois=self.rois,
-            ncsnr=folder / "ncsnr.nii.gz",
-            ncsnr_above=self.ncsnr_above,
-        )
+        read, channels = self._reader(subject)
         n = nsd_pictures.count_pictures(self.root)
         trials = {s: self.design.trials(subject, s) for s in files}
         for table in trials.values():
             nsd_pictures.check_images(table["image"].to_numpy(), n, self.root, self.design.path)
         for session, path in files.items():
             table = trials[session]
-            signal = nsd_betas.read_betas(path, voxels, len(table))
+            signal = read(session, path, len(table))
             name = f"{session:02d}"
             events = self._events(table, session)
             yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events)
+
+    def _folder(self, subject: str) -> Path:
+        return nsd.beta_folder(self.root, subject, self.betas, self.space)
+
+    def _reader(self, subject: str) -> tuple[Callable[[int, Path, int], np.ndarray], pd.DataFrame]:
+        """(session, file, trials) -> (trial, channel), and the channels."""
+        folder = self._folder(subject)
+        bound = self.ncsnr_above
+        if self.space == nsd_surface.SPACE:
+            vertices, channels, sizes = nsd_surface.read_vertices(
+                self.root, mask=self.mask, rois=self.rois, ncsnr=folder, ncsnr_above=bound
+            )
+
+            def on_surface(session: int, path: Path, n: int) -> np.ndarray:
+                return nsd_surface.read_surface_betas(folder, session, vertices, sizes, n)
+
+            return on_surface, channels
+        voxels, channels = nsd.read_voxels(
+            self.root,
+            subject,
+            mask=self.mask,
+            rois=self.rois,
+            ncsnr=folder / "ncsnr.nii.gz",
+            ncsnr_above=bound,
+        )
+        return lambda session, path, n: nsd_betas.read_betas(path, voxels, n), channels
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the stimulus file, made when asked for."""
@@ -130,8 +158,10 @@ class NSD:
 
     def _files(self, subject: str) -> dict[int, Path]:
         """The session files to read; InputError for the first that is missing."""
-        folder = nsd.beta_folder(self.root, subject, self.betas)
-        found = nsd_betas.session_files(folder)
+        folder = self._folder(subject)
+        surface = self.space == nsd_surface.SPACE
+        found = (nsd_surface if surface else nsd_betas).session_files(folder)
+        kind = "lh. and rh., .mgh" if surface else ".hdf5 or .nii.gz"
         released = min(nsd.RELEASED[subject], self.design.n_sessions)
         last = min(released, TESTS[self.test], self.last_session or released)
         if self.sessions is not None and self.sessions > last:
@@ -142,7 +172,7 @@ class NSD:
         missing = [s for s in range(1, last + 1) if s not in found]
         if missing:
             raise InputError(
-                f"{folder}: expected betas_session01 to betas_session{last:02d} (.hdf5 or .nii.gz), "
+                f"{folder}: expected betas_session01 to betas_session{last:02d} ({kind}), "
                 f"betas_session{missing[0]:02d} is missing ({len(missing)} such); fetch it, or set "
                 f"data.last_session={missing[0] - 1} to go without, which makes another test set"
             )

@@ -8,15 +8,16 @@ from torch import nn
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
-from decode.networks.low_level import LowLevelHead, low_level_shapes
+from decode.networks.low_level import LowLevelHead, low_level_shapes, without
 
 
 class LowLevel(Encoder):
     """Linear per subject, norm, SiLU, dropout, residual blocks, then an enlarging decoder.
 
     Predicts the target `latents` (channel, height, width) and, where the experiment has it, `tokens`
-    (place of the quarter-size map, feature) for a contrastive loss. Scotti et al. 2023: `width` 4096,
-    4 `blocks`, a map of 64 `channels`, decoder `sizes` 64, 128, 256.
+    (place of the quarter-size map, feature) for a contrastive loss, whose candidates the target
+    `changed` may give: it is not predicted. Scotti et al. 2023: `width` 4096, 4 `blocks`, a map of 64
+    `channels`, decoder `sizes` 64, 128, 256.
 
     Raises InputError when the experiment lacks the latents or has other targets.
     """
@@ -28,6 +29,7 @@ class LowLevel(Encoder):
         *,
         latents: str = "lowlevel",
         tokens: str = "lowlevel_tokens",
+        changed: str = "lowlevel_changed",
         width: int = 4096,
         blocks: int = 4,
         dropout_in: float = 0.5,
@@ -37,11 +39,12 @@ class LowLevel(Encoder):
     ) -> None:
         super().__init__()
         made, read = low_level_shapes(shapes, latents, tokens)
-        if made is None or set(shapes) - {latents, tokens}:
+        if made is None or set(shapes) - {latents, tokens, changed}:
             raise InputError(
                 f"encoder low_level predicts {latents!r} and perhaps {tokens!r}, the experiment has "
                 f"{sorted(shapes)}; give it these targets only"
             )
+        self.changed = changed
         self.passport = Passport(layouts)
         self.inputs = SubjectLinear(self.passport.features, width, bias=False)
         self.trunk = nn.Sequential(
@@ -61,3 +64,6 @@ class LowLevel(Encoder):
         self.passport.check(batch)
         rows = by_subject(batch, self.passport.n_channels)
         return self.head(self.trunk(self.inputs(rows, len(batch))))
+
+    def embed(self, targets: Tensors) -> Tensors:
+        return without(targets, self.changed)

@@ -8,7 +8,7 @@ from typing import Literal
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, SubjectLinear, by_subject
 from decode.networks.heads import Head, TokenHeads
-from decode.networks.low_level import LowLevelHead, low_level_shapes
+from decode.networks.low_level import LowLevelHead, low_level_shapes, without
 from decode.networks.mixers import LegacyMixer, ResidualMixer
 
 
@@ -20,7 +20,8 @@ class MindEye2(Encoder):
     `decode.networks.mixers`. The projector of contrastive targets reads the tokens that predict
     `share` and is as wide as they are unless `projector` says otherwise. Targets called `latents`
     (channel, height, width) and `tokens` (place, feature) come from a head that enlarges a map of
-    `channels` through `sizes`. `head: factorised` goes through `rank` numbers per token.
+    `channels` through `sizes`; one called `changed` is compared with and not predicted.
+    `head: factorised` goes through `rank` numbers per token.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MindEye2(Encoder):
         rank: int = 128,
         latents: str = "lowlevel",
         tokens: str = "lowlevel_tokens",
+        changed: str = "lowlevel_changed",
         channels: int = 64,
         sizes: Sequence[int] = (32, 64, 128),
     ) -> None:
@@ -47,12 +49,13 @@ class MindEye2(Encoder):
         if mixer not in kinds:
             raise InputError(f"encoder.mixer: expected one of {list(kinds)}, got {mixer!r}")
         made, read = low_level_shapes(shapes, latents, tokens)
+        self.changed = changed
         self.passport = Passport(layouts)
         self.inputs = SubjectLinear(self.passport.features, width)
         self.mixer = kinds[mixer](width, blocks=blocks, dropout=dropout)
         self.heads = TokenHeads(
             width,
-            {k: v for k, v in shapes.items() if k not in (latents, tokens)},
+            {k: v for k, v in shapes.items() if k not in (latents, tokens, changed)},
             contrastive=contrastive,
             share=share,
             projector=projector,
@@ -75,3 +78,6 @@ class MindEye2(Encoder):
         trunk = self.mixer(self.inputs(by_subject(batch, self.passport.n_channels), len(batch)))
         made = self.heads(trunk)
         return made if self.low_level is None else made | self.low_level(trunk)
+
+    def embed(self, targets: Tensors) -> Tensors:
+        return without(targets, self.changed)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
@@ -17,14 +19,17 @@ from decode.networks.vit import MapTransformer
 class NeuroPictor(Encoder):
     """Flat map -> tokens of a vision transformer -> text-like tokens and hints.
 
-    Channels are the pixels of a square map, row by row, the same map for all subjects: nothing here
-    belongs to a subject. A target (token, feature) is read semantically, by two convolutions over the
-    tokens (to `between_semantic` tokens, then to its own) and a linear layer; a target (channel, h, w)
-    is a hint for the denoiser, by two convolutions to `between_hint` and its channels and a linear
-    layer to h x w. Published (Huo et al. 2024, arXiv:2403.18211): maps of 256 x 256, `patch` 16,
-    `width` 1024, `depth` 24, 16 `heads`; targets 77 x 1024 and 320 x 64 x 64. `weights` is a
-    safetensors file of the transformer, pretrained as a masked autoencoder. The generator that takes
-    the hints is no part of this.
+    Channels are pixels of a square map of `side` pixels, named `row-column` as `preprocess=flat_maps`
+    names them; pixels that are no channel are 0. With `side` null they are all the pixels of a map,
+    row by row. No weight belongs to a subject.
+
+    A target (token, feature) is read semantically, by two convolutions over the tokens (to
+    `between_semantic` tokens, then to its own) and a linear layer; a target (channel, h, w) is a hint
+    for the denoiser, by two convolutions to `between_hint` and its channels and a linear layer to
+    h x w. Published (Huo et al. 2024, arXiv:2403.18211): maps of 256 x 256, `patch` 16, `width` 1024,
+    `depth` 24, 16 `heads`; targets 77 x 1024 and 320 x 64 x 64. `weights` is a safetensors file of
+    the transformer, pretrained as a masked autoencoder. Objective `hinted_denoising` trains it through
+    a sampler, generator `hinted` takes the hints.
 
     Raises InputError for channels that are no such map and for weights that do not fit.
     """
@@ -34,6 +39,7 @@ class NeuroPictor(Encoder):
         layouts: Mapping[str, Layout],
         shapes: Mapping[str, Shape],
         *,
+        side: int | None = None,
         patch: int = 16,
         width: int = 1024,
         depth: int = 24,
@@ -44,7 +50,8 @@ class NeuroPictor(Encoder):
     ) -> None:
         super().__init__()
         self.passport = Passport(layouts)
-        side = _side(self.passport, patch)
+        side = _side(self.passport, side, patch)
+        self.pixels = _pixels(layouts, side)
         self.transformer = MapTransformer(side, patch=patch, width=width, depth=depth, heads=heads)
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         tokens = self.transformer.tokens
@@ -64,12 +71,26 @@ class NeuroPictor(Encoder):
 
     def forward(self, batch: Batch) -> Tensors:
         self.passport.check(batch)
-        side = self.transformer.side
-        tokens = self.transformer(batch.brain[:, :, 0].unflatten(1, (side, side)))
+        tokens = self.transformer(self.maps(batch))
         made = {}
         for (name, shape), head in zip(self.shapes.items(), self.heads, strict=True):
             made[name] = self.scale.up(name, head(tokens).reshape(len(batch), *shape))
         return made
+
+    def maps(self, batch: Batch) -> Tensor:
+        """(batch, row, column), 0 where a subject has no channel."""
+        side = self.transformer.side
+        if all(pixel is None for pixel in self.pixels):
+            return batch.brain[:, :, 0].unflatten(1, (side, side))
+        maps = batch.brain.new_zeros(len(batch), side * side)
+        for s in batch.subject.unique().tolist():
+            row, pixel = (batch.subject == s).nonzero(), self.pixels[s]
+            if pixel is None:
+                maps[row[:, 0]] = batch.brain[row[:, 0], : side * side, 0]
+            else:
+                values = batch.brain[row[:, 0], : len(pixel), 0]
+                maps[row, pixel.to(maps.device)] = values
+        return maps.unflatten(1, (side, side))
 
 
 class _Semantic(nn.Module):
@@ -104,13 +125,39 @@ class _Hint(nn.Module):
         return self.gate(self.leave(self.mix(x)))
 
 
-def _side(passport: Passport, patch: int) -> int:
+def _side(passport: Passport, said: int | None, patch: int) -> int:
     channels, times = passport.one_size("encoder neuropictor")
-    side = math.isqrt(channels)
-    if len(set(passport.n_channels)) > 1 or times != 1 or side * side != channels or side % patch:
+    side = math.isqrt(channels) if said is None else said
+    fits = said is not None or set(passport.n_channels) == {side * side}
+    if not fits or times != 1 or side % patch or channels > side * side:
         raise InputError(
-            f"encoder neuropictor reads flat maps of (k x {patch})^2 pixels, one volume per trial and "
-            f"the same for all subjects, got {passport.n_channels} {passport.unit} x {times}; project "
-            "the volumes to a flat map or choose another encoder"
+            f"encoder neuropictor reads flat maps of (k x {patch})^2 pixels, one volume per trial, got "
+            f"{passport.n_channels} {passport.unit} x {times} and side={said}; choose "
+            "preprocess=flat_maps with its side, or another encoder"
         )
     return side
+
+
+def _pixels(layouts: Mapping[str, Layout], side: int) -> list[Tensor | None]:
+    """Per subject, the number of the pixel of each channel; None where they are the whole map."""
+    made: list[Tensor | None] = []
+    for subject, layout in layouts.items():
+        if layout.n_channels == side * side:
+            made.append(None)
+            continue
+        at = [_pixel(name) for name in layout.names]
+        bad = [n for n, p in zip(layout.names, at, strict=True) if p is None or max(p) >= side]
+        if bad:
+            raise InputError(
+                f"encoder neuropictor: expected channels named by a pixel of {side} x {side} "
+                f"(row-column), got {bad[0]!r} of subject {subject}; choose preprocess=flat_maps with "
+                f"preprocess.side={side}"
+            )
+        numbers = [p[0] * side + p[1] for p in at if p is not None]
+        made.append(torch.tensor(numbers, device="cpu"))
+    return made
+
+
+def _pixel(name: str) -> tuple[int, int] | None:
+    found = re.fullmatch(r"(\d+)-(\d+)", name)
+    return (int(found[1]), int(found[2])) if found else None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
-from decode.networks.adaptation import start_from
 from decode.networks.blocks import Passport
 from decode.networks.causal import CausalVolumes
 from decode.networks.heads import Head, TokenHeads
+from decode.networks.pretrained import load_pretrained
 
 
 class Wave(Encoder):
@@ -20,10 +19,12 @@ class Wave(Encoder):
 
     `network` is called with the number of channels and must return a module that maps volumes (batch,
     time, channel) to tokens (batch, token, width), and has `width`: any encoder of that kind can be
-    put here. None is the causal one that WAVE (Wang et al. 2024) uses. `weights` is its safetensors
-    file, read when training begins; `pool` takes its `first` (class) or `last` token or the `mean`
-    of all; `freeze` trains the heads alone. The signal must be the network's own, for WAVE the means
-    of 1024 parcels, alike for all subjects, so nothing here belongs to a subject.
+    put here. None is the causal one that WAVE (Wang et al. 2024) uses. `weights`, read when training
+    begins, is a safetensors file, a folder or the name of a published model (`load_pretrained`);
+    `names` and `skip` bring its tensors to the network's own. `pool` takes the `first` (class) or
+    `last` token or the `mean` of all; `freeze` trains the heads alone. The signal must be the
+    network's own, for WAVE the means of 1024 parcels (`preprocess=parcels`), alike for all subjects,
+    so nothing here belongs to a subject.
 
     Raises InputError where subjects differ in channels, for a network that breaks the contract and for
     weights that do not fit.
@@ -36,6 +37,8 @@ class Wave(Encoder):
         *,
         network: Callable[[int], nn.Module] | None = None,
         weights: str | None = None,
+        names: Mapping[str, str] | None = None,
+        skip: Sequence[str] = (),
         pool: Literal["first", "last", "mean"] = "last",
         freeze: bool = False,
         contrastive: Sequence[str] = ("retrieval",),
@@ -62,6 +65,7 @@ class Wave(Encoder):
                 "a token, as an attribute `width`; add it or wrap the network"
             )
         self.weights, self.pool = weights, pool
+        self.names, self.skip = names, tuple(skip)
         if freeze:
             self.network.requires_grad_(False)
         self.heads = TokenHeads(
@@ -77,7 +81,7 @@ class Wave(Encoder):
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.heads.scale.learn(train)
         if self.weights is not None:
-            start_from(self.network, Path(self.weights).expanduser())
+            load_pretrained(self.network, self.weights, names=self.names, skip=self.skip)
 
     def forward(self, batch: Batch) -> Tensors:
         self.passport.check(batch)

@@ -1,23 +1,24 @@
-"""Stable Diffusion with a ControlNet: predicted text tokens say what, a predicted map says where."""
+"""Stable Diffusion with a ControlNet: a predicted text says what, a predicted map says where."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
 from decode.networks.diffusion import (
     Predict,
     check_tokens,
     guided,
     open_pipeline,
     place_pipeline,
+    row_slices,
 )
-from decode.networks.sampler import Diffusion
+from decode.networks.sampler import Diffusion, cut
 from decode.networks.weights import choose_dtype, find_weights, loading, quiet
 from decode.pictures import resize
 
@@ -29,10 +30,14 @@ class ControlNet(Diffusion):
     `text` names a target of text tokens (77, width), target sd_text; `control` one of maps
     (1 or 3, h, w) in [0, 1], such as target depth, with `controlnet` the weights that read them and
     `control_scale` their strength. See `Diffusion` for the other knobs.
+
+    With a `writer`, a whole generator of texts, its captions take the place of predicted tokens and
+    `text` is not read (Brain Captioning, Ferrante et al. 2023, arXiv:2305.11560).
     """
 
     controlnet: str
     text: str = "text"
+    writer: Generator | None = None
     control: str = "depth"
     control_scale: float = 1.0
     width: int | None = None
@@ -41,17 +46,32 @@ class ControlNet(Diffusion):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.needs = (*self.needs, self.control)
+        self._texts: list[str] = []
+        if self.writer is None:
+            return
+        if self.writer.makes != "text":
+            raise InputError(
+                f"controlnet generator: writer is a generator of texts, "
+                f"{type(self.writer).__name__} makes {self.writer.makes}; set it to null or choose "
+                "one that writes"
+            )
+        self.needs = tuple(dict.fromkeys([*self.writer.needs, *self.needs]))
+        own = "Pictures were made from captions that were written from the prediction."
+        self.disclosure = " ".join(filter(None, [self.writer.disclosure, own, self.disclosure]))
 
     def conditions(self) -> tuple[str, ...]:
-        return (self.text,)
+        return (self.text,) if self.writer is None else ()
 
     def check(self, shapes: Mapping[str, Shape]) -> None:
         """Compare targets with the folders' configuration; no weights are read."""
         super().check(shapes)
         find_weights(self.controlnet)
         unet, side = self.told()
-        width = None if unet is None else unet["cross_attention_dim"]
-        check_tokens(shapes, self.text, width=width, said=self.width, model=self.model)
+        if self.writer is None:
+            width = None if unet is None else unet["cross_attention_dim"]
+            check_tokens(shapes, self.text, width=width, said=self.width, model=self.model)
+        else:
+            self.writer.check(shapes)
         shape = tuple(shapes[self.control])
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise InputError(
@@ -59,6 +79,22 @@ class ControlNet(Diffusion):
                 f"has {shape}; name a target of maps, such as depth"
             )
         self.check_start(shapes, side)
+
+    def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
+        super().learn(shown, truth)
+        if self.writer is not None:
+            self.writer.learn(shown, truth)
+
+    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
+        """One picture (3, size, size) per row."""
+        if self.writer is None:
+            return super().__call__(predicted, seeds=seeds)
+        texts = [str(m.data) for m in self.writer(predicted, seeds=seeds)]
+        made: list[Media] = []
+        for rows in row_slices(len(seeds), self.batch_size):
+            self._texts = texts[rows]
+            made += super().__call__(cut(predicted, rows), seeds=seeds[rows])
+        return made
 
     def open(self) -> Any:
         from diffusers import ControlNetModel
@@ -77,8 +113,12 @@ class ControlNet(Diffusion):
         return place_pipeline(pipe, self)
 
     def denoiser(self, wanted: Tensors, rows: list[torch.Generator]) -> Predict:
-        pipe, text = self._pipe, wanted[self.text]
-        twice = self.guidance > 1
+        pipe, twice = self._pipe, self.guidance > 1
+        if self.writer is None:
+            text = wanted[self.text]
+        else:
+            place = wanted[self.control]
+            text = pipe.encode_prompt(self._texts, place.device, 1, False)[0].to(place)
         size = self.latent_shape()[1] * pipe.vae_scale_factor
         control = resize(wanted[self.control].float().clamp(0, 1), (size, size)).to(text)
         control = control.expand(-1, 3, -1, -1)

@@ -112,3 +112,8 @@ def low_level_shapes(
             f"{sorted(shapes)}; add a target of that name"
         )
     return None, None
+
+
+def without(tensors: Tensors, name: str) -> Tensors:
+    """All but one: a target of that name is compared with and not predicted."""
+    return {k: v for k, v in tensors.items() if k != name}

@@ -133,8 +133,8 @@ def roi_path(root: Path, subject: str, name: str) -> Path:
     return root / "nsddata/ppdata" / subject / SPACE / "roi" / f"{name}.nii.gz"
 
 
-def beta_folder(root: Path, subject: str, betas: str) -> Path:
-    return root / "nsddata_betas/ppdata" / subject / SPACE / betas
+def beta_folder(root: Path, subject: str, betas: str, space: str = SPACE) -> Path:
+    return root / "nsddata_betas/ppdata" / subject / space / betas
 
 
 def read_voxels(
@@ -164,7 +164,7 @@ def read_voxels(
     for name in rois:
         value = _on_grid(roi_path(root, subject, name), voxels, "other data.rois").astype(int)
         free = (region == "") & (value > 0)
-        region[free] = [_region(name, v) for v in value[free]]
+        region[free] = [region_name(name, v) for v in value[free]]
     return voxels, voxels.channels().assign(roi=region)
 
 
@@ -180,6 +180,7 @@ def _on_grid(path: Path, voxels: Voxels, instead: str) -> np.ndarray:
     return volume[tuple(voxels.ijk.T)]
 
 
-def _region(atlas: str, value: int) -> str:
+def region_name(atlas: str, value: int) -> str:
+    """What a value of a published atlas means."""
     names = REGIONS.get(atlas.removeprefix("lh.").removeprefix("rh."), "").split()
     return names[value - 1] if 0 < value <= len(names) else f"{atlas}-{value}"

@@ -18,6 +18,9 @@ EXACT = {
     "rouge_l": "Longest common subsequence of the made and the written captions.",
     "cider": "Agreement with the written captions in rare words and phrases (CIDEr-D), 0 to 10.",
     "sentence_bleu4": "BLEU-4 of each caption by itself, 0 where no four words match.",
+    "grounding_iou": "Intersection over union of the written box with the one that people drew; 0 where "
+    "no box was written.",
+    "grounding_accuracy": "Share of written boxes that overlap enough with the one that people drew.",
     "two_way_same_class": "Two-way identification by pixels among shown pictures of the same class "
     "only.",
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
+from decode.networks.augmentation import changed
 from decode.networks.features import NetworkTarget
 from decode.networks.weights import find_weights, loading
 from decode.pictures import open_image
@@ -24,13 +25,21 @@ class Timm(NetworkTarget):
     `output` is "pooled" (width,), the input of the classifier head; "cls" (width,); or "patches"
     (token, width), where a convolutional network's map is flattened. With `layer` None the last two
     include the final norm; a number takes the raw output of that block, negative from the end.
+
+    `size` is the side of the pictures that a convolutional network is given, squeezed to a square and
+    not cropped (null: as the model was trained). `changed` is the seed of one random change of each
+    picture (see `decode.networks.augmentation`), for objectives that compare a picture with itself.
     """
 
     output: Literal["pooled", "cls", "patches"] = "cls"
     layer: int | None = None
+    size: int | None = None
+    changed: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.size is not None and self.size < 32:
+            raise InputError(f"timm target: size is at least 32 pixels, got {self.size}")
         if self.output not in ("pooled", "cls", "patches"):
             raise InputError(f"timm target: output is pooled, cls or patches, got {self.output!r}")
         if self.output == "pooled" and self.layer is not None:
@@ -47,11 +56,20 @@ class Timm(NetworkTarget):
             # Zero classes makes the classifier the identity: the output is what it would read.
             network = timm.create_model(name, pretrained=True, num_classes=0)
             settings = timm.data.resolve_model_data_config(network)
+        if self.size is not None:
+            if hasattr(network, "num_prefix_tokens"):
+                raise InputError(
+                    f"timm target: {self.model!r} has places for {settings['input_size'][1]} pixels "
+                    f"only, got size={self.size}; set it to null or choose a convolutional network"
+                )
+            side = (3, self.size, self.size)
+            settings |= {"input_size": side, "crop_pct": 1.0, "crop_mode": "squash"}
+        self._side = settings["input_size"][1]
         self._transform = timm.data.create_transform(**settings, is_training=False)
         return network
 
     def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
-        pixels = torch.stack([self._transform(open_image(s)) for s in stimuli])
+        pixels = torch.stack([self._transform(self._picture(s)) for s in stimuli])
         pixels = pixels.to(self._place, self.dtype)
         if self.output == "pooled":
             return self._network(pixels)
@@ -63,6 +81,12 @@ class Timm(NetworkTarget):
                 f"timm target: {self.model!r} has no class token; set output to pooled or patches"
             )
         return prefix[:, 0]
+
+    def _picture(self, stimulus: Stimulus) -> Any:
+        picture = open_image(stimulus)
+        if self.changed is None:
+            return picture
+        return changed(picture, stimulus, seed=self.changed, size=self._side)
 
     def _block(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Patch tokens (image, token, width) and prefix tokens of the block asked for."""
