@@ -107,7 +107,8 @@ def run(config: dict[str, Any]) -> float | None:
         check(config[node], node)
     # `baselines=null` on the command line means none, as an empty mapping does
     config |= {name: config[name] or {} for name in NAMED_NODES}
-    from decode.pipeline import Run, execute
+    from decode.pipeline import execute
+    from decode.plan import Run
 
     planned = Run(config)
     if config["dry"]:

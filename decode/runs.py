@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from decode.core import InputError
-from decode.pipeline import Run
+from decode.plan import Run
 from decode.store import is_finished, read_json
 
 

@@ -15,7 +15,8 @@ from worlds import config
 from decode.core import InputError, Responses, Results, Stimulus
 from decode.linear.encoding import fit_encoding
 from decode.metrics.brain_correlation import BrainCorrelation, contributions
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.stages.evaluate import shuffle
 from decode.stages.respond import read_responses
 from decode.store import Frame, read_json

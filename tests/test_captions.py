@@ -18,7 +18,8 @@ from worlds import PixelWorld, config
 
 from decode.core import Generator, InputError, Media, Results, Stimulus, Tensors
 from decode.metrics.captions import Captions, references
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.scoring.caption_clip import CaptionClip
 from decode.scoring.captions import (
     Cider,

@@ -16,7 +16,8 @@ from decode.encoders.ridge import Ridge
 from decode.linear import subject_ridge
 from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import factor, left_out, solve
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.stages.predict import pooled
 from decode.store import Columns, FeatureStore
 

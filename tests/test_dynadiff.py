@@ -21,7 +21,8 @@ from decode.generators.nearest import Nearest
 from decode.generators.versatile import Versatile
 from decode.networks.low_rank import add_products, attach, cross_attention, products
 from decode.objectives.denoising import Denoising
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.store import read_json, read_tensors, write_tensors
 
 TOKENS, LATENTS = (5, 8), (4, 8, 8)

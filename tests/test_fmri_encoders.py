@@ -38,7 +38,8 @@ from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.objectives.soft_tokens import SoftTokens
 from decode.objectives.softclip import SoftCLIP
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.store import read_tensors, write_tensors
 from decode.training import loss_terms
 

@@ -9,7 +9,8 @@ import torch
 from worlds import config
 
 from decode.generators.unclip import Unclip
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.store import read_json
 
 pytestmark = [

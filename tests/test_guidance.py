@@ -19,7 +19,8 @@ from decode.networks.diffusion import clean_estimate
 from decode.networks.energies import EmbeddingDistance, OpenClipTower, PictureDistance
 from decode.networks.sampler import another_seed
 from decode.pictures import normalised
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.simulation.scenes import training_scenes
 from decode.simulation.tiny_clip import Pictures, embed, load_clip
 from decode.store import read_json

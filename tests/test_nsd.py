@@ -30,7 +30,8 @@ from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.data.nsd_timeseries import NSDTimeseries
 from decode.pictures import read_image
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.windows import bold_windows
 from decode.store import read_json

@@ -13,7 +13,8 @@ from nsd_twin import write_nsd
 from test_configs import composed
 
 from decode.cli import CONFIGS
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 
 PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 PRIOR = {"heads": 2, "head_width": 4, "depth": 1, "sample_steps": 5}

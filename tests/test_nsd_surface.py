@@ -15,7 +15,8 @@ from test_hinted import write_model
 
 from decode.core import InputError
 from decode.data.nsd import NSD
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.store import Frame, read_json, read_tensors
 
 N = 40

@@ -15,7 +15,8 @@ from nsd_twin import AFFINE, write_nsd, write_timeseries
 from test_configs import composed
 
 from decode.core import InputError, Recording
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.parcels import Parcels, mean_weights, parcel_means
 from decode.preprocessing.windows import bold_windows

@@ -14,7 +14,8 @@ from decode.core import Batch, InputError, Layout
 from decode.encoders.by_region import ByRegion
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 from decode.parts import Part, PartRidge, before_stimulus, regions, windows
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.store import read_json
 
 SHAPES = {"retrieval": (4,), "other": (3,)}

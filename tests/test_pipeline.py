@@ -17,7 +17,8 @@ import torch
 from worlds import config
 
 from decode.core import InputError
-from decode.pipeline import NAMES, Run, execute
+from decode.pipeline import execute
+from decode.plan import NAMES, Run
 from decode.store import read_json
 
 # Without a model of the voxels nothing responds.

@@ -19,7 +19,8 @@ from decode.encoders.principal import Principal, stimuli
 from decode.encoders.ridge import Ridge
 from decode.linear import principal as module
 from decode.linear.principal import principal
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.store import read_tensors
 
 SHAPES = {"image": (3, 8), "pixels": (5,)}

@@ -10,7 +10,7 @@ import yaml
 from worlds import config
 
 from decode.core import InputError
-from decode.pipeline import Run
+from decode.plan import Run
 from decode.report.content import Report, Score
 from decode.report.page import page
 from decode.report.published import (

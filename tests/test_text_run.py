@@ -15,7 +15,8 @@ from torch.nn.functional import interpolate
 from worlds import config
 
 from decode.cli import CONFIGS
-from decode.pipeline import Run, execute
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.stages.reconstruct import nearest_rows
 from decode.stages.report import gallery_metric
 from decode.store import read_json
