@@ -1,7 +1,7 @@
 """Train the tiny foundation models that ship with the package, from nothing but drawn scenes.
 
     python scripts/make_tiny_models.py                 # everything, into decode/tiny
-    python scripts/make_tiny_models.py vae unclip      # only these parts; earlier ones are loaded
+    python scripts/make_tiny_models.py decoder unclip  # only these parts; earlier ones are loaded
     python scripts/make_tiny_models.py measure         # only write the measured numbers again
 
 It writes two folders and a `provenance.json` with seeds, steps and measured numbers. They are
@@ -32,12 +32,14 @@ from decode.simulation import tiny_clip, tiny_diffusion
 from decode.simulation.scenes import test_scenes, training_scenes
 from decode.simulation.tiny_clip import Pictures
 
-PARTS = ("clip", "vae", "unclip", "measure")
+PARTS = ("clip", "vae", "decoder", "unclip", "measure")
 SEED = 2026
-BATCH = {"clip": 64, "vae": 16, "unet": 32, "image_encoder": 64}
+BATCH = {"clip": 64, "vae": 16, "decoder": 32, "unet": 32, "image_encoder": 64}
 
 
 def main(argv: list[str] | None = None) -> None:
+    from diffusers import AutoencoderKL
+
     args = _arguments(argv)
     torch.set_num_threads(args.threads)
     # moments of unused weights decay into numbers that a CPU handles many times slower
@@ -52,7 +54,13 @@ def main(argv: list[str] | None = None) -> None:
         vae = tiny_diffusion.train_vae(
             pictures, steps=args.vae_steps, batch=BATCH["vae"], seed=SEED
         )
-        vae.save_pretrained(pipe_folder / "vae")
+        tiny_diffusion.save_vae(pipe_folder / "vae", vae)
+    if "decoder" in args.parts:
+        vae = AutoencoderKL.from_pretrained(pipe_folder / "vae")
+        vae = tiny_diffusion.train_decoder(
+            vae, pictures, steps=args.decoder_steps, batch=BATCH["decoder"], seed=SEED
+        )
+        tiny_diffusion.save_vae(pipe_folder / "vae", vae)
     if "unclip" in args.parts:
         train_pipeline(pictures, clip_folder, pipe_folder, args)
     if "measure" in args.parts or "unclip" in args.parts:
@@ -182,6 +190,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=12000, help="number of training scenes")
     parser.add_argument("--clip-steps", type=int, default=1000)
     parser.add_argument("--vae-steps", type=int, default=4000)
+    parser.add_argument("--decoder-steps", type=int, default=6000)
     parser.add_argument(
         "--unet-steps",
         type=int,

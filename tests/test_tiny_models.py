@@ -140,7 +140,7 @@ def test_the_script_makes_the_same_folders_twice(tmp_path) -> None:
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    few = [f"--{name}-steps=4" for name in ("clip", "vae", "unet", "image-encoder")]
+    few = [f"--{name}-steps=4" for name in ("clip", "vae", "decoder", "unet", "image-encoder")]
     few += ["--unet-scenes=1000", "--unet-noise=700", "--unet-noised=0.6"]
     for name in ("one", "two"):
         script.main([f"--out={tmp_path / name}", "--scenes=1000", "--threads=1", *few])

@@ -71,6 +71,30 @@ def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
     return vae
 
 
+def train_decoder(vae: Any, pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
+    """Train the decoder further while the latents stay what they are, on crops and pictures like
+    before, with differences of neighbouring pixels in the loss: edges tell what a thing is.
+    """
+    torch.manual_seed(seed)
+    weights = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    optimiser = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.08)
+    bar = tqdm(_views(pictures, steps=steps, batch=batch, seed=seed), "decoder", steps)
+    for x in bar:
+        with torch.no_grad():
+            latents = vae.encode(x).latent_dist.sample()
+        made = vae.decode(latents).sample
+        edges = [F.l1_loss(made.diff(dim=axis), x.diff(dim=axis)) for axis in (2, 3)]
+        loss = F.l1_loss(made, x) + F.mse_loss(made, x) + edges[0] + edges[1]
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return vae.eval()
+
+
 def _views(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     crops = 3 * steps // 4
@@ -274,7 +298,16 @@ def save_pipeline(folder: Path, *, half: tuple[str, ...], **parts: Any) -> None:
         **parts,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    _forget_places(folder)
+
+
+def save_vae(folder: Path, vae: Any) -> None:
+    vae.save_pretrained(folder)
+    _forget_places(folder)
+
+
+def _forget_places(folder: Path) -> None:
+    """Take out the folder that a part was read from, which diffusers notes in its config."""
     for path in folder.rglob("config.json"):
-        # diffusers notes the folder that a part was read from, which means nothing elsewhere.
         kept = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}
         path.write_text(json.dumps(kept, indent=2) + "\n")
