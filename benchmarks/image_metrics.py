@@ -74,14 +74,15 @@ def two_way_corrcoef(folder: Path, size: int) -> float:
 
 def two_way_streamed(folder: Path, size: int) -> float:
     """References outside memory, made pictures in batches."""
+    from decode.metrics.image import COMPARED
     from decode.scoring.identification import references, share_beaten
 
     share = []
     with references(N, ["pixels"]) as stores:
         for start in range(0, N, BATCH):
             stores["pixels"].append(read(folder, "shown", size, start, min(start + BATCH, N)))
-        for start in range(0, N, BATCH):
-            made = read(folder, "made", size, start, min(start + BATCH, N))
+        for start in range(0, N, COMPARED):
+            made = read(folder, "made", size, start, min(start + COMPARED, N))
             own = np.arange(start, start + len(made))
             rival = np.arange(N)[None, :] != own[:, None]
             share.append(share_beaten(stores["pixels"].correlate(made), own, rival))

@@ -23,7 +23,7 @@ from torch import Tensor
 from decode.core import InputError
 
 Array = Tensor | np.ndarray
-BLOCK = 16 * 2**20  # numbers in one temporary block
+BLOCK = 2 * 2**20  # numbers in one temporary block
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +126,7 @@ def factor(x: Array) -> Factor:
     gram, mean = centred_gram(x, of="trials" if dual else "features")
     n, p = x.shape
     values, vectors = torch.linalg.eigh(gram)
+    del gram
     values, vectors = values.flip(0), vectors.flip(1)
     # Below this the eigenvalues are rounding noise of the Gram matrix itself.
     rank = int((values > values[0].clamp(min=0) * max(n, p) * 2.3e-16).sum())
@@ -134,7 +135,8 @@ def factor(x: Array) -> Factor:
         return Factor(x, mean, vectors.to(x.dtype), values, None)
     left = torch.empty(n, rank, dtype=x.dtype, device=x.device)
     for b in _blocks(n, p):
-        left[b] = ((x[b].double() - mean) @ vectors / values.sqrt()).to(x.dtype)
+        rows = x[b].to(torch.float64, copy=True).sub_(mean)
+        left[b] = (rows @ vectors).div_(values.sqrt()).to(x.dtype)
     return Factor(x, mean, left, values, vectors.to(x.dtype))
 
 
@@ -163,10 +165,17 @@ def _same_size(groups: Array | None, n: int, device: torch.device) -> list[Tenso
 
 
 def _leverage(f: Factor, rows: Tensor, kept: Tensor) -> Tensor:
-    """I - H within each group (group, row, row), float64, for one strength."""
-    left = f.left[rows].double()
-    hat = (left * kept) @ left.transpose(1, 2) + 1 / len(f.left)
-    return torch.eye(rows.shape[1], dtype=hat.dtype, device=hat.device) - hat
+    """I - H within each group (strength, group, row, row), float64; `kept` is (rank, strength)."""
+    n, m = rows.shape
+    hat = torch.empty(kept.shape[1], n, m, m, dtype=torch.float64, device=f.left.device)
+    for b in _blocks(n, m * f.left.shape[1]):
+        left = f.left[rows[b]].double()
+        if m == 1:
+            hat[:, b, 0, 0] = (left[:, 0].square_() @ kept).T
+            continue
+        for i, k in enumerate(kept.T):
+            hat[i, b] = (left * k) @ left.transpose(1, 2)
+    return torch.eye(m, dtype=hat.dtype, device=hat.device) - hat - 1 / len(f.left)
 
 
 def _inflate(residual: Tensor, rows: list[Tensor], leverage: list[Tensor]) -> Tensor:
@@ -178,8 +187,10 @@ def _inflate(residual: Tensor, rows: list[Tensor], leverage: list[Tensor]) -> Te
     out = torch.empty_like(residual)
     for r, m in zip(rows, leverage, strict=True):
         if r.shape[1] == 1:
-            gap = m[:, :, 0]
-            out[r[:, 0]] = torch.where(gap > 1e-7, residual[r[:, 0]] / gap, torch.inf).to(out)
+            gap = m[:, 0, 0]
+            made = residual[r[:, 0]].div_(gap.to(residual)[:, None])
+            made[gap <= 1e-7] = torch.inf
+            out[r[:, 0]] = made
         else:
             solved = torch.linalg.solve_ex(m, residual[r].double()).result
             out[r] = torch.nan_to_num(solved, nan=torch.inf).to(out)
@@ -195,13 +206,13 @@ def left_out_errors(
     """
     rows = _same_size(groups, len(f.x), f.left.device)
     kept = _kept(f, alphas)
-    leverage = [[_leverage(f, r, k) for r in rows] for k in kept.T]
+    leverage = [_leverage(f, r, kept) for r in rows]
     out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
     for b in _blocks(y.shape[1], len(f.x)):
         _, centred, coordinates = _projected(f, y, b)
         for i, k in enumerate(kept.T):
             fitted = f.left @ (coordinates * k[:, None].to(coordinates))
-            residual = _inflate(centred - fitted, rows, leverage[i])
+            residual = _inflate(centred - fitted, rows, [every[i] for every in leverage])
             out[i, b] = residual.square().mean(0, dtype=torch.float64)
     return out
 
@@ -306,9 +317,9 @@ def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None)
         mean, centred, coordinates = _projected(f, y, b)
         for a in alpha[b].unique():
             mine = alpha[b] == a
-            kept = _kept(f, a[None])[:, 0]
-            fitted = f.left @ (coordinates[:, mine] * kept[:, None].to(coordinates))
-            leverage = [_leverage(f, r, kept) for r in rows]
+            kept = _kept(f, a[None])
+            fitted = f.left @ (coordinates[:, mine] * kept.to(coordinates))
+            leverage = [_leverage(f, r, kept)[0] for r in rows]
             residual = _inflate(centred[:, mine] - fitted, rows, leverage)
             place = torch.arange(b.start, b.stop, device=out.device)[mine]
             out[:, place] = centred[:, mine] - residual + mean[mine].to(out)

@@ -27,6 +27,8 @@ from decode.scoring.rows import scores, table
 PairScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Unrelated pairs, at least, from which the chance level of a pixel score is estimated.
 CHANCE_PAIRS = 300
+# Made pictures whose features are held at once: every comparison reads all references again.
+COMPARED = 256
 BETTER = {"pixcorr": "higher", "ssim": "higher", "mse": "lower"}
 
 
@@ -130,9 +132,9 @@ class ImageSuite:
         with references(len(album.pictures), network.names) as stores:
             fill(stores, album, network, self.batch)
             kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {n: [] for n in network.names}
-            for rows in batches(len(album.own), self.batch, f"{network.names[0]} of made pictures"):
+            for rows in batches(len(album.own), COMPARED, f"{network.names[0]} of made pictures"):
                 rival = album.rival(rows, same)
-                for name, features in network(album.read_made(rows)).items():
+                for name, features in self._features(network, album, rows).items():
                     similar = stores[name].correlate(features)[:, album.picture_of]
                     kept[name].append(self._judge(similar, album.stimulus[rows], rival, kind))
         for name, judged in kept.items():
@@ -145,6 +147,13 @@ class ImageSuite:
                 scores(results, label, every, value[every], chance=chance[every], better=better)
             )
         return found
+
+    def _features(
+        self, network: FeatureNetwork, album: Album, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        firsts = range(0, len(rows), self.batch)
+        parts = [network(album.read_made(rows[i : i + self.batch])) for i in firsts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _judge(
         self, similar: np.ndarray, own: np.ndarray, rival: np.ndarray, kind: str
