@@ -158,6 +158,21 @@ def write_captions(twin: Twin) -> list[str]:
     return names
 
 
+def ideal_top1(twin: Twin, subject: str, *, noise: float, repeats: int = 3) -> float:
+    """How often an observer who knows all noiseless responses names the shared picture that was seen,
+    given the mean of `repeats` trials; 200 simulated sittings.
+    """
+    shared = twin.subjectim[int(subject[-1]) - 1][: twin.n_shared] - 1
+    response = twin.response[subject][shared][:, twin.masks[subject]]
+    rng = np.random.default_rng(0)
+    right = []
+    for _ in range(200):
+        seen = response + noise / repeats**0.5 * rng.normal(size=response.shape)
+        apart = ((seen[:, None] - response[None]) ** 2).sum(-1)
+        right.append((apart.argmin(1) == np.arange(len(shared))).mean())
+    return float(np.mean(right))
+
+
 def coarse(pictures: np.ndarray) -> np.ndarray:
     """(picture, 48) mean colours of a 4 x 4 grid, centred."""
     n, size = pictures.shape[:2]

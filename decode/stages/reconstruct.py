@@ -84,12 +84,14 @@ def training_part(
     split: str,
     fold: int,
     stimuli: Mapping[str, Stimulus],
-    names: Iterable[str],
+    names: Iterable[str] | None = None,
 ) -> tuple[list[Stimulus], Tensors]:
-    """The distinct training stimuli of one fold and those of their targets (stimulus, *shape)."""
+    """The distinct training stimuli of one fold and their targets (stimulus, *shape): all, or those
+    named.
+    """
     uids = inputs.part(split, fold, TRAIN).table["stimulus"].unique()
     digests = [inputs.digests[u] for u in uids]
-    truth = {name: inputs.features[name].rows(digests) for name in sorted(names)}
+    truth = {name: inputs.features[name].rows(digests) for name in sorted(names or inputs.features)}
     return [stimuli[u] for u in uids], truth
 
 
