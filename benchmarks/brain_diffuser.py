@@ -12,12 +12,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.memory import anonymous, watched
 
 SCALE = 8
 TRIALS, TEST, VOXELS = 8859 // SCALE, 982 // SCALE, 15724 // SCALE
@@ -86,34 +86,14 @@ CONTENDERS = {"scikit-learn, one fit per token": per_token, "decode, one factori
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
-    """Seconds, and the most memory held beyond what was there before.
-
-    Pages of mapped files do not count: the system takes them back whenever it needs room.
-    """
+    """Seconds, and the most memory held beyond what was there before."""
     for module in ("sklearn.linear_model", "torch", "decode.linear.dual"):
         importlib.import_module(module)
-    before, peak, done = anonymous(), [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    made = CONTENDERS[name](folder)
-    seconds = time.perf_counter() - start
-    done.set()
-    watcher.join()
+    before = anonymous()
+    made, seconds, peak = watched(lambda: CONTENDERS[name](folder), every=0.002)
     for target, array in made.items():
         np.save(folder / f"{name[:4]}-{target}.npy", array)
-    return {"seconds": round(seconds, 2), "peak_mb": round(peak[0] - before)}
-
-
-def anonymous() -> float:
-    """Memory of this process that no file backs, MB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+    return {"seconds": round(seconds, 2), "peak_mb": round(peak - before)}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -123,7 +103,7 @@ def rows() -> list[dict[str, Any]]:
         folder = Path(place)
         write_arrays(folder)
         for name in CONTENDERS:
-            command = [sys.executable, __file__, name, place]
+            command = [sys.executable, "-m", "benchmarks.brain_diffuser", name, place]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             out.append({"what": name, "size": "1/8", **json.loads(done.stdout.splitlines()[-1])})
         first, second = (name[:4] for name in CONTENDERS)

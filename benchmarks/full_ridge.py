@@ -11,8 +11,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import pandas as pd
 import torch
 import yaml
 
-from benchmarks.brain_diffuser import anonymous
+from benchmarks.memory import watched
 from benchmarks.training import layout
 from decode.building import build
 from decode.cli import CONFIGS
@@ -101,20 +99,8 @@ STEPS = {"fit": fit, "predict": predict}
 
 def measure(step: str, folder: Path) -> dict[str, Any]:
     """Seconds and the most memory that no file backs, of a whole process."""
-    peak, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            peak[0] = max(peak[0], anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    STEPS[step](folder)
-    seconds = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    return {"seconds": round(seconds), "peak_mb": round(peak[0])}
+    _, seconds, peak = watched(lambda: STEPS[step](folder), every=0.05)
+    return {"seconds": round(seconds), "peak_mb": round(peak)}
 
 
 def apart(folder: Path) -> float:

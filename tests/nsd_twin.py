@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nibabel
@@ -49,6 +50,19 @@ class Twin:
 
     def beta_folder(self, subject: str, betas: str = "betas_fithrf_GLMdenoise_RR") -> Path:
         return self.root / "nsddata_betas/ppdata" / subject / "func1pt8mm" / betas
+
+
+def shrink_sampling(config: dict[str, Any], model: Path) -> None:
+    """Give a composed experiment the pipeline folder `model`, two steps and two quick metrics."""
+    config["generator"] |= {
+        "model": str(model), "size": None, "width": None, "steps": 2, "precision": "float32",
+        "device": "cpu",
+    }  # fmt: skip
+    config["metrics"] = {
+        "retrieval": {**config["metrics"]["retrieval"], "n_way": [2]},
+        "image": {"_target_": "decode.metrics.image.ImageSuite", "pairs": ["pixcorr"]},
+    }
+    config["compute"] = {"device": "cpu"}
 
 
 def write_nsd(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from diffusion_twins import save_versatile, tiny_unet
-from nsd_twin import write_nsd, write_timeseries
+from nsd_twin import shrink_sampling, write_nsd, write_timeseries
 from test_configs import composed
 from torch import Tensor, nn
 
@@ -320,15 +320,8 @@ def small(folder: Path, place: Path) -> dict[str, Any]:
     config["baselines"] = {"ridge": {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}}
     config["objectives"]["denoising"] |= {"model": str(folder), "precision": "float32"}
     config["trainer"] |= {"epochs": 2, "rate": 1e-2, "precision": "float32"}
-    config["generator"] |= {
-        "model": str(folder), "size": None, "width": None, "steps": 2, "precision": "float32",
-        "device": "cpu",
-    }  # fmt: skip
-    config["metrics"] = {
-        "retrieval": {**config["metrics"]["retrieval"], "n_way": [2], "k": [1]},
-        "image": {"_target_": "decode.metrics.image.ImageSuite", "pairs": ["pixcorr"]},
-    }
-    config["compute"] = {"device": "cpu"}
+    shrink_sampling(config, folder)
+    config["metrics"]["retrieval"]["k"] = [1]
     return config
 
 

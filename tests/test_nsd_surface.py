@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-from nsd_twin import Twin, save_mgh, write_nsd, write_surface
+from nsd_twin import Twin, save_mgh, shrink_sampling, write_nsd, write_surface
 from test_configs import composed
 from test_hinted import write_model
 
@@ -113,15 +113,7 @@ def small(place: Path, model: Path) -> dict[str, Any]:
     }  # fmt: skip
     config["objectives"]["denoising"] |= {"model": str(model), "precision": "float32"}
     config["trainer"] |= {"epochs": 2, "rate": 1e-3, "precision": "float32"}
-    config["generator"] |= {
-        "model": str(model), "size": None, "width": None, "steps": 2, "precision": "float32",
-        "device": "cpu",
-    }  # fmt: skip
-    config["metrics"] = {
-        "retrieval": {**config["metrics"]["retrieval"], "n_way": [2]},
-        "image": {"_target_": "decode.metrics.image.ImageSuite", "pairs": ["pixcorr"]},
-    }
-    config["compute"] = {"device": "cpu"}
+    shrink_sampling(config, model)
     return config
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from diffusion_twins import save_versatile
-from nsd_twin import AFFINE, write_nsd, write_timeseries
+from nsd_twin import AFFINE, shrink_sampling, write_nsd, write_timeseries
 from test_configs import composed
 
 from decode.core import InputError, Recording
@@ -173,15 +173,7 @@ def small(place: Path, atlas: str, models: Path) -> dict[str, Any]:
     config["encoder"] |= {"heads": 2, "head_width": 4, "depth": 1, "sample_steps": 3}
     config["encoder"]["inner"]["network"] |= {"width": 32, "depth": 1, "heads": 2, "longest": 8}
     config["trainer"] |= {"epochs": 2, "precision": "float32"}
-    config["generator"] |= {
-        "model": str(models), "size": None, "width": None, "steps": 2, "precision": "float32",
-        "device": "cpu",
-    }  # fmt: skip
-    config["metrics"] = {
-        "retrieval": {**config["metrics"]["retrieval"], "n_way": [2]},
-        "image": {"_target_": "decode.metrics.image.ImageSuite", "pairs": ["pixcorr"]},
-    }
-    config["compute"] = {"device": "cpu"}
+    shrink_sampling(config, models)
     return config
 
 

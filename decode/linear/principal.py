@@ -26,27 +26,43 @@ def principal(x: Tensor | Columns, size: int) -> tuple[Tensor, Tensor]:
             f"principal components: expected a size from 1 to {min(rows - 1, width)} for {rows} training "
             f"stimuli with {width} numbers each, got {size}; set another size"
         )
-    mean = torch.cat([part.mean(0) for _, part in _blocks(x)])
-    if not bool(mean.isfinite().all()):
-        raise InputError("principal components: targets hold NaN or infinite values; clean them")
     if width < rows:
-        centred = x[:, :].double() - mean
+        mean, centred = _centred(x[:, :])
+        _check_finite(mean)
         values, axes = _first(centred.T @ centred, size)
         _check(values, size)
         return mean.float(), _signed(axes.T).float()
-    products = sum(((p - mean[b]) @ (p - mean[b]).T for b, p in _blocks(x)), torch.zeros(()))
+    means = []
+    products = torch.zeros(())
+    for block in _blocks(x):
+        mean, centred = _centred(x[:, block])
+        means.append(mean)
+        products = products + centred @ centred.T
+    mean = torch.cat(means)
+    _check_finite(mean)
     values, sides = _first(products, size)
     _check(values, size)
     weights = (sides / values.sqrt()).T
-    axes = torch.cat([weights @ (part - mean[b]) for b, part in _blocks(x)], 1)
+    axes = torch.cat([weights @ _centred(x[:, block])[1] for block in _blocks(x)], 1)
     return mean.float(), _signed(axes).float()
 
 
-def _blocks(x: Tensor | Columns) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(x: Tensor | Columns) -> Iterator[slice]:
     step = max(1, BLOCK // len(x))
     for start in range(0, x.shape[1], step):
-        block = slice(start, min(start + step, x.shape[1]))
-        yield block, x[:, block].double()
+        yield slice(start, min(start + step, x.shape[1]))
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (feature,) and what is left of rows (row, feature) without it, float64."""
+    x = x.double()
+    mean = x.mean(0)
+    return mean, x - mean
+
+
+def _check_finite(mean: Tensor) -> None:
+    if not bool(mean.isfinite().all()):
+        raise InputError("principal components: targets hold NaN or infinite values; clean them")
 
 
 def _first(products: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -312,15 +312,18 @@ def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None)
     n = len(f.x)
     rows = _same_size(groups, n, f.left.device)
     alpha = alpha.to(f.values).expand(y.shape[1])
+    used = alpha.unique()
+    kept = _kept(f, used)
+    leverage = [_leverage(f, r, kept) for r in rows]
     out = torch.empty(n, y.shape[1], dtype=f.left.dtype, device=f.left.device)
     for b in _blocks(y.shape[1], n):
         mean, centred, coordinates = _projected(f, y, b)
-        for a in alpha[b].unique():
+        for i, (a, k) in enumerate(zip(used, kept.T, strict=True)):
             mine = alpha[b] == a
-            kept = _kept(f, a[None])
-            fitted = f.left @ (coordinates[:, mine] * kept.to(coordinates))
-            leverage = [_leverage(f, r, kept)[0] for r in rows]
-            residual = _inflate(centred[:, mine] - fitted, rows, leverage)
+            if not bool(mine.any()):
+                continue
+            fitted = f.left @ (coordinates[:, mine] * k[:, None].to(coordinates))
+            residual = _inflate(centred[:, mine] - fitted, rows, [every[i] for every in leverage])
             place = torch.arange(b.start, b.stop, device=out.device)[mine]
             out[:, place] = centred[:, mine] - residual + mean[mine].to(out)
     return out

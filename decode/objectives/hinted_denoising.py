@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.networks.clip_tokens import words_of
 from decode.networks.diffusion import open_parts
 from decode.networks.hints import hint_control, hinted, residuals
 from decode.networks.noising import Noising
@@ -119,10 +120,7 @@ def _open(model: str, knobs: Any) -> tuple[Any, Tensor, Noising]:
 
     networks = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
     parts = open_parts(model, knobs, networks=networks, plain={"tokenizer": CLIPTokenizer})
-    tokeniser = parts["tokenizer"]
-    words = tokeniser(
-        "", padding="max_length", max_length=tokeniser.model_max_length, return_tensors="pt"
-    )["input_ids"]
+    words = words_of(parts["tokenizer"], [""])
     with torch.no_grad():
         empty = parts["text_encoder"](words).last_hidden_state.float()
     return parts["unet"].requires_grad_(False), empty, Noising(parts["scheduler"], model)

@@ -93,10 +93,7 @@ def read_crops(table: Path) -> dict[int, Crop]:
     """What NSD cut off each picture (top, bottom, left, right, shares), by COCO number."""
     try:
         rows = pd.read_csv(table, usecols=["cocoId", "cropBox"])
-        crops = {
-            int(number): _numbers(text)
-            for number, text in rows.itertuples(index=False)
-        }  # fmt: skip
+        crops = {int(n): _numbers(box) for n, box in rows.itertuples(index=False)}
     except FileNotFoundError as e:
         raise InputError(
             f"boxes: expected NSD's table of pictures at {table}, found no such file; put it there or "

@@ -64,11 +64,11 @@ def run(
         generator.learn(shown, truth)
         label = f"reconstruct {split} {fold}"
         weights = fold_folder(trained, split, fold)
+        tuned = tuned_with("encoder", weights)
         for source in ("encoder", *baselines):
             name = "decoded" if source == "encoder" else source
-            generator.tune(tuned_with(source, weights))
+            generator.tune(tuned if source == "encoder" else tuned_with(source, weights))
             _make(generator, frame.tensors(source), frame.table, folder / name, seed, label)
-        tuned = tuned_with("encoder", weights)
         _controls(generator, tuned, frame, shown, truth, key, folder, seed, label)
         n += len(frame.table)
     return {"n_reconstructions": n, "disclosure": generator.disclosure}
