@@ -19,15 +19,21 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+import pandas as pd
 import pytest
+from nsd_twin import write_nsd, write_surface
+from test_configs import composed
 
+from decode.building import build
 from decode.core import InputError
+from decode.data.nsd import NSD
 from decode.downloads import (
     RemoteFile,
     command,
     fetch,
     fetch_all,
     fits_parts,
+    flat_patches,
     list_bucket,
     list_figshare,
     nsd_files,
@@ -493,6 +499,103 @@ def test_nsd_script_asks_nothing_before_the_agreement(
     stimuli = "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
     assert (tmp_path / "nsd" / stimuli).read_text() == f"/{stimuli}"
     assert len([p for p in (tmp_path / "nsd").rglob("*") if p.is_file()]) == 6
+
+
+def test_surfaces_have_no_time_series_and_one_format(server: Server) -> None:
+    for knobs, said in (
+        ({"space": "mni"}, "a space out of func1pt8mm, fsaverage, got 'mni'"),
+        ({"space": "fsaverage", "what": ["timeseries"]}, "timeseries in func1pt8mm"),
+        ({"space": "fsaverage", "ending": "hdf5"}, "they are MGH files, got 'hdf5'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            nsd_files(["subj01"], **knobs, bucket=server.url)
+    assert server.asked == []
+    add_nsd(server)
+    with pytest.raises(InputError, match=r"found none"):
+        nsd_files(["subj01"], what=["betas"], space="fsaverage", bucket=server.url)
+    surf = "/nsddata/freesurfer/fsaverage/surf"
+    server.files |= {f"{surf}/lh.cortex.patch.flat": b"l", f"{surf}/rh.curv": b"r"}
+    with pytest.raises(
+        InputError, match=r"surf/rh\.cortex\.patch\.flat, found 2 other files; leave"
+    ):
+        flat_patches(bucket=server.url)
+
+
+@pytest.fixture(scope="module")
+def surface(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a miniature of the data set with volumes and surfaces."""
+    place = tmp_path_factory.mktemp("twin")
+    twin = write_nsd(place / "nsd", n_images=80, size=8, grid=(2, 2, 2))
+    write_surface(twin, "subj01", n=60)
+    return twin.root
+
+
+def serve_nsd(server: Server, root: Path) -> None:
+    """The bucket as it is: the data set, and a copy of FreeSurfer's folder with more than is read."""
+    below = {f"/{p.relative_to(root).as_posix()}": p for p in root.rglob("*") if p.is_file()}
+    surf = "/nsddata/freesurfer/fsaverage/surf"
+    below |= {f"{surf}/{p.name}": p for p in (root.parent / "fsaverage/surf").iterdir()}
+    server.files = {name: path.read_bytes() for name, path in below.items()}
+    server.files |= {f"{surf}/lh.inflated": b"surface", f"{surf}/lh.cortex.patch.3d": b"not flat"}
+    server.files["/nsddata/freesurfer/fsaverage/label/lh.aparc.annot"] = b"labels"
+    server.page = 1000
+
+
+def test_what_is_fetched_of_the_surface_is_enough_to_read_it(
+    server: Server, surface: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve_nsd(server, surface)
+    args = ["subj01", "--space", "fsaverage", "--i-have-signed", "--bucket", server.url]
+    assert run("fetch_nsd.py", *args, "--to", str(tmp_path / "nsd")) == 0
+    got = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert not [name for name in got if "func1pt8mm" in name or "annot" in name]
+    assert {n for n in got if "/surf/" in n} == {
+        f"fsaverage/surf/{h}.cortex.patch.flat" for h in ("lh", "rh")
+    }
+    knobs = {"space": "fsaverage", "rois": ["streams"], "ncsnr_above": 0.5}
+    data, whole = NSD(str(tmp_path / "nsd"), **knobs), NSD(str(surface), **knobs)
+    make = build(
+        composed("experiment=nsd/neuropictor", f"paths.data={tmp_path}")["preprocess"]
+        | {"side": 16},
+        "preprocess",
+    )
+    runs, expected = list(data.recordings("subj01")), list(whole.recordings("subj01"))
+    assert len(runs) == len(expected) == 40
+    for mine, theirs in zip(runs, expected, strict=True):
+        np.testing.assert_array_equal(mine.signal, theirs.signal)
+        pd.testing.assert_frame_equal(mine.events, theirs.events)
+        pd.testing.assert_frame_equal(mine.channels, theirs.channels)
+    assert make(runs[0]).signal.shape[0] == len(runs[0].events)
+    assert len(data.stimuli()) == len(whole.stimuli())
+
+
+def test_sessions_and_parts_of_the_surface(server: Server, surface: Path, tmp_path: Path) -> None:
+    serve_nsd(server, surface)
+    args = ["subj01", "--space", "fsaverage", "--i-have-signed", "--bucket", server.url]
+    to = ["--sessions", "2", "--to", str(tmp_path / "nsd")]
+    assert run("fetch_nsd.py", *args, *to, "--what", "design", "stimuli", "masks", "betas") == 0
+    data = NSD(str(tmp_path / "nsd"), space="fsaverage", last_session=2)
+    assert len(list(data.recordings("subj01"))) == 2
+    assert not (tmp_path / "fsaverage").exists()
+    with pytest.raises(InputError, match="betas_session03 is missing"):
+        list(NSD(str(tmp_path / "nsd"), space="fsaverage").recordings("subj01"))
+    assert run("fetch_nsd.py", *args, "--what", "flat", "--to", str(tmp_path / "b/nsd")) == 0
+    assert sorted(p.name for p in (tmp_path / "b").rglob("*.flat")) == [
+        "lh.cortex.patch.flat",
+        "rh.cortex.patch.flat",
+    ]
+    # A mirror without patches is told before anything is fetched.
+    server.files.pop("/nsddata/freesurfer/fsaverage/surf/rh.cortex.patch.flat")
+    assert run("fetch_nsd.py", *args, "--to", str(tmp_path / "c/nsd")) == 2
+    assert not (tmp_path / "c").exists()
+
+
+def test_sizes_of_the_surface_are_the_derived_ones() -> None:
+    """What docs/data_nsd.md says of a session on the surface."""
+    hemisphere = 163_842 * 750 * 4
+    words = (ROOT / "docs/data_nsd.md").read_text()
+    assert f"{2 * hemisphere / 1e9:.2f} GB a session" in words
+    assert f"{37 * 2 * hemisphere / 1e9:.1f} GB" in words
 
 
 def test_figshare_script(

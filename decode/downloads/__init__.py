@@ -1,13 +1,20 @@
 """Downloads that can be stopped at any moment: resumed where they broke, checked before they count.
 
-`fetch` brings one file, `fetch_all` a list of them; `list_bucket`, `list_figshare` and `nsd_files`
-make such lists; `fetch_openneuro` and `fetch_huggingface` go through those sites' own clients.
+`fetch` brings one file, `fetch_all` a list of them; `list_bucket`, `list_figshare`, `nsd_files` and
+`flat_patches` make such lists; `fetch_openneuro` and `fetch_huggingface` go through those sites' own clients.
 The scripts `scripts/fetch_*.py` are the command lines of these functions.
 """
 
 from decode.downloads.clients import fetch_huggingface, fetch_openneuro
 from decode.downloads.command import command
-from decode.downloads.listings import RemoteFile, fetch_all, list_bucket, list_figshare, nsd_files
+from decode.downloads.listings import (
+    RemoteFile,
+    fetch_all,
+    flat_patches,
+    list_bucket,
+    list_figshare,
+    nsd_files,
+)
 from decode.downloads.transfer import fetch, find_fault, fits_parts
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "fetch_openneuro",
     "find_fault",
     "fits_parts",
+    "flat_patches",
     "list_bucket",
     "list_figshare",
     "nsd_files",

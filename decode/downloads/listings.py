@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -20,7 +20,9 @@ NSD_BUCKET = "https://natural-scenes-dataset.s3.amazonaws.com"
 NSD_TERMS = "https://cvnlab.slite.page/p/IB6BSeW_7o/Terms-and-Conditions"
 FIGSHARE = "https://api.figshare.com/v2"
 NSD_PARTS = ("design", "stimuli", "masks", "betas", "timeseries")
-SPACE = "func1pt8mm"
+NSD_SPACES = ("func1pt8mm", "fsaverage")
+NSD_SURFACE = "nsddata/freesurfer/fsaverage"
+PATCHES = ("lh.cortex.patch.flat", "rh.cortex.patch.flat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +120,16 @@ def nsd_files(
     what: Sequence[str] = ("design", "stimuli", "masks", "betas"),
     sessions: int | None = None,
     betas: str = "betas_fithrf_GLMdenoise_RR",
-    ending: str = "nii.gz",
+    ending: str | None = None,
+    space: str = "func1pt8mm",
     bucket: str = NSD_BUCKET,
 ) -> list[RemoteFile]:
     """Files of the Natural Scenes Dataset that `data=nsd` and `data=nsd_timeseries` read.
 
     `what` is any of NSD_PARTS, `sessions` keeps the first so many of each subject, `betas` is the
-    preparation and `ending` its format, `nii.gz` or `hdf5`. Names are the bucket's own paths.
+    preparation and `ending` the format of its volumes, `nii.gz` (None) or `hdf5`. In the `space`
+    "fsaverage" masks are the labels of that surface, and betas come one file per hemisphere. Names
+    are the bucket's own paths.
     """
     for subject in subjects:
         if not re.fullmatch(r"subj0[1-8]", subject):
@@ -132,8 +137,9 @@ def nsd_files(
     unknown = [part for part in what if part not in NSD_PARTS]
     if unknown:
         raise InputError(f"expected parts out of {', '.join(NSD_PARTS)}, got {unknown[0]!r}")
+    _check_space(space, what, ending)
     files: list[RemoteFile] = []
-    for part, prefix, pattern in _nsd_places(subjects, betas, ending):
+    for part, prefix, pattern in _nsd_places(subjects, betas, ending or "nii.gz", space):
         if part not in what:
             continue
         listed = list_bucket(bucket, prefix)
@@ -148,16 +154,56 @@ def nsd_files(
     return files
 
 
-def _nsd_places(subjects: Sequence[str], betas: str, ending: str) -> Iterator[tuple[str, str, str]]:
+def flat_patches(*, bucket: str = NSD_BUCKET) -> list[RemoteFile]:
+    """The flat patches of fsaverage, a FreeSurfer folder that the bucket holds a copy of.
+
+    They are named `fsaverage/surf/...` as `preprocess=flat_maps` reads them, beside the folder of the
+    data set. Raises InputError where the bucket lacks one.
+    """
+    prefix = f"{NSD_SURFACE}/surf/"
+    found = {f.name.removeprefix(prefix): f for f in list_bucket(bucket, prefix)}
+    missing = [name for name in PATCHES if name not in found]
+    if missing:
+        raise InputError(
+            f"{bucket}: expected {prefix}{missing[0]}, found {len(found)} other files; leave out the part "
+            f"flat and copy {' and '.join(PATCHES)} from FreeSurfer's or MNE's fsaverage/surf"
+        )
+    return [replace(found[name], name=f"fsaverage/surf/{name}") for name in PATCHES]
+
+
+def _check_space(space: str, what: Sequence[str], ending: str | None) -> None:
+    if space not in NSD_SPACES:
+        raise InputError(f"expected a space out of {', '.join(NSD_SPACES)}, got {space!r}")
+    if space != "fsaverage":
+        return
+    if "timeseries" in what:
+        raise InputError(
+            "expected timeseries in func1pt8mm, got fsaverage; fetch them without a space"
+        )
+    if ending is not None:
+        raise InputError(
+            f"expected betas on fsaverage without a format, they are MGH files, got {ending!r}; leave it out"
+        )
+
+
+def _nsd_places(
+    subjects: Sequence[str], betas: str, ending: str, space: str
+) -> Iterator[tuple[str, str, str]]:
     """(part, prefix, pattern of the rest of the path)."""
     yield "design", "nsddata/experiments/nsd/", r"nsd_expdesign\.mat|nsd_stim_info_merged\.csv"
     yield "stimuli", "nsddata_stimuli/stimuli/nsd/", r"nsd_stimuli\.hdf5"
+    if space == "fsaverage":
+        yield "masks", f"{NSD_SURFACE}/label/", r"[lr]h\.[^/]+\.mgz"
     for subject in subjects:
-        home = f"ppdata/{subject}/{SPACE}"
+        home = f"ppdata/{subject}/{space}"
+        prepared = f"nsddata_betas/{home}/{betas}/"
+        if space == "fsaverage":
+            yield "betas", prepared, r"[lr]h\.(betas_session\d+|ncsnr)\.mgh"
+            continue
         series = f"nsddata_timeseries/{home}"
         wanted = rf"betas_session\d+\.{re.escape(ending)}|ncsnr\.nii\.gz"
         yield "masks", f"nsddata/{home}/roi/", r"[^/]+\.nii\.gz"
-        yield "betas", f"nsddata_betas/{home}/{betas}/", wanted
+        yield "betas", prepared, wanted
         yield "timeseries", f"{series}/timeseries/", r"timeseries_session\d+_run\d+\.nii\.gz"
         yield "timeseries", f"{series}/design/", r"design_session\d+_run\d+\.tsv"
 
