@@ -5,6 +5,10 @@ row per trial; the fitted state is a dict of plain arrays. Statistics may be tak
 trials (`by` names a column, usually `session`). Rows of a group that training never saw get the
 statistics of all training rows (whitening: the mean covariance of the training groups), so that
 leaving a whole session out is possible without looking at it.
+
+A constant channel is refused, unless nobody recorded it: the column MISSING of `table` names channels,
+by their numbers from 0 with spaces between, that are 0 throughout to keep others in their places. They
+are left alone and stay 0.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from decode.core import InputError
 State = dict[str, np.ndarray]
 
 ALL = "all"
+MISSING = "missing_channels"
 CHUNK_BYTES = 32 * 2**20
 
 
@@ -61,9 +66,11 @@ class ZScore:
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         _check_rows(brain, table)
+        missing = _missing(brain, table)
         state: State = {}
         for group, rows in _groups(table, self.by):
             mean, variance = _moments(brain, rows, pool_time=self.per == "channel")
+            variance[missing] = 1
             _refuse_constant(variance, "z-scored")
             state[f"shift/{group}"], state[f"scale/{group}"] = mean, np.sqrt(variance)
         return state
@@ -86,9 +93,11 @@ class Robust:
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         _check_rows(brain, table)
+        missing = _missing(brain, table)
         state: State = {}
         for group, rows in _groups(table, self.by):
             low, middle, high = _quartiles(brain, rows)
+            high[missing] = 1
             _refuse_constant(high - low, "scaled by their interquartile range")
             state[f"shift/{group}"], state[f"scale/{group}"] = (
                 middle[:, None],
@@ -123,11 +132,20 @@ class Whiten:
         covariance = _covariance_of_epochs if self.over == "epochs" else _covariance_of_repeats
         stimuli = _labels(table, "stimulus")
         # A single broken channel would poison the shrinkage of all, so it is looked for first.
-        _refuse_constant(_moments(brain, np.arange(len(table)), pool_time=True)[1], "whitened")
+        missing = _missing(brain, table)
+        variance = _moments(brain, np.arange(len(table)), pool_time=True)[1]
+        variance[missing] = 1
+        _refuse_constant(variance, "whitened")
+        known = brain[:, ~missing] if missing.any() else brain
         *groups, everything = _groups(table, self.by)
-        found = {name: covariance(brain, rows, stimuli) for name, rows in groups or [everything]}
+        found = {name: covariance(known, rows, stimuli) for name, rows in groups or [everything]}
         found[ALL] = np.mean(list(found.values()), axis=0)
-        return {f"whitener/{name}": _inverse_root(sigma) for name, sigma in found.items()}
+        state: State = {}
+        for name, sigma in found.items():
+            whitener = np.zeros((len(missing),) * 2)
+            whitener[np.ix_(~missing, ~missing)] = _inverse_root(sigma)
+            state[f"whitener/{name}"] = whitener
+        return state
 
     def apply(self, brain: np.ndarray, table: pd.DataFrame, state: State) -> np.ndarray:
         return _apply(brain, table, self.by, state, _whitened)
@@ -253,6 +271,8 @@ def _apply(
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             out[part] = change(np.asarray(brain[part], np.float64), state, name)
+    for channels, rows in _marks(table, brain.shape[1]):
+        out[np.ix_(rows, channels)] = 0
     return out
 
 
@@ -295,6 +315,40 @@ def _check_rows(brain: np.ndarray, table: pd.DataFrame) -> None:
         raise ValueError(f"{len(brain)} windows do not belong to {len(table)} table rows")
     if len(table) == 0:
         raise InputError("a scaler needs training rows, got none; check the split")
+
+
+def _missing(brain: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+    """(channel,) boolean: what was recorded in none of the training rows, which is 0 there."""
+    missing = np.zeros(brain.shape[1], bool)
+    for channels, rows in _marks(table, brain.shape[1]):
+        if len(rows) < len(table):
+            raise InputError(
+                f"{len(rows)} of {len(table)} training rows lack channels that others have (the first is "
+                f"number {channels[0]}); leave those runs out, give all the same mask, or set scaler=none"
+            )
+        missing[channels] = True
+    wrong = [c for c in np.flatnonzero(missing) if np.any(brain[:, c] != 0)]
+    if wrong:
+        raise InputError(
+            f"{MISSING}: expected channels that are 0 throughout, {len(wrong)} are not (counted from 0: "
+            f"{wrong[0]}); correct the column or leave it out"
+        )
+    return missing
+
+
+def _marks(table: pd.DataFrame, n_channels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(channels, rows) for each way in which rows of the table lack channels."""
+    if MISSING not in table:
+        return
+    said = table[MISSING].fillna("").astype(str).to_numpy()
+    for text in sorted(set(said) - {""}):
+        words = text.split()
+        if not words or not all(w.isdecimal() and int(w) < n_channels for w in words):
+            raise InputError(
+                f"{MISSING}: expected numbers of channels from 0 to {n_channels - 1} with spaces between, "
+                f"got {text[:60]!r}; correct the column or leave it out"
+            )
+        yield np.array([int(w) for w in words], np.int64), np.flatnonzero(said == text)
 
 
 def _refuse_constant(spread: np.ndarray, verb: str) -> None:

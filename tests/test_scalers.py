@@ -10,7 +10,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler
 
 from decode.core import InputError
-from decode.scalers import Robust, Unscaled, Whiten, ZScore, ledoit_wolf
+from decode.scalers import MISSING, Robust, Unscaled, Whiten, ZScore, ledoit_wolf
 
 SCALERS = [ZScore(), ZScore(per="channel_and_time"), ZScore(by="session"), Robust(), Whiten()]
 
@@ -172,6 +172,54 @@ def test_constant_or_nan_channel_is_named(scaler, value):
     brain[:, 3] = value
     with pytest.raises(InputError, match=r"1 of 7 channels .* from 0: 3\)"):
         scaler.fit(brain, table)
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: f"{type(s).__name__}-{vars(s)}")
+def test_channels_that_nobody_recorded_are_left_alone(scaler):
+    brain, table = trials()
+    brain[:, [2, 5]] = 0
+    marked = table.assign(**{MISSING: "2 5"})
+    live = [0, 1, 3, 4, 6]
+    got = scaler.apply(brain, marked, scaler.fit(brain, marked))
+    want = scaler.apply(brain[:, live], table, scaler.fit(brain[:, live], table))
+    np.testing.assert_allclose(got[:, live], want, rtol=1e-6, atol=1e-6)
+    assert (got[:, [2, 5]] == 0).all()
+    # No mark, half a mark, and another channel that is broken.
+    for column, bad in ((None, "2, 5"), ("2", "5"), ("", "2, 5")):
+        with pytest.raises(InputError, match=rf"of 7 channels .* from 0: {bad}\)"):
+            scaler.fit(brain, table if column is None else table.assign(**{MISSING: column}))
+    for value in (0.0, 0.1, np.nan):
+        brain[:, 3] = value
+        with pytest.raises(InputError, match=r"1 of 7 channels .* from 0: 3\)"):
+            scaler.fit(brain, marked)
+    # A mark on a real channel, even a constant one, excuses nothing.
+    for value in (0.1, np.nan, brain[:, 1]):
+        brain[:, 3], brain[:, 2] = brain[:, 4], value
+        with pytest.raises(InputError, match=r"0 throughout, 1 are not \(counted from 0: 2\)"):
+            scaler.fit(brain, marked)
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: f"{type(s).__name__}-{vars(s)}")
+def test_rows_that_lack_channels_which_others_have(scaler):
+    brain, table = trials()
+    train, test = np.arange(80), np.arange(80, 120)
+    state = scaler.fit(brain[train], table.iloc[train])
+    brain[test[:9], 4] = 0
+    mark = np.full(len(table), None, dtype=object)
+    mark[test[:9]] = "4"
+    marked = table.assign(**{MISSING: mark})
+    got = scaler.apply(brain[test], marked.iloc[test], state)
+    assert (got[:9, 4] == 0).all()
+    assert (got[9:, 4] != 0).any()
+    with pytest.raises(InputError, match=r"9 of 120 training rows lack channels .* number 4"):
+        scaler.fit(brain, marked)
+
+
+@pytest.mark.parametrize("said", ["7", "-1", "two", " "])
+def test_marks_that_are_no_channels(said):
+    brain, table = trials()
+    with pytest.raises(InputError, match="numbers of channels from 0 to 6"):
+        ZScore().fit(brain, table.assign(**{MISSING: said}))
 
 
 def test_other_bad_input():
