@@ -171,8 +171,8 @@ def cascade(cascade_folder: Path) -> Build:
 
 @pytest.fixture
 def refine(sdxl_folder: Path) -> Build:
-    first = PixelGenerator("pixels")
-    return lambda **k: Refine(str(sdxl_folder), **{**PLAIN, "first": first, "strength": 0.5, **k})
+    knobs = {**PLAIN, "low_level": PixelGenerator("pixels"), "strength": 0.5}
+    return lambda **k: Refine(str(sdxl_folder), **{**knobs, **k})
 
 
 @pytest.fixture(params=["unclip", "controlnet", "cascade", "refine"])
@@ -214,6 +214,27 @@ def test_a_row_depends_on_its_prediction_and_seed_only(build: Build, predicted: 
     for name in generator.needs:
         moved = {**predicted, name: predicted[name].flip(0)}
         assert (pixels(generator(moved, seeds=SEEDS))[0] - made[0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["unclip", "controlnet", "refine"])
+def test_sampling_starts_from_the_pictures_of_another_generator(
+    name: str, predicted: Tensors, request: pytest.FixtureRequest
+) -> None:
+    """As from a target of the same pictures."""
+    build = request.getfixturevalue(name)
+    target, generator = (
+        build(low_level=start, strength=0.5, batch_size=2)
+        for start in ("pixels", PixelGenerator("pixels"))
+    )
+    for one in (target, generator):
+        one.check(shapes_of(predicted))
+    expected = pixels(target(predicted, seeds=SEEDS))
+    made = pixels(generator(predicted, seeds=SEEDS))
+    assert torch.allclose(made, expected, atol=1e-4)
+    moved = {**predicted, "pixels": predicted["pixels"].flip(0)}
+    assert (pixels(generator(moved, seeds=SEEDS))[0] - made[0]).abs().max() > 1e-3
+    with pytest.raises(InputError, match="generator of pictures"):
+        build(low_level=Writer(), strength=0.5)
 
 
 def test_half_precision_gives_pictures(build: Build, predicted: Tensors) -> None:
@@ -366,6 +387,8 @@ def test_cascade_starts_from_latents_only(cascade: Build, predicted: Tensors) ->
     assert (pixels(started(moved, seeds=SEEDS))[0] - made[0]).abs().max() > 1e-4
     with pytest.raises(InputError, match="latents of the prior"):
         cascade(low_level="pixels", strength=0.5).check(shapes_of(predicted))
+    with pytest.raises(InputError, match="nothing here makes from pictures"):
+        cascade(low_level=PixelGenerator("pixels"), strength=0.5)
     with pytest.raises(InputError, match="set energy to null"):
         cascade(energy=PictureDistance())
 
@@ -404,11 +427,11 @@ def test_refinement_takes_the_caption_of_the_nearest_training_stimulus(
         generator(predicted, seeds=SEEDS)
     generator.learn(shown, truth)
     query = {"image": truth["image"][[2, 0]] * 7}
-    assert generator.texts(query, 2) == ["a photo: caption 2", "a photo: caption 0"]
+    assert generator.texts(query, seeds=[0, 1]) == ["a photo: caption 2", "a photo: caption 0"]
     with pytest.raises(InputError, match="'9' has none"):
         generator.learn([*shown[:3], Stimulus("9", "image")], truth)
-    with pytest.raises(InputError, match="set low_level there"):
-        refine(low_level="latents")
+    with pytest.raises(InputError, match="pictures to start from, low_level is null"):
+        refine(low_level=None, strength=1.0)
 
 
 def test_wrong_shapes_say_what_to_do(

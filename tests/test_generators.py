@@ -193,6 +193,21 @@ def test_a_row_depends_on_its_prediction_and_seed_only(
     assert (other[2] - made[2]).abs().max() > 1e-3
 
 
+def test_sampling_starts_from_the_pictures_of_another_generator(
+    build: Build, predicted: Tensors
+) -> None:
+    """As from a target of the same pictures, and not as from noise."""
+    expected = pixels(build(low_level="pixels", strength=0.5)(predicted, seeds=SEEDS))
+    started = build(low_level=PixelGenerator("pixels"), strength=0.5, batch_size=2)
+    started.check({k: tuple(v.shape[1:]) for k, v in predicted.items()})
+    assert started.needs == ("image", "pixels")
+    made = pixels(started(predicted, seeds=SEEDS))
+    assert torch.allclose(made, expected, atol=1e-4)
+    assert (made - pixels(build()(predicted, seeds=SEEDS))).abs().max() > 1e-3
+    with pytest.raises(InputError, match="name a pixels target"):
+        started.check({"image": (WIDTH,), "pixels": (5,)})
+
+
 def test_the_embedding_matters(build: Build, predicted: Tensors) -> None:
     one = pixels(build()(predicted, seeds=SEEDS))
     moved = {**predicted, "image": predicted["image"].flip(0)}

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from nsd_twin import Twin, write_captions, write_nsd
+from test_configs import composed
 
 from decode.core import InputError, Media, Results, Stimulus
 from decode.metrics.grounding import Grounding
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.recordings.coco_boxes import WHOLE, read_boxes, read_crops
 from decode.scoring.boxes import overlap, parse_boxes
+from decode.stages.reconstruct import read_media
+from decode.store import Frame
 
 
 @pytest.mark.parametrize(
@@ -136,6 +143,130 @@ def test_any_object_of_a_category_or_of_all_may_count() -> None:
     assert np.allclose(best["value"], [0.8, 1.0, 0.0])
     every = scored(Grounding(category=None), results(TEXTS))["grounding_iou"]
     assert np.allclose(every["value"], [0.8, 0.0, 0.0, 1.0])
+
+
+SEVERAL = [
+    "dog: [0.0, 0.0, 0.5, 0.4]\ncat: [0, 0, 1, 1]",
+    "dog: none\ncat: [0.0, 0.0, 0.5, 0.5]",
+    "dog: here [0.5, 0.5, 1.0, 1.0] [0, 0, 1, 1]\ncat: [0, 0, 0.5, 1]",
+    "cat: [0, 0, 0.2, 0.2]\ndog: [0, 0, 1, 1]",
+]
+
+
+def test_each_picture_is_scored_on_the_categories_that_it_has() -> None:
+    """By hand: a has a dog, b a dog and a cat, c a cat; other lines are not looked at."""
+    of = scored(Grounding(category=["cat", "dog"]), results(SEVERAL))
+    iou, right = of["grounding_iou"], of["grounding_accuracy"]
+    assert iou["trial"].tolist() == [0, 1, 2, 3]
+    assert np.allclose(iou["value"], [0.8, 0.0, (1.0 + 0.5) / 2, 1.0])
+    assert right["value"].tolist() == [1, 0, 1, 1]
+    # Dogs of a and b: .8 and 0; none; 0 and 1. Cats of b and c: .5 and .04 / .5; .04 and 1.
+    chance = [(0.8 + 0) / 2, 0, ((0 + 1) / 2 + (0.5 + 0.08) / 2) / 2, (0.04 + 1) / 2]
+    assert np.allclose(iou["chance"], np.mean(chance))
+    assert np.allclose(right["chance"], np.mean([0.5, 0, 0.5, 0.5]))
+    # What is written about a category that a picture lacks changes nothing.
+    other = [SEVERAL[0].replace("[0, 0, 1, 1]", "no"), *SEVERAL[1:]]
+    pd.testing.assert_frame_equal(
+        Grounding(category=["cat", "dog"])(results(other)),
+        Grounding(category=["cat", "dog"])(results(SEVERAL)),
+    )
+    swapped = [t.replace("dog", "x").replace("cat", "dog").replace("x", "cat") for t in SEVERAL]
+    wrong = scored(Grounding(category=["cat", "dog"]), results(swapped))["grounding_iou"]
+    assert np.allclose(wrong["value"], [0.25, 1.0, (0.25 + 0.0) / 2, 0.04])
+
+
+def test_a_list_of_one_is_its_category() -> None:
+    lines = [f"dog: {text}" for text in TEXTS]
+    one, several = Grounding(category="dog"), Grounding(category=["dog"])
+    pd.testing.assert_frame_equal(one(results(TEXTS)), several(results(lines)))
+
+
+def test_texts_without_lines_have_no_box_and_a_category_not_asked_for_is_named() -> None:
+    written = ["cat: it sleeps", *["A dog [0, 0, 0.5, 0.5]."] * 3]
+    captions = scored(Grounding(category=["cat", "dog"]), results(written))
+    assert captions["grounding_iou"]["value"].tolist() == [0, 0, 0, 0]
+    with pytest.raises(InputError, match=r"line for 'horse' .* \['cat', 'dog'\]"):
+        Grounding(category=["cat", "horse", "dog"])(results(SEVERAL))
+    with pytest.raises(InputError, match=r"box of category \['horse'\]"):
+        Grounding(category=["horse"])(results(["horse: [0, 0, 1, 1]"] * 4))
+    for wrong in ([], ["dog", "dog"]):
+        with pytest.raises(InputError, match="list of different names"):
+            Grounding(category=wrong)
+
+
+def test_the_experiment_asks_for_the_categories_that_it_scores() -> None:
+    config = composed("experiment=nsd/umbrae_grounding")
+    asked = config["generator"]["categories"]
+    assert config["metrics"]["grounding"]["category"] == asked
+    assert len(asked) == len(set(asked)) == 80
+    assert "{category}" in config["generator"]["prompt"]
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA and, in `clip`, its image encoder by itself."""
+    from text_twins import processor, tiny_llava
+    from transformers import CLIPVisionModelWithProjection
+
+    folder = tmp_path_factory.mktemp("llava")
+    torch.manual_seed(1)
+    network, _ = tiny_llava(folder)
+    tower = network.model.vision_tower
+    clip = CLIPVisionModelWithProjection(tower.config).eval()
+    state = tower.state_dict()
+    clip.load_state_dict(
+        {f"vision_model.{k.removeprefix('vision_model.')}": v for k, v in state.items()},
+        strict=False,
+    )
+    clip.save_pretrained(folder / "clip")
+    processor(folder / "clip")
+    return folder
+
+
+def write_instances(twin: Twin, file: Path) -> str:
+    """A person in the left half of every picture of an even COCO number, a dog in all of them."""
+    images = [{"id": int(n), "width": 100, "height": 100} for n in twin.coco]
+    one = {"category_id": 18, "bbox": [10, 10, 50, 50], "iscrowd": 0}
+    boxes = [{**one, "image_id": i["id"]} for i in images]
+    boxes += [
+        {**one, "image_id": i["id"], "category_id": 1, "bbox": [0, 0, 50, 100]}
+        for i in images
+        if i["id"] % 2 == 0
+    ]
+    return str(write_coco(file, images, boxes))
+
+
+@pytest.mark.slow
+def test_the_experiment_asks_on_the_twin_from_betas_to_scores(llava: Path, tmp_path: Path) -> None:
+    twin = write_nsd(tmp_path / "nsd", n_images=80, n_shared=12, size=16)
+    config = composed("experiment=nsd/umbrae_grounding", f"paths.outputs={tmp_path}/outputs")
+    config["data"] |= {"root": str(twin.root), "captions": write_captions(twin)}
+    config["subjects"], config["published"] = ["subj01"], None
+    config["targets"]["image"] |= {"model": str(llava / "clip"), "device": "cpu"}
+    config["encoder"] |= {"tokens": 4, "width": 16, "depth": 1, "heads": 2, "head_width": 8}
+    config["trainer"] |= {"epochs": 1, "precision": "float32"}
+    config["generator"] |= {
+        "model": str(llava), "tokens": 4, "width": 16, "precision": "float32", "device": "cpu",
+        "max_new_tokens": 3, "categories": ["dog", "person"], "template": "user : <image> {prompt}",
+    }  # fmt: skip
+    info = twin.root / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+    config["metrics"]["grounding"] |= {
+        "category": ["person", "dog"], "crops": str(info), "files": [write_instances(twin, tmp_path)],
+    }  # fmt: skip
+    config["metrics"]["retrieval"] |= {"n_way": [2], "k": [1]}
+    config["compute"] = {"device": "cpu"}
+    run = Run(config)
+    execute(run, until="evaluate", force=(), say=lambda s: None)
+    places = {n: run.folder(n) or tmp_path for n in ("predict", "reconstruct", "evaluate")}
+    n = len(Frame.read(places["predict"] / "shared982-00").table)
+    for source in ("decoded", "oracle", "prior"):
+        for media in read_media(places["reconstruct"] / "shared982-00" / source, n):
+            lines = str(media.data).split("\n")
+            assert [line.partition(":")[0] for line in lines] == ["dog", "person"]
+    scores = pd.read_parquet(places["evaluate"] / "scores.parquet")
+    counts = scores.groupby("metric").size()
+    for name in ("", "oracle/", "prior/", "nearest_text/", "shuffled/"):
+        assert counts[f"{name}grounding_iou"] == counts[f"{name}grounding_accuracy"] == n
 
 
 def test_boxes_come_from_files_by_coco_number(tmp_path: Path) -> None:

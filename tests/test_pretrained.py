@@ -9,10 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from voxels import Voxels
 
 from decode.core import InputError
+from decode.encoders.neuropictor import NeuroPictor
 from decode.networks.causal import CausalVolumes
 from decode.networks.pretrained import load_pretrained, renamed, weight_files
+from decode.networks.vit import MapTransformer
 
 
 def network(seed: int) -> CausalVolumes:
@@ -99,3 +102,19 @@ def test_folders_without_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(InputError, match="expected an index with a weight_map, got KeyError"):
         weight_files(str(tmp_path))
+
+
+def test_the_map_transformer_takes_a_file_or_a_folder(tmp_path: Path) -> None:
+    """NeuroPictor begins with it, and is told where another one does not fit."""
+    world = Voxels({"text": (3, 6)}, voxels=(64,), n=3)
+    knobs = {"patch": 4, "width": 16, "heads": 2}
+    published = MapTransformer(8, depth=1, **knobs)
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        encoder = NeuroPictor(world.layouts, world.shapes, depth=1, weights=str(source), **knobs)
+        encoder.initialise([world.batch], [world.batch])
+        for name, value in encoder.transformer.state_dict().items():
+            assert torch.equal(value, published.state_dict()[name])
+    deeper = NeuroPictor(world.layouts, world.shapes, depth=2, weights=str(tmp_path), **knobs)
+    with pytest.raises(InputError, match=r"expected blocks\.1\..*found no such tensor"):
+        deeper.initialise([world.batch], [world.batch])

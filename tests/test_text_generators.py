@@ -145,6 +145,30 @@ def test_llava_writes_what_the_whole_model_writes_of_the_picture(
     assert run(llava(prompt="where is two"), tokens_of(generator, stimuli)) != found
 
 
+def test_llava_is_asked_for_each_category_in_turn(llava: Build, stimuli: list[Stimulus]) -> None:
+    """Line by line what it answers when it is asked for that category alone."""
+    names = ["red square", "star", "disc"]
+    generator = llava(prompt="where is a {category}", categories=names, batch_size=5)
+    tokens = tokens_of(generator, stimuli)
+    alone = [run(llava(prompt=f"where is a {name}"), tokens) for name in names]
+    found = run(generator, tokens)
+    assert len({tuple(a) for a in alone}) == 3
+    for row, text in enumerate(found):
+        assert text.split("\n") == [
+            f"{name}: {a[row]}" for name, a in zip(names, alone, strict=True)
+        ]
+    assert "all of 3 categories, whatever was shown" in generator.disclosure
+
+
+def test_categories_and_their_place_in_the_prompt_belong_together(llava: Build) -> None:
+    for knobs in ({"prompt": "a {category}"}, {"prompt": "a", "categories": ["dog"]}):
+        with pytest.raises(InputError, match="belong together"):
+            llava(**knobs)
+    for names in (["dog", "dog"], ["dog: big"], [" "], ["a\nb"]):
+        with pytest.raises(InputError, match="different names"):
+            llava(prompt="a {category}", categories=names)
+
+
 def test_the_target_of_clip_tokens_is_what_llava_sees(
     llava: Build, stimuli: list[Stimulus], tmp_path: Path
 ) -> None:

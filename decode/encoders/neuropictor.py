@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
-from decode.networks.adaptation import start_from
 from decode.networks.blocks import Passport, TargetScale
+from decode.networks.pretrained import load_pretrained
 from decode.networks.vit import MapTransformer
 
 
@@ -27,9 +26,9 @@ class NeuroPictor(Encoder):
     `between_semantic` tokens, then to its own) and a linear layer; a target (channel, h, w) is a hint
     for the denoiser, by two convolutions to `between_hint` and its channels and a linear layer to
     h x w. Published (Huo et al. 2024, arXiv:2403.18211): maps of 256 x 256, `patch` 16, `width` 1024,
-    `depth` 24, 16 `heads`; targets 77 x 1024 and 320 x 64 x 64. `weights` is a safetensors file of
-    the transformer, pretrained as a masked autoencoder. Objective `hinted_denoising` trains it through
-    a sampler, generator `hinted` takes the hints.
+    `depth` 24, 16 `heads`; targets 77 x 1024 and 320 x 64 x 64. `weights` are safetensors of the
+    transformer, a file or a folder, pretrained as a masked autoencoder. Objective `hinted_denoising`
+    trains it through a sampler, generator `hinted` takes the hints.
 
     Raises InputError for channels that are no such map and for weights that do not fit.
     """
@@ -67,7 +66,7 @@ class NeuroPictor(Encoder):
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.scale.learn(train)
         if self.weights is not None:
-            start_from(self.transformer, Path(self.weights).expanduser())
+            load_pretrained(self.transformer, self.weights)
 
     def forward(self, batch: Batch) -> Tensors:
         self.passport.check(batch)

@@ -51,6 +51,11 @@ class Cascade(Diffusion):
                 "cascade generator: energy steers what can be decoded at each step, which the prior's "
                 "latents cannot; set energy to null or use candidates with a judge"
             )
+        if self.start_generator is not None:
+            raise InputError(
+                "cascade generator: a start is latents of the prior, which nothing here makes from "
+                "pictures; name a target of such latents in low_level or set it to null"
+            )
 
     def conditions(self) -> tuple[str, ...]:
         return (self.image,)
@@ -62,13 +67,13 @@ class Cascade(Diffusion):
         prior = read_config(self.model, "prior")
         width = None if prior is None else prior["clip_image_in_channels"]
         check_embedding(shapes, self.image, width=width, said=self.width, model=self.model)
-        if self.low_level is not None:
+        if self.start_target is not None:
             channels = 16 if prior is None else prior["in_channels"]
-            found = tuple(shapes[self.low_level])
+            found = tuple(shapes[self.start_target])
             if len(found) != 3 or found[0] != channels:
                 raise InputError(
                     f"cascade generator: a low-level start is latents of the prior, ({channels}, h, "
-                    f"w), target {self.low_level!r} has {found}; set low_level to null"
+                    f"w), target {self.start_target!r} has {found}; set low_level to null"
                 )
 
     def open(self) -> Any:
@@ -113,7 +118,7 @@ class Cascade(Diffusion):
         wanted = {name: values.to(**place) for name, values in wanted.items()}
         predict = self.denoiser(wanted, rows)
         like = torch.empty(0, **place)
-        start = None if self.low_level is None else wanted[self.low_level]
+        start = None if self.start_target is None else wanted[self.start_target]
         channels, side = self.latent_shape()
         if start is not None:
             side = start.shape[-1]

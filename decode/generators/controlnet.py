@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.core import Generator, InputError, Shape, Stimulus, Tensors
 from decode.networks.diffusion import (
     Predict,
     check_tokens,
     guided,
     open_pipeline,
     place_pipeline,
-    row_slices,
 )
-from decode.networks.sampler import Diffusion, cut
+from decode.networks.sampler import Diffusion
 from decode.networks.weights import choose_dtype, find_weights, loading, quiet
 from decode.pictures import resize
 
@@ -46,7 +45,6 @@ class ControlNet(Diffusion):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.needs = (*self.needs, self.control)
-        self._texts: list[str] = []
         if self.writer is None:
             return
         if self.writer.makes != "text":
@@ -85,16 +83,11 @@ class ControlNet(Diffusion):
         if self.writer is not None:
             self.writer.learn(shown, truth)
 
-    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
-        """One picture (3, size, size) per row."""
+    def texts(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[str]:
+        """What the writer makes of each row."""
         if self.writer is None:
-            return super().__call__(predicted, seeds=seeds)
-        texts = [str(m.data) for m in self.writer(predicted, seeds=seeds)]
-        made: list[Media] = []
-        for rows in row_slices(len(seeds), self.batch_size):
-            self._texts = texts[rows]
-            made += super().__call__(cut(predicted, rows), seeds=seeds[rows])
-        return made
+            return []
+        return [str(m.data) for m in self.writer(predicted, seeds=seeds)]
 
     def open(self) -> Any:
         from diffusers import ControlNetModel
@@ -119,7 +112,7 @@ class ControlNet(Diffusion):
         else:
             place = wanted[self.control]
             text = pipe.encode_prompt(self._texts, place.device, 1, False)[0].to(place)
-        size = self.latent_shape()[1] * pipe.vae_scale_factor
+        size = self.picture_size()
         control = resize(wanted[self.control].float().clamp(0, 1), (size, size)).to(text)
         control = control.expand(-1, 3, -1, -1)
         if twice:

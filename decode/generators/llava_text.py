@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from decode.core import InputError
 from decode.networks.writer import Writer
 
-PLACE = "<image>"
+PLACE, NAME = "<image>", "{category}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -25,12 +26,16 @@ class LlavaText(Writer):
 
     `prompt` is the same for all rows: the wish for a caption, a question, or one for a place ("Where
     is the dog? Answer with a box."), which models trained for it answer with coordinates; the text is
-    kept as it is written. `template` is the conversation that the model was trained with, with
-    `<image>` and `{prompt}` in their places. See `Writer` for the other knobs.
+    kept as it is written. With `categories` the prompt is asked once for each of them, which takes the
+    place of `{category}` in it, and the text has a line `CATEGORY: ANSWER` for each, in their order.
+    All rows are asked for all of them, whatever was shown, so that nothing about the stimulus is given
+    away; the time grows with their number. `template` is the conversation that the model was trained
+    with, with `<image>` and `{prompt}` in their places. See `Writer` for the other knobs.
     """
 
     model: str = field(default="llava-hf/llava-1.5-7b-hf", kw_only=False)
     prompt: str = "Describe this image in one short sentence."
+    categories: Sequence[str] = ()
     template: str = "USER: <image>\n{prompt} ASSISTANT:"
     max_new_tokens: int = 64
 
@@ -45,7 +50,21 @@ class LlavaText(Writer):
             raise InputError(
                 f"llava_text generator: {PLACE} belongs into template, prompt has it too; remove it"
             )
+        if (NAME in self.prompt) != bool(self.categories):
+            raise InputError(
+                f"llava_text generator: {NAME} in the prompt and categories belong together, got the "
+                f"prompt {self.prompt!r} and {list(self.categories)}; correct one of them"
+            )
+        wrong = [c for c in self.categories if not c.strip() or ":" in c or "\n" in c]
+        if wrong or len(set(self.categories)) < len(self.categories):
+            raise InputError(
+                "llava_text generator: categories are different names without a colon or a line break, "
+                f"got {wrong or list(self.categories)}; correct them"
+            )
         self.disclosure = f"Texts answer the prompt {self.prompt!r}, the same for every trial."
+        if self.categories:
+            n = len(self.categories)
+            self.disclosure += f" It was asked for all of {n} categories, whatever was shown."
 
     def kind(self) -> Any:
         from transformers import LlavaForConditionalGeneration
@@ -61,9 +80,22 @@ class LlavaText(Writer):
         joined = 1 if isinstance(layers, int) else len(layers)
         return patches + first - dropped, vision.hidden_size * joined
 
+    def answer(self, tokens: Tensor) -> list[str]:
+        if not self.categories:
+            return super().answer(tokens)
+        asked = []
+        for category in self.categories:
+            words = self.reply(tokens, self.prompt.replace(NAME, category))
+            asked.append([f"{category}: {text}" for text in self.spelt(words)])
+        return ["\n".join(lines) for lines in zip(*asked, strict=True)]
+
     def write(self, tokens: Tensor) -> Tensor:
+        return self.reply(tokens, self.prompt)
+
+    def reply(self, tokens: Tensor, prompt: str) -> Tensor:
+        """Image tokens (row, token, width) and one prompt -> numbers (row, word)."""
         network, (rows, n) = self._network, tokens.shape[:2]
-        text = self.template.replace("{prompt}", self.prompt).replace(PLACE, PLACE * n)
+        text = self.template.replace("{prompt}", prompt).replace(PLACE, PLACE * n)
         words = self._tokeniser(text, return_tensors="pt").input_ids.to(tokens.device)
         here = words == network.config.image_token_id
         if int(here.sum()) != n:

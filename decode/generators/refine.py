@@ -10,34 +10,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.core import InputError, Shape, Stimulus, Tensors
 from decode.networks.diffusion import (
     Predict,
-    as_media,
     guided,
     open_pipeline,
     place_pipeline,
-    row_slices,
     whole_autoencoder,
 )
-from decode.networks.sampler import Diffusion, cut
-from decode.pictures import resize
+from decode.networks.sampler import Diffusion
 
 
 @dataclass(eq=False, kw_only=True)
 class Refine(Diffusion):
     """Image-to-image refinement (Meng et al. 2022, arXiv:2108.01073; as MindEye2 uses it).
 
-    `first` is a whole generator; its pictures, at the size of this model, are where sampling
-    starts, with the last `strength` share of the `steps` left to run. The text is `prompt`, to
-    which, where `caption` names a target, the caption of the training stimulus nearest to the
-    prediction in that target is appended; `negative` is steered away from. What is added is the
-    model's idea of a good photograph of the caption: sharper pictures are not better evidence.
+    Sampling starts from `low_level`, mostly the pictures of a whole generator, with the last `strength`
+    share of the `steps` left to run. The text is `prompt`, to which, where `caption` names a target, the
+    caption of the training stimulus nearest to the prediction in that target is appended; `negative`
+    is steered away from. What is added is the model's idea of a good photograph of the caption:
+    sharper pictures are not better evidence.
 
     `norm` has no meaning here: nothing predicted conditions the denoiser.
     """
 
-    first: Generator
     prompt: str = ""
     negative: str = ""
     caption: str | None = None
@@ -46,36 +42,32 @@ class Refine(Diffusion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.low_level is not None:
+        if not self.starts():
             raise InputError(
-                "refine generator: it starts from the pictures of `first`; set low_level there"
+                "refine generator: expected pictures to start from, low_level is null; set it to a "
+                "generator or a target of pictures"
             )
         extra = [] if self.caption is None else [self.caption]
-        self.needs = tuple(dict.fromkeys([*self.first.needs, *self.needs, *extra]))
-        said = [self.first.disclosure, self.disclosure]
+        self.needs = tuple(dict.fromkeys([*self.needs, *extra]))
         if self.caption is not None:
-            said.append(
-                "Pictures were refined with the caption of the training stimulus nearest to the "
+            self.disclosure += (
+                " Pictures were refined with the caption of the training stimulus nearest to the "
                 f"prediction of {self.caption!r}."
             )
-        self.disclosure = " ".join(filter(None, said))
         self._captions: list[str] = []
         self._gallery = torch.empty(0)
-
-    def starts(self) -> bool:
-        return True
 
     def conditions(self) -> tuple[str, ...]:
         return ()
 
     def check(self, shapes: Mapping[str, Shape]) -> None:
-        """What both generators need, before anything is read."""
+        """Compare targets with the folder's configuration; no weights are read."""
         super().check(shapes)
-        self.first.check(shapes)
+        self.check_start(shapes, self.told()[1])
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
-        """Let the first generator learn; keep the captions and where they lie."""
-        self.first.learn(shown, truth)
+        """Keep the captions and where they lie; let the generator of the start learn."""
+        super().learn(shown, truth)
         if self.caption is None:
             return
         self._captions = [s.text or "" for s in shown]
@@ -87,26 +79,10 @@ class Refine(Diffusion):
             )
         self._gallery = normalize(truth[self.caption].float().flatten(1), dim=1)
 
-    @torch.no_grad()
-    def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
-        """One picture (3, size, size) per row."""
-        first = self.first(predicted, seeds=seeds)
-        texts = self.texts(predicted, len(seeds))
-        if self._pipe is None:
-            self._pipe = self.open()
-        side = self.latent_shape()[1] * int(self._pipe.vae_scale_factor)
-        pictures = [resize(torch.as_tensor(m.data)[None], (side, side)) for m in first]
-        made: list[Media] = []
-        for rows in row_slices(len(seeds), self.batch_size):
-            self._texts = texts[rows]
-            wanted = {"first": torch.cat(pictures[rows])}
-            made += as_media(self._best(wanted, cut(predicted, rows), seeds[rows]))
-        return made
-
-    def texts(self, predicted: Tensors, rows: int) -> list[str]:
+    def texts(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[str]:
         """What each row is refined with."""
         if self.caption is None:
-            return [self.prompt] * rows
+            return [self.prompt] * len(seeds)
         if not self._captions:
             raise InputError(
                 "refine generator: asked to generate before it has seen training captions; call "
@@ -122,7 +98,7 @@ class Refine(Diffusion):
 
     def denoiser(self, wanted: Tensors, rows: list[torch.Generator]) -> Predict:
         pipe, twice = self._pipe, self.guidance > 1
-        device = wanted["first"].device
+        device = pipe._execution_device
         text, free, pooled, free_pooled = pipe.encode_prompt(
             self._texts,
             device=device,
@@ -131,7 +107,7 @@ class Refine(Diffusion):
         )
         if twice:
             text, pooled = torch.cat([free, text]), torch.cat([free_pooled, pooled])
-        size = self.latent_shape()[1] * pipe.vae_scale_factor
+        size = self.picture_size()
         sizes = text.new_tensor([[size, size, 0, 0, size, size]]).expand(len(text), -1)
         told = {"text_embeds": pooled, "time_ids": sizes}
 
@@ -144,6 +120,3 @@ class Refine(Diffusion):
             return guided(noise, self.guidance)
 
         return predict
-
-    def start_latents(self, wanted: Tensors) -> Tensor:
-        return self.encode(wanted["first"] * 2 - 1)

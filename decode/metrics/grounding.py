@@ -12,7 +12,7 @@ import pandas as pd
 from decode.core import InputError, Results, Stimulus
 from decode.recordings.coco_boxes import WHOLE, Boxes, read_boxes, read_crops
 from decode.scoring.boxes import area, overlap, parse_boxes
-from decode.scoring.rows import galleries, scores, table
+from decode.scoring.rows import Gallery, galleries, scores, table
 
 
 class Grounding:
@@ -24,12 +24,18 @@ class Grounding:
     whichever it meets best (`against: any`). Trials whose picture has no such object are left out.
     One prompt serves all trials, so `category` is the one that the prompt asks for.
 
+    Where the generator was asked for several categories, and wrote a line `CATEGORY: ...` for each, a
+    list of them in `category` reads those lines: a trial's score is the mean over the categories of
+    the list that its picture has, what was written about others is not looked at. Every picture
+    counts once, where UMBRAE counts every pair of picture and category. A text without lines has no box.
+
     Boxes are the stimulus' label `boxes`, category -> list of [left, top, right, bottom] as shares of
     the picture, or, with `files`, come from COCO's instances_*.json by the label `coco_id`; `crops` is
     NSD's table of what was cut off each picture (null: nothing was).
 
-    Chance is the score against the boxes of a picture drawn at random from the gallery, the stimuli
-    that agree in the columns `within`. Raises InputError where nothing can be scored.
+    Chance is the score against the boxes, of the same category, of a picture drawn at random from those
+    of the gallery that have some; a gallery is the stimuli that agree in the columns `within`. Raises
+    InputError where nothing can be scored and for a category that was not asked for.
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
@@ -37,7 +43,7 @@ class Grounding:
     def __init__(
         self,
         *,
-        category: str | None = None,
+        category: str | Sequence[str] | None = None,
         against: Literal["largest", "any"] = "largest",
         threshold: float = 0.5,
         files: Sequence[str] = (),
@@ -48,40 +54,84 @@ class Grounding:
             raise InputError(f"metric grounding: against is largest or any, got {against!r}")
         if not 0 < threshold <= 1:
             raise InputError(f"metric grounding: threshold lies in (0, 1], got {threshold}")
-        self.category, self.against, self.threshold = category, against, threshold
+        one = category is None or isinstance(category, str)
+        self.categories: tuple[Any, ...] = (category,) if one else tuple(category or ())
+        self.listed = not one
+        if not self.categories or len(set(self.categories)) < len(self.categories):
+            raise InputError(
+                f"metric grounding: category is a name, a list of different names or null, got "
+                f"{category!r}; correct it"
+            )
+        self.against, self.threshold = against, threshold
         self.files, self.crops, self.within = [Path(f) for f in files], crops, tuple(within)
         self._read: dict[int, Boxes] = {}
 
     def __call__(self, results: Results) -> pd.DataFrame:
-        made = [parse_boxes(text)[:1] for text in _texts(results)]
-        told = self._told(results.shown)
+        made, told = self._answered(_texts(results)), self._told(results.shown)
         drawn = [self._wanted(told[s.uid]) for s in results.shown]
         parts: list[pd.DataFrame] = []
         for gallery in galleries(results.trials, self.within):
-            first = [i for i in gallery.rows[gallery.first] if len(drawn[i])]
-            rows = np.array([i for i in gallery.rows if len(drawn[i])], int)
-            against = np.array([[_best(made[i], drawn[j]) for j in first] for i in rows])
-            own = np.array([_best(made[i], drawn[i]) for i in rows])
-            for name, cut in (("grounding_iou", None), ("grounding_accuracy", self.threshold)):
-                value, chance = (x if cut is None else x >= cut for x in (own, against))
-                if len(rows):
-                    level = float(chance.mean())
-                    parts.append(scores(results, name, rows, value, chance=level))
+            asked = self._asked(made, drawn, gallery)
+            if not len(asked):
+                continue
+            trial = asked.groupby("row").mean()
+            for name in ("iou", "accuracy"):
+                level, value = float(trial[f"chance_{name}"].mean()), trial[name].to_numpy()
+                rows = trial.index.to_numpy()
+                parts.append(scores(results, f"grounding_{name}", rows, value, chance=level))
         if not parts:
             raise InputError(
                 f"metric grounding: none of {len(results.shown)} pictures has a box of category "
-                f"{self.category!r}; name another, as the boxes spell it, or null for all"
+                f"{self._said()}; name another, as the boxes spell it, or null for all"
             )
         return table(parts)
 
-    def _wanted(self, told: Mapping[str, Sequence[Sequence[float]]]) -> np.ndarray:
-        """The boxes (box, 4) of one picture that count."""
-        names = told if self.category is None else [self.category]
-        listed = [box for name in names for box in told.get(name, ())]
-        boxes = np.array(listed, np.float64).reshape(-1, 4)
-        if self.against == "any" or not len(boxes):
-            return boxes
-        return boxes[[int(area(boxes).argmax())]]
+    def _asked(
+        self,
+        made: Sequence[Sequence[np.ndarray]],
+        drawn: Sequence[Sequence[np.ndarray]],
+        gallery: Gallery,
+    ) -> pd.DataFrame:
+        """A row per trial and category that its picture has, with the scores of both and by chance."""
+        found = []
+        for k in range(len(self.categories)):
+            first = [drawn[i][k] for i in gallery.rows[gallery.first] if len(drawn[i][k])]
+            for row in (i for i in gallery.rows if len(drawn[i][k])):
+                own, others = (_best(made[row][k], boxes) for boxes in ([drawn[row][k]], first))
+                right, by_chance = (x >= self.threshold for x in (own, others))
+                found.append((row, own.mean(), others.mean(), right.mean(), by_chance.mean()))
+        columns = ["row", "iou", "chance_iou", "accuracy", "chance_accuracy"]
+        return pd.DataFrame(found, columns=columns)
+
+    def _said(self) -> str:
+        return repr(list(self.categories)) if self.listed else repr(self.categories[0])
+
+    def _answered(self, texts: Sequence[str]) -> list[list[np.ndarray]]:
+        """The box (0 or 1, 4) of each text in answer to each category."""
+        if not self.listed:
+            return [[parse_boxes(text)[:1]] for text in texts]
+        lines = [dict(_halves(line) for line in text.splitlines()) for text in texts]
+        asked = set(self.categories).intersection(*lines)
+        missing = [c for c in self.categories if c not in asked]
+        # Texts that are no answers, such as the captions of a control, have no lines in common.
+        if asked and missing:
+            raise InputError(
+                f"metric grounding: expected a line for {missing[0]!r} in the made texts, which answer "
+                f"for {sorted(asked)}; name the same categories in the generator and here"
+            )
+        return [[parse_boxes(told.get(c, ""))[:1] for c in self.categories] for told in lines]
+
+    def _wanted(self, told: Mapping[str, Sequence[Sequence[float]]]) -> list[np.ndarray]:
+        """For each category the boxes (box, 4) of one picture that count."""
+        made = []
+        for category in self.categories:
+            names = told if category is None else [category]
+            found = [box for name in names for box in told.get(name, ())]
+            boxes = np.array(found, np.float64).reshape(-1, 4)
+            if self.against == "largest" and len(boxes):
+                boxes = boxes[[int(area(boxes).argmax())]]
+            made.append(boxes)
+        return made
 
     def _told(self, shown: Sequence[Stimulus]) -> dict[str, Mapping[str, Any]]:
         """All boxes of each stimulus by uid."""
@@ -95,8 +145,17 @@ class Grounding:
         return {uid: self._read[n] for uid, n in number.items()}
 
 
-def _best(made: np.ndarray, drawn: np.ndarray) -> float:
-    return float(overlap(made, drawn).max()) if len(made) else 0.0
+def _halves(line: str) -> tuple[str, str]:
+    category, _, answer = line.partition(":")
+    return category.strip(), answer
+
+
+def _best(made: np.ndarray, drawn: Sequence[np.ndarray]) -> np.ndarray:
+    """(picture,): overlap of a made box (0 or 1, 4) with that of each picture's boxes it meets best."""
+    if not len(made):
+        return np.zeros(len(drawn))
+    starts = np.cumsum([0, *map(len, drawn[:-1])])
+    return np.maximum.reduceat(overlap(made, np.vstack(drawn))[0], starts)
 
 
 def _label(stimulus: Stimulus, name: str, other: str) -> Any:

@@ -1,15 +1,42 @@
-"""Noise on clean latents as a scheduler puts it there, and what a denoiser is asked for in return."""
+"""Training through a frozen denoiser: targets that fit it, noise as its scheduler puts it on latents, and
+what it is asked for in return.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import InputError, Tensors
 
 KINDS = ("epsilon", "v_prediction", "sample")
+
+
+def fitting(
+    objective: str, known: Tensors, name: str, *, takes: str, shape: Sequence[int | str]
+) -> Tensor:
+    """(row, *shape) of target `name`, for a denoiser that `takes` it; words in `shape` are any length.
+
+    Raises InputError where `known` lacks the target and where it has another shape.
+    """
+    if name not in known:
+        raise InputError(
+            f"objective {objective}: expected a target {name!r}, the experiment has {sorted(known)}; "
+            "add it or name another one"
+        )
+    found = tuple(known[name].shape[1:])
+    free = [isinstance(wanted, str) for wanted in shape]
+    if len(found) != len(shape) or any(
+        not f and size != wanted for f, size, wanted in zip(free, found, shape, strict=True)
+    ):
+        raise InputError(
+            f"objective {objective}: the denoiser {takes} ({', '.join(map(str, shape))}), target "
+            f"{name!r} has {found}; choose the tokens and latents of its model"
+        )
+    return known[name]
 
 
 class Noising:

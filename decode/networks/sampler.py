@@ -30,17 +30,19 @@ from decode.networks.diffusion import (
 )
 from decode.networks.energies import Energy
 from decode.networks.weights import Precision, choose_dtype, find_weights, read_config
+from decode.pictures import resize
 
 
 @dataclass(eq=False)
 class Diffusion(Generator):
     """A latent diffusion model, and the knobs that all of them have.
 
-    `model` is a hub name or folder. `low_level` names an optional target that gives the start of
-    sampling: latents as the denoiser sees them, or pictures (3, h, w) in [0, 1]; `strength` in
-    (0, 1] is the share of the `steps` that is run from that start. `norm` "train" gives each
-    predicted condition the mean norm of the training ones, since regression shrinks; "keep" leaves
-    it. `size` is the side of the pictures, null the model's own.
+    `model` is a hub name or folder. `low_level` gives the start of sampling: it names a target, of
+    latents as the denoiser sees them or of pictures (3, h, w) in [0, 1], or is a whole generator of
+    pictures, made from the same predictions and seeds. `strength` in (0, 1] is the share of the `steps`
+    that is run from that start. `norm` "train" gives each predicted condition the mean norm of the
+    training ones, since regression shrinks; "keep" leaves it. `size` is the side of the pictures, null
+    the model's own.
 
     `energy` steers the sampling: any function (pictures (row, 3, h, w) around [0, 1], predictions)
     -> (row,) that can be differentiated by the pictures. Each `energy_every`-th step goes down
@@ -55,7 +57,7 @@ class Diffusion(Generator):
 
     model: str
     _: KW_ONLY
-    low_level: str | None = None
+    low_level: str | Generator | None = None
     steps: int = 50
     guidance: float = 5.0
     strength: float = 1.0
@@ -75,10 +77,15 @@ class Diffusion(Generator):
         self._check_knobs()
         judged = [g for g in (self.energy, self.judge) if g is not None]
         extra = [name for g in judged for name in getattr(g, "needs", ())]
-        low = [] if self.low_level is None else [self.low_level]
-        self.needs = tuple(dict.fromkeys([*self.conditions(), *low, *extra]))
+        low = [] if self.start_target is None else [self.start_target]
+        first = self.start_generator
+        needed = [] if first is None else first.needs
+        self.needs = tuple(dict.fromkeys([*self.conditions(), *low, *extra, *needed]))
         self.disclosure = disclose(self)
         self._norms: dict[str, float] = {}
+        # What the rows under way start from and are told in words.
+        self._pictures: Tensor | None = None
+        self._texts: list[str] = []
         self._pipe: Any = None
 
     def _check_knobs(self) -> None:
@@ -101,7 +108,13 @@ class Diffusion(Generator):
         if not self.starts() and self.strength != 1:
             raise InputError(
                 f"generator: strength={self.strength} means a start from a low-level prediction, "
-                "but low_level is null; name a target there or set strength to 1"
+                "but low_level is null; name a target or a generator there or set strength to 1"
+            )
+        made = getattr(self.low_level, "makes", "image")
+        if not isinstance(self.low_level, str | Generator | None) or made != "image":
+            raise InputError(
+                "generator: low_level is a target, a generator of pictures or null, got "
+                f"{type(self.low_level).__name__}; correct it"
             )
         if (self.candidates > 1) != (self.judge is not None):
             raise InputError(
@@ -113,6 +126,20 @@ class Diffusion(Generator):
     def starts(self) -> bool:
         """Whether sampling begins with something else than noise."""
         return self.low_level is not None
+
+    @property
+    def start_target(self) -> str | None:
+        """The target that sampling starts from, where it is one."""
+        return self.low_level if isinstance(self.low_level, str) else None
+
+    @property
+    def start_generator(self) -> Generator | None:
+        """The generator whose pictures sampling starts from, where it is one."""
+        return self.low_level if isinstance(self.low_level, Generator) else None
+
+    def texts(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[str]:
+        """A text per row for denoisers that read one beside their conditions; else none."""
+        return []
 
     def conditions(self) -> tuple[str, ...]:
         """The targets that the denoiser is conditioned on, which `norm` scales."""
@@ -134,6 +161,9 @@ class Diffusion(Generator):
         for judged in (self.energy, self.judge):
             if hasattr(judged, "check"):
                 judged.check(shapes)  # type: ignore[union-attr]
+        first = self.start_generator
+        if first is not None:
+            first.check(shapes)
 
     def told(
         self, unet: str = "unet", vae: str = "vae"
@@ -147,22 +177,29 @@ class Diffusion(Generator):
         return denoiser, None if denoiser is None else denoiser["sample_size"]
 
     def check_start(self, shapes: Mapping[str, Shape], side: int | None, channels: int = 4) -> None:
-        """The low-level start is a picture or latents of exactly the denoiser's shape."""
-        check_low_level(shapes, self.low_level, channels=channels, side=side)
+        """A target to start from is a picture or latents of exactly the denoiser's shape."""
+        check_low_level(shapes, self.start_target, channels=channels, side=side)
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
-        """Remember the mean norms of the training conditions."""
+        """Remember the mean norms of the training conditions; the generator of the start learns too."""
         self._norms = {name: mean_norm(truth[name]) for name in self.conditions()}
+        first = self.start_generator
+        if first is not None:
+            first.learn(shown, truth)
 
     @torch.no_grad()
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One picture (3, size, size) per row."""
         predicted = {name: predicted[name].float() for name in self.needs}
         wanted = {**predicted, **self._conditioned(predicted)}
+        first, texts = self.start_generator, self.texts(predicted, seeds=seeds)
+        begun = [] if first is None else first(predicted, seeds=seeds)
         if self._pipe is None:
             self._pipe = self.open()
         made: list[Media] = []
         for rows in row_slices(len(seeds), self.batch_size):
+            self._texts = texts[rows]
+            self._pictures = as_pictures(begun[rows], self.picture_size()) if begun else None
             made += as_media(self._best(cut(wanted, rows), cut(predicted, rows), seeds[rows]))
         return made
 
@@ -239,6 +276,10 @@ class Diffusion(Generator):
             return config.in_channels, config.sample_size
         return config.in_channels, self.size // int(self._pipe.vae_scale_factor)
 
+    def picture_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.latent_shape()[1] * int(self._pipe.vae_scale_factor)
+
     def noise(self, rows: list[torch.Generator], like: Tensor) -> Tensor:
         """(row, channel, side, side) of standard normal noise, each row from its own generator."""
         channels, side = self.latent_shape()
@@ -258,12 +299,18 @@ class Diffusion(Generator):
 
     def start_latents(self, wanted: Tensors) -> Tensor | None:
         """What sampling starts from, as the denoiser sees it; None for noise alone."""
-        if self.low_level is None:
+        if self._pictures is not None:
+            return self.encode(self._pictures * 2 - 1)
+        if self.start_target is None:
             return None
         channels, side = self.latent_shape()
-        size = side * int(self._pipe.vae_scale_factor)
-        low = wanted[self.low_level]
+        low, size = wanted[self.start_target], self.picture_size()
         return start_from(low, self.encode, channels=channels, side=side, size=size)
+
+
+def as_pictures(made: Sequence[Media], size: int) -> Tensor:
+    """(row, 3, size, size) in [0, 1] of pictures of any size."""
+    return torch.cat([resize(torch.as_tensor(m.data)[None], (size, size)) for m in made])
 
 
 def cut(tensors: Tensors, rows: slice) -> Tensors:
@@ -277,7 +324,10 @@ def another_seed(seed: int, k: int) -> int:
 
 def disclose(generator: Diffusion) -> str:
     """What a reader of the pictures has to know about how they were chosen or steered."""
-    said = []
+    said, first = [], generator.start_generator
+    if first is not None:
+        said += [first.disclosure] if first.disclosure else []
+        said.append(f"Sampling started from the pictures of generator {type(first).__name__}.")
     if generator.candidates > 1:
         said.append(
             f"Each picture is the best of {generator.candidates} by {generator.judge}; the stimulus "

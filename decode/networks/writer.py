@@ -140,10 +140,18 @@ class Writer(Generator):
             starts = range(0, len(tokens), self.batch_size)
             for start in progress(starts, "texts", total=len(starts)):
                 part = tokens[start : start + self.batch_size]
-                words = self.write(part.to(device, choose_dtype(self.precision)))
-                texts = self._tokeniser.batch_decode(words, skip_special_tokens=True)
-                made += [Media("text", " ".join(text.split())) for text in texts]
+                texts = self.answer(part.to(device, choose_dtype(self.precision)))
+                made += [Media("text", text) for text in texts]
         return made
+
+    def answer(self, tokens: Tensor) -> list[str]:
+        """Image tokens (row, token, width) -> a text per row."""
+        return self.spelt(self.write(tokens))
+
+    def spelt(self, words: Tensor) -> list[str]:
+        """Numbers (row, word) -> a text per row, on one line."""
+        texts = self._tokeniser.batch_decode(words, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
 
     def _conditioned(self, tokens: Tensor) -> Tensor:
         if not bool(torch.isfinite(tokens).all()):

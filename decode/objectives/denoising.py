@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
 from decode.networks.diffusion import open_parts
 from decode.networks.low_rank import add_products, products
-from decode.networks.noising import Noising
+from decode.networks.noising import Noising, fitting
 from decode.networks.weights import Precision, choose_dtype
 
 Levels = Literal["cubic", "uniform"]
@@ -33,8 +33,10 @@ class Denoising(Objective):
     as 1 - u^3 of the schedule, mostly noisy ones. While validating, noise and levels are seeded, and
     nothing is dropped or offset.
 
-    `precision` is that of the frozen weights. Raises InputError for targets that do not fit the
-    denoiser, and for a schedule without cumulative products of alpha.
+    `precision` is that of the frozen weights. With `checkpointing` the denoiser's blocks are run again
+    for the gradient, in place of keeping all they compute: slower, for cards with little memory. Raises
+    InputError for targets that do not fit the denoiser, and for a schedule without cumulative products
+    of alpha.
     """
 
     tunes: ClassVar[bool] = True
@@ -52,6 +54,7 @@ class Denoising(Objective):
         offset: float = 0.1,
         levels: Levels = "cubic",
         precision: Precision = "float32",
+        checkpointing: bool = False,
     ) -> None:
         import diffusers
 
@@ -71,6 +74,8 @@ class Denoising(Objective):
         self._denoiser = (parts[part],)
         self._names = products(add_products(parts[part], rank=rank))
         self.low_rank = nn.ParameterList(self._names.values())
+        if checkpointing:
+            self.denoiser.enable_gradient_checkpointing()
 
     @property
     def denoiser(self) -> Any:
@@ -113,24 +118,13 @@ class Denoising(Objective):
 
     def _both(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor]:
         """Predicted tokens (row, token, width) and true latents (row, channel, h, w)."""
-        predicted = encoder(batch)
-        for name, values in ((self.image, predicted), (self.latents, batch.targets)):
-            if name not in values:
-                raise InputError(
-                    f"objective denoising: expected a target {name!r}, the experiment has "
-                    f"{sorted(values)}; add it or name another one"
-                )
-        tokens, clean = predicted[self.image], batch.targets[self.latents].float()
-        config = self.denoiser.config
-        width, channels = config.cross_attention_dim, config.in_channels
-        if tokens.ndim != 3 or tokens.shape[2] != width:
-            raise InputError(
-                f"objective denoising: the denoiser reads tokens (token, {width}), target "
-                f"{self.image!r} has {tuple(tokens.shape[1:])}; choose its tokens"
-            )
-        if clean.ndim != 4 or clean.shape[1] != channels:
-            raise InputError(
-                f"objective denoising: the denoiser sees latents ({channels}, h, w), target "
-                f"{self.latents!r} has {tuple(clean.shape[1:])}; choose its autoencoder's latents"
-            )
-        return tokens, clean
+        config, own = self.denoiser.config, "denoising"
+        tokens = fitting(
+            own, encoder(batch), self.image, takes="reads tokens",
+            shape=("token", config.cross_attention_dim),
+        )  # fmt: skip
+        clean = fitting(
+            own, batch.targets, self.latents, takes="sees latents",
+            shape=(config.in_channels, "h", "w"),
+        )  # fmt: skip
+        return tokens, clean.float()

@@ -12,7 +12,7 @@ from decode.core import Batch, Encoder, InputError, Objective, Tensors
 from decode.networks.clip_tokens import words_of
 from decode.networks.diffusion import open_parts
 from decode.networks.hints import hint_control, hinted, residuals
-from decode.networks.noising import Noising
+from decode.networks.noising import Noising, fitting
 from decode.networks.weights import Precision, choose_dtype
 
 
@@ -32,8 +32,9 @@ class HintedDenoising(Objective):
 
     While training, a share `drop` of the trials reads the tokens of an empty caption, so that guidance
     is possible. While validating, noise and time steps are seeded and nothing is dropped. `precision`
-    is that of the frozen weights. Raises InputError for targets that do not fit the denoiser and for a
-    schedule without alphas.
+    is that of the frozen weights. With `checkpointing` the blocks of denoiser and copy are run again for
+    the gradient, in place of keeping all they compute: slower, for cards with little memory. Raises
+    InputError for targets that do not fit the denoiser and for a schedule without alphas.
     """
 
     tunes: ClassVar[bool] = True
@@ -49,6 +50,7 @@ class HintedDenoising(Objective):
         weight: float = 1.0,
         drop: float = 0.1,
         precision: Precision = "float32",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= drop < 1 or channels < 1:
@@ -63,6 +65,9 @@ class HintedDenoising(Objective):
         # In a tuple it is no part of this module: its frozen weights are neither saved nor counted.
         self._denoiser = (denoiser,)
         self.control = hint_control(denoiser, channels)
+        if checkpointing:
+            denoiser.enable_gradient_checkpointing()
+            self.control.enable_gradient_checkpointing()
 
     @property
     def denoiser(self) -> Any:
@@ -89,28 +94,19 @@ class HintedDenoising(Objective):
 
     def _three(self, encoder: Encoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Predicted tokens (row, token, width) and hint, and true latents, (row, channel, h, w)."""
-        predicted, truth = encoder(batch), batch.targets
-        for name, known in ((self.text, predicted), (self.hint, predicted), (self.latents, truth)):
-            if name not in known:
-                raise InputError(
-                    f"objective hinted_denoising: expected a target {name!r}, the experiment has "
-                    f"{sorted(known)}; add it or name another one"
-                )
-        text, hint = predicted[self.text], predicted[self.hint]
-        clean = truth[self.latents].float()
-        inside = self.denoiser.config.in_channels
-        expected = {
-            self.text: (tuple(self.empty.shape[1:]), text),
-            self.latents: ((inside, *clean.shape[2:]), clean),
-            self.hint: ((self.channels, *clean.shape[2:]), hint),
-        }
-        for name, (shape, values) in expected.items():
-            if tuple(values.shape[1:]) != shape or (name == self.latents and clean.ndim != 4):
-                raise InputError(
-                    f"objective hinted_denoising: expected {shape} of target {name!r}, as the denoiser "
-                    f"wants it, got {tuple(values.shape[1:])}; choose the tokens and latents of its model"
-                )
-        return text, hint, clean
+        predicted, own = encoder(batch), "hinted_denoising"
+        text = fitting(
+            own, predicted, self.text, takes="reads tokens", shape=tuple(self.empty.shape[1:])
+        )
+        clean = fitting(
+            own, batch.targets, self.latents, takes="sees latents",
+            shape=(self.denoiser.config.in_channels, "h", "w"),
+        )  # fmt: skip
+        hint = fitting(
+            own, predicted, self.hint, takes="is given a hint",
+            shape=(self.channels, *clean.shape[2:]),
+        )  # fmt: skip
+        return text, hint, clean.float()
 
 
 def _open(model: str, knobs: Any) -> tuple[Any, Tensor, Noising]:
