@@ -34,7 +34,7 @@ from decode.simulation.tiny_clip import Pictures
 
 PARTS = ("clip", "vae", "decoder", "unclip", "measure")
 SEED = 2026
-BATCH = {"clip": 64, "vae": 16, "decoder": 32, "unet": 32, "image_encoder": 64}
+BATCH = {"clip": 64, "vae": 16, "decoder": 32, "unet": 128, "image_encoder": 64}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,22 +82,18 @@ def train_pipeline(
     text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
     with torch.no_grad():
         context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
-    unet = None
-    passes = zip(args.unet_steps, args.unet_scenes, args.unet_noise, args.unet_noised, strict=True)
-    for number, (steps, scenes, most_noise, noised) in enumerate(passes):
-        seen = Pictures.of(training_scenes(scenes, seed=SEED))
-        unet = tiny_diffusion.train_unet(
-            tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor),
-            tiny_clip.embed(clip, seen),
-            context,
-            normaliser,
-            steps=steps,
-            batch=BATCH["unet"],
-            seed=SEED + number,
-            noised=noised,
-            most_noise=most_noise,
-            start=unet,
-        )
+    seen = Pictures.of(training_scenes(args.unet_scenes, seed=SEED))
+    latents = tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor)
+    unet = tiny_diffusion.train_unet(
+        latents,
+        tiny_clip.embed(clip, seen),
+        tiny_diffusion.near_object(seen.scenes, latents.shape[-1]),
+        context,
+        normaliser,
+        steps=args.unet_steps,
+        batch=BATCH["unet"],
+        seed=SEED,
+    )
     image_encoder = tiny_diffusion.train_image_encoder(
         pictures,
         embeddings,
@@ -122,12 +118,10 @@ def write_provenance(args: argparse.Namespace) -> None:
     record = args.out / "provenance.json"
     made = {
         "command": "python scripts/make_tiny_models.py",
-        "trained_on": f"{args.scenes} drawn scenes of training combinations, seed {SEED}",
+        "trained_on": f"{args.scenes} drawn scenes of training combinations, seed {SEED}; the unet on "
+        f"{args.unet_scenes}",
         "seed": SEED,
         "steps": {name: value for name, value in vars(args).items() if name.endswith("_steps")},
-        "unet_passes": {
-            name: getattr(args, f"unet_{name}") for name in ("scenes", "noise", "noised")
-        },
         "batch": BATCH,
         "measured_on": "300 and 50 drawn scenes of test combinations, seed 0",
         "measured": measure(args.out / "clip", args.out / "unclip"),
@@ -188,40 +182,19 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=Path(tiny_clip.__file__).parents[1] / "tiny")
     parser.add_argument("--scenes", type=int, default=12000, help="number of training scenes")
-    parser.add_argument("--clip-steps", type=int, default=1000)
+    parser.add_argument("--clip-steps", type=int, default=4000)
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--decoder-steps", type=int, default=6000)
+    parser.add_argument("--unet-steps", type=int, default=10000)
     parser.add_argument(
-        "--unet-steps",
-        type=int,
-        nargs="+",
-        default=[3500, 4500, 24000, 9000],
-        help="one or more passes",
+        "--unet-scenes", type=int, default=24000, help="scenes the unet learns from"
     )
-    parser.add_argument(
-        "--unet-scenes",
-        type=int,
-        nargs="+",
-        default=[12000, 12000, 24000, 24000],
-        help="of each pass",
-    )
-    parser.add_argument(
-        "--unet-noise", type=int, nargs="+", default=[300, 300, 300, 700],
-        help="most noise on embeddings, of 1000, in each pass",
-    )  # fmt: skip
-    parser.add_argument(
-        "--unet-noised", type=float, nargs="+", default=[0.3, 0.3, 0.3, 0.6],
-        help="share of noisy embeddings in each pass",
-    )  # fmt: skip
     parser.add_argument("--image-encoder-steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args(argv)
     unknown = [part for part in args.parts if part not in PARTS]
     if unknown:
         parser.error(f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}")
-    lengths = {len(getattr(args, f"unet_{n}")) for n in ("steps", "scenes", "noise", "noised")}
-    if len(lengths) > 1:
-        parser.error("expected one number of each --unet option per pass")
     args.parts = args.parts or list(PARTS)
     return args
 

@@ -80,11 +80,11 @@ class Amplitudes:
 
 AMPLITUDES = {
     "eeg": Amplitudes(
-        moment=8.5e-9, mean=23e-9, background=9e-6, alpha=5e-6, sensor=1e-6, line=2e-6, blink=120e-6
+        moment=6.3e-9, mean=17e-9, background=9e-6, alpha=5e-6, sensor=1e-6, line=2e-6, blink=120e-6
     ),
     "meg": Amplitudes(
-        moment=7.2e-9,
-        mean=19e-9,
+        moment=5.0e-9,
+        mean=13e-9,
         background=500e-15,
         alpha=300e-15,
         sensor=50e-15,

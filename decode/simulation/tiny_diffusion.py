@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from decode.simulation.scenes import SIZE_RANGE
+from decode.simulation.scenes import SIZE_RANGE, Scene
 from decode.simulation.tiny_clip import CONTEXT_LENGTH, EMBED_DIM, PREPROCESS, Pictures, batches
 
 CROP = 32
@@ -28,6 +28,9 @@ LATENT_CHANNELS = 8
 VAE_WIDTHS = (16, 32, 48, 64)
 UNET_WIDTHS = (64, 128, 128)
 DROPPED = 0.1
+NOISED = 0.5
+MOST_NOISE = 700
+OBJECT_WEIGHT = 3.0
 
 
 def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
@@ -169,77 +172,94 @@ def make_text_encoder(tokenizer: Any, *, seed: int) -> Any:
 def train_unet(
     latents: Tensor,
     embeddings: Tensor,
+    weights: Tensor,
     context: Tensor,
     normaliser: Any,
     *,
     steps: int,
     batch: int,
     seed: int,
-    noised: float = 0.3,
-    most_noise: int = 300,
-    start: Any | None = None,
 ) -> Any:
     """The denoiser of latents (picture, channel, row, column) given embeddings (picture, feature);
-    `context` is the empty prompt's (1, token, feature).
+    `weights` (picture, 1, row, column) says how much errors count where, `context` is the empty
+    prompt's (1, token, feature).
 
-    One in ten embeddings is dropped for classifier-free guidance; a share `noised` carries noise of
-    a level up to `most_noise`, as embeddings predicted from brains do. The returned weights are a
-    running average. `start` is a denoiser to train further.
+    One in ten embeddings is dropped for classifier-free guidance; a share `NOISED` carries noise of
+    a level up to `MOST_NOISE`, as embeddings predicted from brains do. Products are taken in
+    bfloat16. The returned weights are a running average.
     """
-    from diffusers import UNet2DConditionModel
-
     torch.manual_seed(seed)
-    depth = len(UNET_WIDTHS) - 1
-    unet: Any = UNet2DConditionModel(
-        sample_size=latents.shape[-1],
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=UNET_WIDTHS,
-        layers_per_block=1,
-        down_block_types=(*("DownBlock2D",) * depth, "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", *("UpBlock2D",) * depth),
-        cross_attention_dim=context.shape[-1],
-        attention_head_dim=4,
-        norm_num_groups=16,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=2 * EMBED_DIM,
-    )
-    if start is not None:
-        unet.load_state_dict(start.state_dict())
+    unet = make_unet(latents.shape[-1], context.shape[-1])
     average = copy.deepcopy(unet).requires_grad_(False)
     noise, _ = make_schedulers()
     optimiser = torch.optim.AdamW(
-        unet.parameters(), lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        unet.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.5e-3, steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.05)
     bar = tqdm(batches(len(latents), size=batch, steps=steps, seed=seed), "unet", steps)
     for step, rows in enumerate(bar):
-        labels = condition(embeddings[rows], normaliser, noised=noised, most_noise=most_noise)
+        labels = condition(embeddings[rows], normaliser)
         clean, added = latents[rows], torch.randn_like(latents[rows])
         t = torch.randint(0, noise.config.num_train_timesteps, (batch,))
         seen = noise.add_noise(clean, added, t)
-        made = unet(seen, t, context.expand(batch, -1, -1), class_labels=labels).sample
-        loss = F.mse_loss(made, noise.get_velocity(clean, added, t))
+        with torch.autocast("cpu", torch.bfloat16):
+            made = unet(seen, t, context.expand(batch, -1, -1), class_labels=labels).sample
+        error = (made.float() - noise.get_velocity(clean, added, t)).square()
+        loss = (weights[rows] * error).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        keep = min(0.995, (1 + step) / (10 + step))
+        keep = min(0.998, (1 + step) / (10 + step))
         for slow, fast in zip(average.parameters(), unet.parameters(), strict=True):
             slow.lerp_(fast, 1 - keep)
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     return average.eval()
 
 
-def condition(embeddings: Tensor, normaliser: Any, *, noised: float, most_noise: int) -> Tensor:
+def make_unet(size: int, context: int) -> Any:
+    """An untrained denoiser of square latents, whose class label is a noised embedding and the
+    level of its noise.
+    """
+    from diffusers import UNet2DConditionModel
+
+    depth = len(UNET_WIDTHS) - 1
+    return UNet2DConditionModel(
+        sample_size=size,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=UNET_WIDTHS,
+        layers_per_block=1,
+        down_block_types=(*("DownBlock2D",) * depth, "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", *("UpBlock2D",) * depth),
+        cross_attention_dim=context,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * EMBED_DIM,
+    )
+
+
+def near_object(scenes: Sequence[Scene], size: int) -> Tensor:
+    """How much an error counts in each of size x size places, (picture, 1, row, column): around the
+    object `OBJECT_WEIGHT` times as much as elsewhere, where there is little to learn; mean 1.
+    """
+    centres = (torch.arange(size) + 0.5) / size
+    place = torch.tensor([(s.y, s.x, s.size + 0.5 / size) for s in scenes])
+    inside = [(centres - place[:, k, None]).abs() < place[:, 2:] for k in (0, 1)]
+    weights = 1 + (OBJECT_WEIGHT - 1) * (inside[0][:, :, None] & inside[1][:, None]).float()
+    return (weights / weights.mean((1, 2), keepdim=True))[:, None]
+
+
+def condition(embeddings: Tensor, normaliser: Any) -> Tensor:
     """Class labels of a training batch, (picture, 2 * feature): noised embedding, noise level."""
     from diffusers.models.embeddings import get_timestep_embedding
 
     _, scheduler = make_schedulers()
     n = len(embeddings)
-    level = torch.randint(0, most_noise, (n,)) * (torch.rand(n) < noised)
+    level = torch.randint(0, MOST_NOISE, (n,)) * (torch.rand(n) < NOISED)
     scaled = normaliser.scale(embeddings)
     seen = normaliser.unscale(scheduler.add_noise(scaled, torch.randn_like(scaled), level))
     known = get_timestep_embedding(level, EMBED_DIM, flip_sin_to_cos=True, downscale_freq_shift=0)
