@@ -91,12 +91,24 @@ def two_way_streamed(folder: Path, size: int) -> float:
 
 def image_suite(folder: Path, size: int) -> float:
     """The native suite from PNG files: pixcorr, ssim, mse with their chance, two-way by pixels."""
+    from decode.scoring.feature_networks import Pixels
+
+    return suite(folder, size, Pixels())
+
+
+def image_suite_offline(folder: Path, size: int) -> float:
+    """The same with EfficientNet-Lite0, which stands in for the networks of the published suites."""
+    from decode.scoring.feature_networks import EfficientNetLite0, Pixels
+
+    return suite(folder, size, Pixels(), EfficientNetLite0())
+
+
+def suite(folder: Path, size: int, *networks: Any) -> float:
     import pandas as pd
     import torch
 
     from decode.core import Media, Results, Stimulus
     from decode.metrics.image import ImageSuite
-    from decode.scoring.feature_networks import Pixels
 
     class Made:
         """Made pictures read one at a time."""
@@ -112,7 +124,7 @@ def image_suite(folder: Path, size: int) -> float:
         {"subject": "a", "split": "test", "fold": 0, "stimulus": [s.uid for s in shown]}
     )
     results = Results(trials, {}, {}, shown, Made())  # type: ignore[arg-type]
-    rows = ImageSuite(two_way=[Pixels()], batch=BATCH)(results)
+    rows = ImageSuite(two_way=list(networks), batch=BATCH)(results)
     return float(rows.loc[rows["metric"] == "two_way_pixels", "value"].mean())
 
 
@@ -120,6 +132,7 @@ VARIANTS = {
     "two-way numpy.corrcoef": two_way_corrcoef,
     "two-way decode, streamed": two_way_streamed,
     "image suite decode": image_suite,
+    "image suite decode, EfficientNet-Lite0": image_suite_offline,
 }
 
 

@@ -25,17 +25,18 @@ with initialize_config_dir(str(CONFIGS), version_base="1.3"):
     composed = compose("config", overrides=overrides)
 config = OmegaConf.to_container(composed, resolve=True)
 run = Run(config)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = time.perf_counter()
 execute(run, until=stage, force=[], say=lambda s: None)
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+print(json.dumps({"seconds": seconds, "peak_mb": peak, "above_imports_mb": peak - before}))
 """
 BASE_TRAIN, BASE_TEST = 250, 40
 
 
 def rows(sizes: tuple[int, ...] = (1, 4, 16)) -> list[dict[str, Any]]:
-    """One row per stage and size: what, size, seconds, peak_mb."""
+    """One row per stage and size: what, size, seconds, peak_mb, above_imports_mb."""
     made = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
