@@ -124,12 +124,12 @@ def mindbridge(subjects: int) -> int:
     return subjects * (embedder + builder) + 4 * (linear(2048, 2048) + norm(2048)) + heads
 
 
-def umbrae(voxels: list[int]) -> int:
+def umbrae(voxels: list[int], tokens: int = 256) -> int:
     tokenizers = sum(linear(1, 256) + linear(v, 1024) for v in voxels)
     inner = 16 * 96
     attention = 2 * norm(1024) + 1024 * inner + 1024 * 2 * inner + inner * 1024
     feed = norm(1024) + 1024 * 4096 + 4096 * 1024
-    return tokenizers + 6 * (attention + feed) + 256 * 1024 + norm(1024)
+    return tokenizers + 6 * (attention + feed) + tokens * 1024 + norm(1024)
 
 
 def voxel_tokens(voxels: list[int]) -> int:
@@ -168,19 +168,20 @@ def neuroflow(voxels: int) -> int:
     return first + down + code + up + last + projector(w, w) + flow
 
 
-def dynadiff() -> int:
+def dynadiff(voxels: list[int]) -> int:
     volumes = 6 * linear(1552, 1552) + norm(1552) + linear(6, 1)
-    return linear(15724, 1552) + volumes + linear(1552, 257 * 768)
+    return sum(linear(v, 1552) for v in voxels) + volumes + linear(1552, 257 * 768)
 
 
-def neuropictor() -> int:
+def neuropictor(channels: int = 320) -> int:
     w = 1024
     block = (
         norm(w) + linear(w, 3 * w) + linear(w, w) + norm(w) + linear(w, 4 * w) + linear(4 * w, w)
     )
     transformer = conv(1, w, 256) + w + 257 * w + 24 * block + norm(w)
     semantic = linear(257, 128) + linear(128, 77) + linear(w, w) + norm(w)
-    hint = linear(257, 514) + linear(514, 320) + linear(w, 64 * 64) + linear(320, 320)
+    hint = linear(257, 514) + linear(514, channels) + linear(w, 64 * 64)
+    hint += linear(channels, channels)
     return transformer + semantic + hint
 
 
@@ -214,10 +215,24 @@ CASES: dict[str, tuple[str, dict[str, Layout], dict[str, Any], dict[str, Any], i
         mindeye2(13039, legacy=True),
     ),
     "mindbridge": ("mindbridge", FOUR, {"image": VITL, "text": TEXT}, {}, mindbridge(4)),
+    "mindeye1_both": (
+        "mindeye1_both",
+        ONE,
+        {"image": VITL, "retrieval": VITL, "lowlevel": (4, 64, 64), "lowlevel_tokens": (256, 512)},
+        {},
+        mindeye1() + mindeye1_low_level(),
+    ),
     "umbrae": ("umbrae", FOUR, {"image": (256, 1024)}, {}, umbrae(list(NSD.values()))),
+    "umbrae_as_in_the_experiment": (
+        "umbrae",
+        ONE,
+        {"image": (576, 1024)},
+        {"tokens": 576},
+        umbrae([15724], tokens=576),
+    ),
     "voxel_tokens": ("voxel_tokens", FOUR, {"image": BIGG}, {}, voxel_tokens(list(NSD.values()))),
     "neuroflow": ("neuroflow", ONE, {"image": BIGG, "retrieval": BIGG}, {}, neuroflow(15724)),
-    "dynadiff": ("dynadiff", layouts({"subj01": 15724}, 6), {"image": VITL}, {}, dynadiff()),
+    "dynadiff": ("dynadiff", layouts({"subj01": 15724}, 6), {"image": VITL}, {}, dynadiff([15724])),
     "neuropictor": (
         "neuropictor",
         layouts({"subj01": 256 * 256}),
@@ -225,7 +240,21 @@ CASES: dict[str, tuple[str, dict[str, Layout], dict[str, Any], dict[str, Any], i
         {},
         neuropictor(),
     ),
+    "neuropictor_as_in_the_experiment": (
+        "neuropictor",
+        layouts({"subj01": 256 * 256}),
+        {"text": (77, 1024), "latents": (4, 64, 64)},
+        {},
+        neuropictor(channels=4),
+    ),
     "wave": ("wave", layouts({"CSI1": 1024}, 5), {"image": (768,), "text": (768,)}, {}, wave()),
+    "wave_prior": (
+        "wave_prior",
+        layouts({"subj01": 1024}, 5),
+        {"image": VITL, "retrieval": (768,), "text": (768,)},
+        {},
+        wave() + linear(768, 257 * 768) + prior(257, 768, 6, 12, 64),
+    ),
 }
 
 
@@ -246,10 +275,16 @@ def test_a_published_preset_has_its_shapes_and_its_size(case: str) -> None:
 
 
 def test_sums_by_hand_are_the_rounded_figures_of_the_field() -> None:
-    """Sizes that anybody can check without this package."""
+    """Sizes that anybody can check without this package, and those that publications round."""
     assert linear(4096, 256 * 1664) == pytest.approx(1.74e9, rel=5e-3)
     assert 4 * 2 * linear(4096, 4096) == pytest.approx(134e6, rel=5e-3)
+    tail = projector(768, 2048) + prior(257, 768, 6, 12, 64)
+    assert mindeye1() - tail == pytest.approx(940e6, rel=0.01)
+    assert mindeye1() == pytest.approx(1.0e9, rel=0.01)
     assert 2.2e9 < mindeye2(15724) < 2.6e9
+    assert neuroflow(15724) == pytest.approx(660e6, rel=0.02)
+    # "About 400 M" is the module of all four subjects.
+    assert dynadiff(list(NSD.values())) == pytest.approx(400e6, rel=0.02)
 
 
 def test_a_factorised_head_needs_an_eighth_of_the_memory_of_a_dense_one() -> None:
