@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def tiny_vae(**config: Any) -> Any:
@@ -35,32 +41,48 @@ def tiny_unet(**config: Any) -> Any:
     return UNet2DConditionModel(**{**knobs, **config})
 
 
-def tiny_text(width: int = 8, *, projection: int = 4, projected: bool = False) -> tuple[Any, Any]:
-    """A tokeniser of a few letters and its text tower."""
+def tiny_text(
+    width: int = 8, *, projection: int = 4, projected: bool = False, texts: Sequence[str] = ()
+) -> tuple[Any, Any]:
+    """A tokeniser of a few letters and its text tower; with `texts`, of all their words, a token each."""
     from transformers import (
+        AddedToken,
         CLIPTextConfig,
         CLIPTextModel,
         CLIPTextModelWithProjection,
         CLIPTokenizer,
     )
 
+    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "r", "e", "d</w>", "t", "h", "i", "n"]
+    longest = max([6, *(len(t.split()) for t in texts)]) + 2
+    tokeniser = CLIPTokenizer(
+        vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=longest
+    )
+    known = sorted({w for text in texts for w in text.split()})
+    tokeniser.add_tokens([AddedToken(w, single_word=True) for w in known])
     config = CLIPTextConfig(
-        vocab_size=12,
+        vocab_size=12 + len(known),
         hidden_size=width,
         intermediate_size=8,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=8,
+        max_position_embeddings=longest,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
         projection_dim=projection,
     )
-    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "r", "e", "d</w>", "t", "h", "i", "n"]
-    tokeniser = CLIPTokenizer(
-        vocab={w: i for i, w in enumerate(words)}, merges=[], model_max_length=8
-    )
     return tokeniser, (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def save_words(folder: Path, texts: Sequence[str]) -> None:
+    """Give a saved Stable Diffusion pipeline a text tower that reads these texts word by word."""
+    import torch
+
+    torch.manual_seed(0)
+    tokeniser, tower = tiny_text(texts=texts)
+    tokeniser.save_pretrained(folder / "tokenizer")
+    tower.save_pretrained(folder / "text_encoder")
 
 
 def tiny_vision(projection: int) -> Any:
@@ -109,3 +131,51 @@ def save_versatile(folder: Path, *, width: int = 8, **schedule: Any) -> Path:
         scheduler=DDIMScheduler(clip_sample=False, **schedule),
     ).save_pretrained(folder)
     return folder
+
+
+def teach_versatile(folder: Path, pictures: np.ndarray) -> None:
+    """Train autoencoder and image denoiser of a saved folder, so that tokens of a picture draw it.
+
+    `pictures` is (picture, 16, 16, 3) uint8. One in ten sees zeros for tokens, as guidance wants it.
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from torch.nn.functional import mse_loss
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+    from decode.networks.clip_tokens import versatile_image
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+
+    def learn(network: Any, steps: int, loss: Callable[[Tensor], Tensor]) -> None:
+        optimiser = torch.optim.Adam(network.parameters())
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, steps)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            loss(torch.randint(len(pixels), (64,))).backward()
+            optimiser.step()
+            schedule.step()
+
+    learn(vae, 150, lambda rows: mse_loss(vae(pixels[rows]).sample, pixels[rows]))
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mode()
+        vae.register_to_config(scaling_factor=float(1 / latents.std()))
+        latents = latents * vae.config.scaling_factor
+        prepare = CLIPImageProcessor.from_pretrained(folder, subfolder="image_feature_extractor")
+        tower = CLIPVisionModelWithProjection.from_pretrained(folder, subfolder="image_encoder")
+        seen = prepare(list(pictures), return_tensors="pt")["pixel_values"]
+        tokens = versatile_image(tower, seen)
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="image_unet")
+
+    def denoising(rows: Tensor) -> Tensor:
+        noise, time = torch.randn_like(latents[rows]), torch.randint(1000, (len(rows),))
+        noisy = scheduler.add_noise(latents[rows], noise, time)
+        given = tokens[rows] * (torch.rand(len(rows), 1, 1) >= 0.1)
+        return mse_loss(unet(noisy, time, encoder_hidden_states=given).sample, latents[rows])
+
+    learn(unet, 400, denoising)
+    vae.save_pretrained(folder / "vae")
+    unet.save_pretrained(folder / "image_unet")

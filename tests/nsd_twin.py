@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 from scipy.io import savemat
 
-from decode.simulation.scenes import draw, test_scenes, training_scenes
+from decode.simulation.scenes import ATTRIBUTES, attributes, draw, test_scenes, training_scenes
 
 AFFINE = np.diag([1.8, 1.8, 1.8, 1.0])
 AFFINE[:3, 3] = -5, -4, -3
 FIRST_VOLUME, N_VOLUMES, TR = 4, 24, 4 / 3
+APART, GAIN = 3, 50  # volumes between onsets; scanner units per unit of response
 RELEASED = {"subj01": 40, "subj02": 40, "subj03": 32, "subj04": 30}
 
 
@@ -40,13 +41,19 @@ class Twin:
     betas: dict[str, np.ndarray] = field(default_factory=dict)
     pictures: np.ndarray = field(default_factory=lambda: np.zeros(0))
     captions: list[list[str]] = field(default_factory=list)
+    meaning: np.ndarray = field(default_factory=lambda: np.zeros(0))
     coco: np.ndarray = field(default_factory=lambda: np.zeros(0))
     response: dict[str, np.ndarray] = field(default_factory=dict)
+    surface: dict[str, np.ndarray] = field(default_factory=dict)
 
     def ids(self, subject: str) -> list[int]:
         """Picture (from 0) of each trial, one by one."""
         row = self.subjectim[int(subject[-1]) - 1]
         return [int(row[int(m) - 1]) - 1 for m in self.order]
+
+    def shared(self, subject: str) -> np.ndarray:
+        """The pictures (from 0) that all subjects see, in the order of the subject's columns."""
+        return self.subjectim[int(subject[-1]) - 1][: self.n_shared] - 1
 
     def beta_folder(self, subject: str, betas: str = "betas_fithrf_GLMdenoise_RR") -> Path:
         return self.root / "nsddata_betas/ppdata" / subject / "func1pt8mm" / betas
@@ -128,6 +135,7 @@ def _write_design(twin: Twin) -> None:
 def _write_pictures(twin: Twin, who: list[int], n: int, size: int, seed: int) -> None:
     twin.pictures = np.zeros((n, size, size, 3), np.uint8)
     twin.captions = [["", f"picture {i}"] for i in range(n)]
+    twin.meaning = np.zeros((n, len(ATTRIBUTES)))
     shared = twin.subjectim[0, : twin.n_shared] - 1
     mine = np.concatenate([twin.subjectim[i, twin.n_shared :] - 1 for i in who])
     for ids, scenes in (
@@ -137,6 +145,7 @@ def _write_pictures(twin: Twin, who: list[int], n: int, size: int, seed: int) ->
         for i, scene in zip(ids, scenes, strict=True):
             twin.pictures[i] = draw(scene, size)
             twin.captions[i] = [scene.caption, f"{scene.colour} {scene.kind}\n"]
+            twin.meaning[i] = attributes(scene)
     folder = twin.root / "nsddata_stimuli/stimuli/nsd"
     folder.mkdir(parents=True)
     with h5py.File(folder / "nsd_stimuli.hdf5", "w") as file:
@@ -172,18 +181,18 @@ def write_captions(twin: Twin) -> list[str]:
     return names
 
 
-def ideal_top1(twin: Twin, subject: str, *, noise: float, repeats: int = 3) -> float:
-    """How often an observer who knows all noiseless responses names the shared picture that was seen,
-    given the mean of `repeats` trials; 200 simulated sittings.
+def ideal_top1(response: np.ndarray, noise: np.ndarray | float) -> float:
+    """How often an observer who knows the noiseless response (picture, channel) to every picture names
+    the one that was seen, given a measurement with normal noise of that standard deviation, alike or
+    (channel,); 200 simulated sittings.
     """
-    shared = twin.subjectim[int(subject[-1]) - 1][: twin.n_shared] - 1
-    response = twin.response[subject][shared][:, twin.masks[subject]]
     rng = np.random.default_rng(0)
+    known = response / noise
     right = []
     for _ in range(200):
-        seen = response + noise / repeats**0.5 * rng.normal(size=response.shape)
-        apart = ((seen[:, None] - response[None]) ** 2).sum(-1)
-        right.append((apart.argmin(1) == np.arange(len(shared))).mean())
+        seen = known + rng.normal(size=known.shape)
+        apart = ((seen[:, None] - known[None]) ** 2).sum(-1)
+        right.append((apart.argmin(1) == np.arange(len(known))).mean())
     return float(np.mean(right))
 
 
@@ -223,7 +232,8 @@ def _write_subject(
     }
     twin.rois[name] = rois
     folder = twin.root / "nsddata/ppdata" / name / "func1pt8mm/roi"
-    for roi, values in {"nsdgeneral": mask, **rois}.items():
+    everywhere = np.arange(1, mask.size + 1, dtype=np.int16).reshape(grid)
+    for roi, values in {"nsdgeneral": mask, "HCP_MMP1": everywhere, **rois}.items():
         _save(folder / f"{roi}.nii.gz", values)
     _save(twin.beta_folder(name) / "ncsnr.nii.gz", twin.ncsnr[name])
     for session in range(RELEASED[name]):
@@ -243,31 +253,37 @@ def write_session(path: Path, stored: np.ndarray, *, chunks: object = "voxels") 
         _save(path, stored.transpose(1, 2, 3, 0))
 
 
-def write_timeseries(twin: Twin, subject: str, *, sessions: int = 2) -> None:
-    """Runs with one trial each; the last session begins and ends at rest.
+def write_timeseries(
+    twin: Twin, subject: str, *, sessions: int = 2, per_run: int = 1, noise: float = 1.0
+) -> None:
+    """Runs of `per_run` trials, 4 s apart as in NSD; the last session begins and ends at rest.
 
-    The response stands in the three volumes from 3 TRs after the onset, on a mean and a slow line.
+    The response, times `GAIN`, stands in the three volumes from 3 TRs after the onset, on a mean of 1000
+    and a slow line, with noise of that standard deviation in each volume of a voxel.
     """
     base = twin.root / "nsddata_timeseries/ppdata" / subject / "func1pt8mm"
     (base / "design").mkdir(parents=True)
     shown, rng = np.array(twin.ids(subject)), np.random.default_rng(5)
     grid = twin.masks[subject].shape
+    n, n_volumes = -(-twin.per_session // per_run), N_VOLUMES + APART * (per_run - 1)
     for session in range(1, sessions + 1):
         rest = [1, 14] if session == sessions else []
-        runs = [r for r in range(1, 15) if r not in rest][: twin.per_session]
+        runs = [r for r in range(1, 15) if r not in rest][:n]
         if rest:
-            runs = list(range(14 - twin.per_session, 14))
+            runs = list(range(14 - n, 14))
+        mine = shown[(session - 1) * twin.per_session :][: twin.per_session]
         for k, run in enumerate([*runs, *rest]):
-            design = np.zeros(N_VOLUMES, int)
+            design = np.zeros(n_volumes, int)
             signal = (
                 1000
-                + 2 * np.arange(N_VOLUMES)[:, None, None, None]
-                + rng.normal(size=(N_VOLUMES, *grid))
+                + 2 * np.arange(n_volumes)[:, None, None, None]
+                + noise * rng.normal(size=(n_volumes, *grid))
             )
-            if run not in rest:
-                image = shown[(session - 1) * twin.per_session + k]
-                design[FIRST_VOLUME] = image + 1
-                signal[FIRST_VOLUME + 3 : FIRST_VOLUME + 6] += 50 * twin.response[subject][image]
+            # The list has ended when the runs at rest come.
+            for i, image in enumerate(mine[k * per_run : (k + 1) * per_run]):
+                onset = FIRST_VOLUME + APART * i
+                design[onset] = image + 1
+                signal[onset + 3 : onset + 6] += GAIN * twin.response[subject][image]
             tag = f"session{session:02d}_run{run:02d}"
             if run not in rest:
                 np.savetxt(base / "design" / f"design_{tag}.tsv", design, fmt="%d")
@@ -277,14 +293,23 @@ def write_timeseries(twin: Twin, subject: str, *, sessions: int = 2) -> None:
             )
 
 
+def write_atlas(path: Path, labels: np.ndarray, affine: np.ndarray = AFFINE) -> str:
+    """Numbers of parcels on a grid (x, y, z); the path."""
+    nibabel.save(nibabel.Nifti1Image(labels, affine), path)
+    return str(path)
+
+
 def write_surface(twin: Twin, subject: str, *, n: int = 200, noise: float = 0.3) -> np.ndarray:
     """Betas of a subject on a template of `n` vertices per hemisphere, its labels and flat patches.
 
-    Returns the betas (trial, vertex) in percent change, left hemisphere first; every vertex responds.
+    Returns the betas (trial, vertex) in percent change, left hemisphere first; every vertex responds, to
+    the coarse pixels and to what the scene is, which captions say.
+    `twin.surface` has the responses (picture, vertex) of those that the mask keeps.
     """
     rng = np.random.default_rng(9)
-    features = coarse(twin.pictures)
+    features = np.hstack([coarse(twin.pictures), twin.meaning])
     response = features @ rng.normal(size=(features.shape[1], 2 * n))
+    twin.surface[subject] = response[:, np.tile(np.arange(n) % 5 > 0, 2)]
     shown = np.array(twin.ids(subject))[: RELEASED[subject] * twin.per_session]
     betas = (response[shown] + noise * rng.normal(size=(len(shown), 2 * n))).astype(np.float32)
     folder = twin.root / "nsddata_betas/ppdata" / subject / "fsaverage/betas_fithrf_GLMdenoise_RR"

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusion_twins import save_versatile, tiny_unet
-from nsd_twin import shrink_sampling, write_nsd, write_timeseries
+from diffusion_twins import save_versatile, teach_versatile, tiny_unet
+from nsd_twin import GAIN, Twin, ideal_top1, shrink_sampling, write_nsd, write_timeseries
 from test_configs import composed
 from torch import Tensor, nn
 
@@ -28,6 +28,8 @@ from decode.store import read_json, read_tensors, write_tensors
 TOKENS, LATENTS = (5, 8), (4, 8, 8)
 VOXELS, VOLUMES, CODE = 30, 3, 3
 SEEDS = [11, 12]
+# Of sampling the twin's pictures; noise of a volume in units of the response.
+STEPS, VOLUME_NOISE = 4, 0.5
 
 
 @pytest.fixture(scope="module")
@@ -316,30 +318,46 @@ def small(folder: Path, place: Path) -> dict[str, Any]:
     parts = {"tower": "image_encoder", "prepared": "image_feature_extractor"}
     config["targets"]["image"] |= {"model": str(folder), "device": "cpu", **parts}
     config["targets"]["latents"] |= {"model": str(folder), "device": "cpu", "size": 16}
-    config["encoder"] |= {"width": 16}
+    config["encoder"] |= {"width": 64}
     config["baselines"] = {"ridge": {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}}
     config["objectives"]["denoising"] |= {"model": str(folder), "precision": "float32"}
-    config["trainer"] |= {"epochs": 2, "rate": 1e-2, "precision": "float32"}
+    config["trainer"] |= {"epochs": 15, "rate": 5e-3, "batch_size": 64, "precision": "float32"}
     shrink_sampling(config, folder)
-    config["metrics"]["retrieval"]["k"] = [1]
+    config["generator"]["steps"] = STEPS
+    config["metrics"]["image"]["two_way"] = [{"_target_": "decode.scoring.feature_networks.Pixels"}]
     return config
 
 
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Twin, Path]:
+    """A twin with time series, and a denoiser that draws its training pictures from their tokens."""
+    place = tmp_path_factory.mktemp("drawing")
+    one = {"subj01": "nii.gz"}
+    twin = write_nsd(place / "nsd", subjects=one, n_images=320, n_shared=24, size=16)
+    write_timeseries(twin, "subj01", sessions=40, per_run=12, noise=VOLUME_NOISE * GAIN)
+    schedule = {"prediction_type": "sample", "timestep_spacing": "trailing"}
+    model = save_versatile(place / "versatile", **schedule)
+    train = np.setdiff1d(twin.ids("subj01"), twin.shared("subj01"))
+    teach_versatile(model, twin.pictures[train])
+    return twin, model
+
+
 @pytest.mark.slow
-def test_the_experiment_runs_on_the_twin_from_runs_to_scores(folder: Path, tmp_path: Path) -> None:
+def test_the_experiment_draws_what_was_seen_from_runs_to_scores(
+    drawing: tuple[Twin, Path],
+) -> None:
+    """Pictures are told apart a third of the way from chance to the ideal observer of the windows."""
     from PIL import Image
 
     from decode.pictures import to_bytes
     from decode.stages.reconstruct import picture, seed_of
     from decode.store import Frame
 
-    one = {"subj01": "nii.gz"}
-    twin = write_nsd(tmp_path / "nsd", subjects=one, n_images=160, n_shared=24, size=16)
-    write_timeseries(twin, "subj01", sessions=4)
-    config = small(folder, tmp_path)
+    twin, folder = drawing
+    config = small(folder, folder.parent)
     run = Run(config)
     execute(run, until="report", force=(), say=lambda s: None)
-    places = {n: run.folder(n) or tmp_path for n in ("train", "predict", "reconstruct", "evaluate")}
+    places = {n: run.folder(n) or folder for n in ("train", "predict", "reconstruct", "evaluate")}
     fold = {name: place / "shared1000-00" for name, place in places.items()}
     assert {p.name for p in fold["train"].glob("*.safetensors")} == {
         "encoder.safetensors", "encoder.generator.safetensors", "ridge.safetensors",
@@ -348,10 +366,10 @@ def test_the_experiment_runs_on_the_twin_from_runs_to_scores(folder: Path, tmp_p
     tuned = read_tensors(fold["train"] / "encoder.generator.safetensors")
     assert all(value.abs().sum() > 0 for value in tuned.values())
     frame = Frame.read(fold["predict"])
-    assert len(frame.table) > 1
+    assert len(frame.table) == twin.n_shared
     assert {"encoder.image", "truth.image"} == {k for k in frame.arrays if "ridge" not in k}
     seeds = [seed_of(config["seed"], s) for s in frame.table["stimulus"]]
-    knobs = {"steps": 2, "guidance": 3.5}
+    knobs = {"steps": STEPS, "guidance": 3.5}
     for name, source, weights in (
         ("decoded", "encoder", tuned), ("ridge", "ridge", {}), ("oracle", "truth", {}),
     ):  # fmt: skip
@@ -366,6 +384,14 @@ def test_the_experiment_runs_on_the_twin_from_runs_to_scores(folder: Path, tmp_p
     assert {"pixcorr", "oracle/pixcorr", "prior/pixcorr", "ridge/pixcorr"} <= set(scores["metric"])
     facts = read_json(places["train"] / "manifest.json")["facts"]
     assert facts == {"n_folds": 1}
+    # A picture that is named rightly beats all others; the response stands in three volumes.
+    response = twin.response["subj01"][twin.shared("subj01")][:, twin.masks["subj01"]]
+    ceiling = ideal_top1(response, VOLUME_NOISE / (3 * 3) ** 0.5)
+    assert ceiling > 0.9
+    value = scores.groupby("metric")["value"].mean()
+    assert value["two_way_pixels"] > 0.5 + (ceiling - 0.5) / 3
+    for control in ("shuffled", "prior"):
+        assert abs(value[f"{control}/two_way_pixels"] - 0.5) < 0.04
 
 
 def test_a_generator_that_takes_no_products_is_refused_before_training(
