@@ -11,16 +11,18 @@ import difflib
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from decode.core import InputError
 from decode.networks.weights import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
-PLACES = frozenset({"root", "cache", "device", "offload", "workers"})
+PLACES = frozenset({"root", "cache", "device", "offload", "workers", "checkpointing"})
 # Arguments that name a file or folder which may be written anew under the same name.
 CONTENTS = frozenset({"weights"})
 
@@ -45,10 +47,13 @@ def _signature(target: Any) -> inspect.Signature:
 
 
 def check(node: Any, where: str) -> None:
-    """Raise InputError, naming the nearest argument, when a node cannot be bound to its target."""
+    """Raise InputError, naming the nearest argument, when a node cannot be bound to its target or a
+    value is not of the kind that the target's annotation asks for.
+    """
     if isinstance(node, Mapping):
         if "_target_" in node:
             _check_arguments(node, where)
+            _check_kinds(node, where)
         for key, value in node.items():
             check(value, f"{where}.{key}")
 
@@ -81,6 +86,70 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
         raise InputError(f"config.{where}: {node['_target_']} needs {missing[0]!r}; add it there")
 
 
+def _check_kinds(node: Mapping[str, Any], where: str) -> None:
+    hints = _hints(locate(node["_target_"], where))
+    for name, value in _arguments(node).items():
+        if name in hints and not _fits(value, hints[name]):
+            raise InputError(
+                f"{where}.{name}: expected {_in_words(hints[name])}, got {value!r}; correct it"
+            )
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """What annotations say of the arguments; nothing where they name what only a checker imports."""
+    # Fields of a dataclass may come from another module, where their names are known.
+    plain = isinstance(target, type) and not is_dataclass(target)
+    try:
+        return get_type_hints(target.__init__ if plain else target)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    str: ((str, int), "text"),  # a name may look like a number
+    NoneType: ((NoneType,), "null"),
+}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a config can be what the annotation says; yes where it cannot be told."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if value == "???" or (isinstance(value, Mapping) and "_target_" in value):
+        return True  # another check's business
+    if hint in SCALARS:
+        return isinstance(value, SCALARS[hint][0]) and isinstance(value, bool) <= (hint is bool)
+    if origin in (Union, UnionType):
+        return any(_fits(value, h) for h in inside)
+    if origin is Literal:
+        return any(value == word and type(value) is type(word) for word in inside)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_fits(v, inside[1]) for v in value.values())
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        each = inside[:1] if len(inside) == 1 or Ellipsis in inside else inside
+        listed = isinstance(value, list | tuple)
+        counted = listed and len(each) in (1, len(value))
+        return counted and all(_fits(v, each[i % len(each)]) for i, v in enumerate(value))
+    return True
+
+
+def _in_words(hint: Any) -> str:
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint in SCALARS:
+        return SCALARS[hint][1]
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(h) for h in inside)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, inside))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"names, each with {_in_words(inside[1])}"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list of {_in_words(inside[0])} in [brackets]"
+    return getattr(hint, "__name__", str(hint))
+
+
 def build(node: Any, where: str = "") -> Any:
     """The object that a node describes; nested nodes are built first."""
     if isinstance(node, list):
@@ -93,10 +162,20 @@ def build(node: Any, where: str = "") -> Any:
     target = locate(node["_target_"], where)
     if node.get("_partial_"):
         return partial(target, **built)
+    return made(target, where, **built)
+
+
+def made(target: Any, where: str, /, *arguments: Any, **named: Any) -> Any:
+    """What `target` makes of its arguments; what it refuses is an InputError that names `where`."""
     try:
-        return target(**built)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"config.{where}: {node['_target_']} refused its arguments: {e}") from e
+        return target(*arguments, **named)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as e:
+        of = target.func if isinstance(target, partial) else target
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise InputError(
+            f"config.{where}: {of.__module__}.{of.__qualname__} refused its arguments ({reason}); "
+            "correct them (debug=true shows where it happened)"
+        ) from e
 
 
 def bound(node: Any) -> Any:

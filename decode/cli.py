@@ -93,8 +93,6 @@ def _refuse(message: str) -> None:
 
 def run(config: dict[str, Any]) -> float | None:
     """Check the whole config, then plan or execute it; prints the run folder last."""
-    from decode.building import check
-
     unknown = set(config) - KEYS
     if unknown:
         from decode.core import InputError
@@ -102,9 +100,6 @@ def run(config: dict[str, Any]) -> float | None:
         raise InputError(
             f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
         )
-    for node in ("data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts",
-                 "objectives", "trainer", "generator", "voxel_model", "metrics"):  # fmt: skip
-        check(config[node], node)
     # `baselines=null` on the command line means none, as an empty mapping does
     config |= {name: config[name] or {} for name in NAMED_NODES}
     from decode.pipeline import execute
@@ -210,7 +205,7 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
         if kind == "MissingConfigException":
             return _missing_choice(str(e))
         if kind == "MissingMandatoryValue":
-            return f"{' '.join(str(e).split())}; choose one, for example with experiment=quickstart"
+            return _left_open(str(e))
         if kind in ("ConfigCompositionException", "ConfigAttributeError", "ConfigKeyError"):
             return _misspelt(e, arguments)
         if kind == "ValueError" and "Config group override must be" in str(e):
@@ -237,6 +232,21 @@ def _missing_choice(message: str) -> str:
     return f"{group}: expected one of its choices, got {name!r}; {_nearest(name, choices)}"
 
 
+def _left_open(message: str) -> str:
+    """`Missing mandatory value: ... full_key: a.b` -> what stands there in a command."""
+    found = re.search(r"full_key: (\S+)", message)
+    if not found:
+        return " ".join(message.split())
+    key = found.group(1)
+    group, _, inside = key.partition(".")
+    remedy = f"add {key}=... to the command or to the experiment"
+    if not inside:
+        remedy += ", or choose a whole experiment, for example experiment=quickstart"
+    elif inside.rsplit(".", 1)[-1] == "inner" and group in ("encoder", "baselines"):
+        remedy = f"choose an encoder for it, for example +encoder@{key}=mlp"
+    return f"{key}: expected a value, the config leaves it open (???); {remedy}"
+
+
 def _misspelt(error: BaseException, arguments: list[str]) -> str:
     text = " ".join(str(error).split())
     found = re.search(r"Key '([^']+)' is not in struct", text) or re.search(
@@ -245,8 +255,37 @@ def _misspelt(error: BaseException, arguments: list[str]) -> str:
     if not found:
         return text
     wrong = found.group(1).split(".")[-1]
-    full = next((a.split("=")[0] for a in arguments if wrong in a.split("=")[0]), wrong)
-    return f"unknown key {full!r}; {_nearest(wrong, _all_keys())}"
+    argument = next((a for a in arguments if wrong in a.split("=")[0]), wrong)
+    advice = _class_says(argument, arguments) or _nearest(wrong, _all_keys())
+    return f"unknown key {argument.split('=')[0]!r}; {advice}"
+
+
+def _class_says(argument: str, arguments: list[str]) -> str | None:
+    """What the class of a node says to `argument` (key=value), which its yaml does not list."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from decode.building import check
+    from decode.core import InputError
+
+    path = argument.split("=")[0].split(".")
+    others = [a for a in arguments if "=" in a and a != argument and not a.startswith("-")]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose("config", overrides=[*others, f"+{argument}"])
+        node: Any = OmegaConf.to_container(composed, resolve=True)
+        for name in path[:-1]:
+            node = node[name]
+        if "_target_" not in node or len(path) == 1:
+            return None
+        check({"_target_": node["_target_"], "_partial_": True, path[-1]: node[path[-1]]}, "")
+    except InputError as e:
+        return str(e).removeprefix("config.: ").lstrip(".")
+    except Exception:  # another mistake in the command: the first one stands alone
+        return None
+    return f"the config does not list it, the class does: write +{argument}"
 
 
 def _all_keys() -> list[str]:

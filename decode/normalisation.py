@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError
-from decode.scalers import CHUNK_BYTES, State, ZScore
+from decode.scalers import CHUNK_BYTES, State, ZScore, marks, missing_channels
 
 
 class ZScoreOfImages:
@@ -22,7 +22,7 @@ class ZScoreOfImages:
     As Brain-Diffuser does (Ozcelik & VanRullen 2023, doi:10.1038/s41598-023-42891-8), with the
     standard deviation of a sample (n - 1). It belongs to averaged trials: protocol.train_repeats and
     protocol.test_repeats "before"; single trials then vary more than 1. Several time points of a
-    window share their voxel's statistics.
+    window share their voxel's statistics. Channels that the table marks as missing stay 0.
     """
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
@@ -43,6 +43,7 @@ class ZScoreOfImages:
                 f"scaler: expected at least two training images, got {n}; check the split"
             )
         variance = (square - total**2 / n) / (n - 1)
+        variance[missing_channels(brain, table)] = 1
         flat = np.flatnonzero(~(variance[:, 0] > 0))
         if len(flat):
             raise InputError(
@@ -57,6 +58,8 @@ class ZScoreOfImages:
         for start in range(0, len(brain), step):
             x = np.asarray(brain[start : start + step], np.float64)
             out[start : start + step] = (x - state["shift"]) / state["scale"]
+        for channels, rows in marks(table, brain.shape[1]):
+            out[np.ix_(rows, channels)] = 0
         return out
 
 

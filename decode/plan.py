@@ -17,7 +17,15 @@ from typing import Any
 
 import pandas as pd
 
-from decode.building import bound, build, locate
+from decode.building import bound, build, made
+from decode.checks import (
+    check_config,
+    check_devices,
+    check_files,
+    check_galleries,
+    check_list,
+    check_made,
+)
 from decode.core import InputError, Objective
 from decode.report.published import check_published
 from decode.store import (
@@ -52,7 +60,7 @@ STAGES = (
         ("preprocess", "split", "features"),
         ("scaler", "encoder", "baselines", "parts", "objectives", "trainer", "protocol", "seed"),
     ),
-    Stage("predict", ("train",), ("protocol",)),
+    Stage("predict", ("train",), ("protocol",), version=2),
     Stage("reconstruct", ("predict",), ("generator", "seed")),
     Stage("respond", ("reconstruct",), ("voxel_model",), resumes=False),
     Stage(
@@ -100,28 +108,52 @@ class Run:
         self.config = config
         check_stages("until", [config["until"]])
         check_stages("force", config["force"])
+        check_config(config)
+        check_published(config)
         self.outputs = Path(config["paths"]["outputs"])
         self.dataset = build(config["data"], "data")
         self.subjects: tuple[str, ...] = self._subjects()
-        check_brain(config)
-        check_tuning(config)
-        check_published(config)
         self.tasks = self._plan()
+        # A finished run can be opened where its files and devices are not.
+        if stages := self._to_do():
+            check_devices(config)
+            check_files(config, stages)
+            check_made(config, stages)
 
     def _subjects(self) -> tuple[str, ...]:
         asked = self.config["subjects"]
+        if asked is not None:
+            check_list("subjects", asked)
         known = tuple(self.dataset.subjects)
         unknown = [s for s in asked or () if s not in known]
         if unknown:
+            explains = getattr(self.dataset, "check_subject", None)
+            if explains is not None:
+                explains(unknown[0])
+            root = self.config["data"].get("root")
             raise InputError(
-                f"subjects: expected some of {list(known)}, got {unknown[0]!r}; correct the list"
+                f"subjects: expected some of {list(known)}, which {short_name(self.config['data'])} has"
+                + (f" at {root}" if root else "")
+                + f", got {unknown[0]!r}; correct the list or add that subject's files"
             )
         return tuple(asked) if asked else known
 
+    def _to_do(self) -> list[str]:
+        """Names of the stages up to `until` that are not done, or are to be done again."""
+        force = self.config["force"]
+        # What another preprocess will leave must not be read, and kept, before it has run.
+        done = (lambda task: task.done) if "preprocess" in force else self.is_done
+        names = {t.stage.name for t in self.tasks if t.stage.name in force or not done(t)}
+        return [n for n in NAMES[: NAMES.index(self.config["until"]) + 1] if n in names]
+
     def _files(self) -> str:
-        """What tells this data set's files from others; a simulation is told by its arguments."""
+        """What tells this data set's files from others. A simulation, which writes its own, is told by
+        the name of their folder: its arguments and the version of the code that makes them.
+        """
+        if self.dataset.facts.simulated:
+            return str(getattr(self.dataset, "folder", Path()).name)
         root = self.config["data"].get("root")
-        return "" if self.dataset.facts.simulated or root is None else fingerprint(Path(root))
+        return "" if root is None else fingerprint(Path(root))
 
     def _plan(self) -> list[Task]:
         c = self.config
@@ -197,6 +229,8 @@ class Run:
         trials = open_trials({str(t.item): t.folder for t in self.of("preprocess")})
         features = {t.label: FeatureStore(t.folder) for t in self.of("features")}
         manifest = read_table(self.of("split")[0].folder / "manifest.parquet")
+        if NAMES.index(self.config["until"]) >= NAMES.index("evaluate"):
+            check_galleries(self.config, trials.singles, manifest)
         return Inputs(trials, self.digests, features, manifest)
 
     @cached_property
@@ -206,10 +240,10 @@ class Run:
 
     @cached_property
     def encoders(self) -> dict[str, Any]:
-        made = {"encoder": build(self.config["encoder"], "encoder")}
+        wanted = {"encoder": ("encoder", self.config["encoder"])}
         for name, node in self.config["baselines"].items():
-            made[name] = build(node, f"baselines.{name}")
-        return made
+            wanted[name] = (f"baselines.{name}", node)
+        return {k: partial(made, build(node, where), where) for k, (where, node) in wanted.items()}
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -219,11 +253,11 @@ class Run:
         from decode.parts import PartRidge
 
         layouts = self.inputs.trials.layouts
-        made = {}
+        found = {}
         for name, node in self.config["parts"].items():
             for label, part in build(node, f"parts.{name}")(layouts).items():
-                made[f"{name}={label}" if label else name] = partial(PartRidge, part=part)
-        return made
+                found[f"{name}={label}" if label else name] = partial(PartRidge, part=part)
+        return found
 
     def objectives(self) -> dict[str, Objective]:
         """Fresh objectives: they may hold parameters, and every fold starts anew."""
@@ -245,38 +279,10 @@ class Run:
         return not self.missing_features(task) if task.stage.name == "features" else task.done
 
 
-def check_brain(config: Config) -> None:
-    """Raise InputError when a metric needs a model of the voxels, or the model pictures, in vain."""
-    for name, node in config["metrics"].items():
-        looks_at = getattr(locate(node["_target_"], f"metrics.{name}"), "looks_at", None)
-        if looks_at == "brain" and not config.get("voxel_model"):
-            raise InputError(
-                f"metrics.{name} needs a model of the voxels, voxel_model is null; set it to a target "
-                "that takes pictures, for example +target@voxel_model=pixels_8"
-            )
-    if config.get("voxel_model") and not config["generator"]:
-        raise InputError(
-            "voxel_model: expects the pictures of a generator, generator is null; set one or leave "
-            "voxel_model out"
-        )
-
-
-def check_tuning(config: Config) -> None:
-    """Raise InputError when an objective trains weights that the generator does not take."""
-    node = config["generator"]
-    if not node or getattr(locate(node["_target_"], "generator"), "tunable", False):
-        return
-    for name, objective in config["objectives"].items():
-        if getattr(locate(objective["_target_"], f"objectives.{name}"), "tunes", False):
-            raise InputError(
-                f"objectives.{name} trains weights of the generator, generator {node['_target_']} "
-                "takes none; choose the one that the objective belongs to or set it to null"
-            )
-
-
 def check_stages(key: str, names: Sequence[str]) -> None:
     import difflib
 
+    check_list(key, names)
     for name in names:
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, 1)

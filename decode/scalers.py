@@ -66,12 +66,12 @@ class ZScore:
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         _check_rows(brain, table)
-        missing = _missing(brain, table)
+        missing = missing_channels(brain, table)
         state: State = {}
         for group, rows in _groups(table, self.by):
             mean, variance = _moments(brain, rows, pool_time=self.per == "channel")
             variance[missing] = 1
-            _refuse_constant(variance, "z-scored")
+            _refuse_constant(variance, "z-scored", group, len(rows))
             state[f"shift/{group}"], state[f"scale/{group}"] = mean, np.sqrt(variance)
         return state
 
@@ -93,12 +93,12 @@ class Robust:
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         _check_rows(brain, table)
-        missing = _missing(brain, table)
+        missing = missing_channels(brain, table)
         state: State = {}
         for group, rows in _groups(table, self.by):
             low, middle, high = _quartiles(brain, rows)
             high[missing] = 1
-            _refuse_constant(high - low, "scaled by their interquartile range")
+            _refuse_constant(high - low, "scaled by their interquartile range", group, len(rows))
             state[f"shift/{group}"], state[f"scale/{group}"] = (
                 middle[:, None],
                 (high - low)[:, None],
@@ -132,7 +132,7 @@ class Whiten:
         covariance = _covariance_of_epochs if self.over == "epochs" else _covariance_of_repeats
         stimuli = _labels(table, "stimulus")
         # A single broken channel would poison the shrinkage of all, so it is looked for first.
-        missing = _missing(brain, table)
+        missing = missing_channels(brain, table)
         variance = _moments(brain, np.arange(len(table)), pool_time=True)[1]
         variance[missing] = 1
         _refuse_constant(variance, "whitened")
@@ -271,7 +271,7 @@ def _apply(
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             out[part] = change(np.asarray(brain[part], np.float64), state, name)
-    for channels, rows in _marks(table, brain.shape[1]):
+    for channels, rows in marks(table, brain.shape[1]):
         out[np.ix_(rows, channels)] = 0
     return out
 
@@ -317,10 +317,10 @@ def _check_rows(brain: np.ndarray, table: pd.DataFrame) -> None:
         raise InputError("a scaler needs training rows, got none; check the split")
 
 
-def _missing(brain: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+def missing_channels(brain: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     """(channel,) boolean: what was recorded in none of the training rows, which is 0 there."""
     missing = np.zeros(brain.shape[1], bool)
-    for channels, rows in _marks(table, brain.shape[1]):
+    for channels, rows in marks(table, brain.shape[1]):
         if len(rows) < len(table):
             raise InputError(
                 f"{len(rows)} of {len(table)} training rows lack channels that others have (the first is "
@@ -336,7 +336,7 @@ def _missing(brain: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     return missing
 
 
-def _marks(table: pd.DataFrame, n_channels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def marks(table: pd.DataFrame, n_channels: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(channels, rows) for each way in which rows of the table lack channels."""
     if MISSING not in table:
         return
@@ -351,15 +351,27 @@ def _marks(table: pd.DataFrame, n_channels: int) -> Iterator[tuple[np.ndarray, n
         yield np.array([int(w) for w in words], np.int64), np.flatnonzero(said == text)
 
 
-def _refuse_constant(spread: np.ndarray, verb: str) -> None:
+def _refuse_constant(spread: np.ndarray, verb: str, group: str = ALL, n: int | None = None) -> None:
+    """InputError where a channel does not vary over the `n` training rows of a group."""
     bad = np.flatnonzero((~(spread > 0)).reshape(len(spread), -1).any(1))
-    if len(bad):
-        some = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+    if not len(bad):
+        return
+    of = "" if group == ALL else f" of {group.replace('=', ' ', 1)}"
+    if n == 1:
         raise InputError(
-            f"{len(bad)} of {len(spread)} channels are constant or NaN in the training rows "
-            f"(counted from 0: {some}) and cannot be {verb}; "
-            "drop them in preprocessing or set scaler=none"
+            f"scaler: expected two or more training rows{of}, got 1, which cannot be {verb}; "
+            + (
+                f"leave that {group.partition('=')[0]} out or set scaler.by=null"
+                if of
+                else "check the split"
+            )
         )
+    some = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+    raise InputError(
+        f"{len(bad)} of {len(spread)} channels are constant or NaN in the training rows{of} "
+        f"(counted from 0: {some}) and cannot be {verb}; "
+        "drop them in preprocessing or set scaler=none"
+    )
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -110,7 +110,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({k: alone(v) for k, v in tensors.items()}, part)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+RUN_AGAIN = "delete its folder and run again"
+
+
+def read_tensors(path: Path, where: str = "", remedy: str = RUN_AGAIN) -> dict[str, Tensor]:
+    """All tensors of a file; InputError, beginning with `where`, when it is not whole."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -118,7 +122,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as e:
         raise InputError(
-            f"expected whole safetensors weights at {path}, got: {e}; delete its folder and run again"
+            f"{where}expected whole safetensors weights at {path}, got: {e}; {remedy}"
+        ) from e
+
+
+def check_tensors(path: Path, where: str = "", remedy: str = RUN_AGAIN) -> None:
+    """InputError, beginning with `where`, unless a file's head promises just what the file holds."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except (OSError, SafetensorError) as e:
+        raise InputError(
+            f"{where}expected whole safetensors weights at {path}, got: {e}; {remedy}"
         ) from e
 
 

@@ -42,15 +42,25 @@ class Trainer:
 
     def __post_init__(self) -> None:
         if self.keep not in ("best", "last"):
-            raise InputError(f"trainer.keep is 'best' or 'last', got {self.keep!r}")
+            raise InputError(f"trainer.keep: expected best or last, got {self.keep!r}; correct it")
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(
-                f"trainer.precision is 'float32' or 'bfloat16', got {self.precision!r}"
+                f"trainer.precision: expected float32 or bfloat16, got {self.precision!r}; correct it"
             )
-        if self.epochs < 0 or self.batch_size < 1:
-            raise InputError(
-                f"trainer: epochs >= 0 and batch_size >= 1, got {self.epochs} and {self.batch_size}"
-            )
+        for name, good, wanted in (
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("rate", 0 < self.rate < math.inf, "a number above 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("warmup", 0 <= self.warmup <= 1, "a share of all steps, from 0 to 1"),
+            ("final", 0 <= self.final <= 1, "a share of the peak, from 0 to 1"),
+            ("clip", 0 <= self.clip < math.inf, "0 (never) or more"),
+            ("patience", self.patience >= 1, "1 or more"),
+        ):
+            if not good:
+                raise InputError(
+                    f"trainer.{name}: expected {wanted}, got {getattr(self, name)!r}; correct it"
+                )
 
 
 class OncePerBatch:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -43,6 +45,80 @@ def test_keys_follow_values_not_places() -> None:
     trainer = {"_target_": "decode.training.Trainer"}
     assert bound(trainer) == bound({**trainer, "epochs": Trainer().epochs})
     assert bound(trainer) == bound({**trainer, "rate": 3e-4})
+
+
+def test_running_blocks_again_for_the_gradient_is_no_part_of_the_key() -> None:
+    """What it trains is the same to the bit: tests/test_checkpointing.py."""
+    for name in ("denoising.Denoising", "hinted_denoising.HintedDenoising"):
+        node = {"_target_": f"decode.objectives.{name}", "model": "m"}
+        plain = bound(node)
+        assert (
+            plain == bound(node | {"checkpointing": True}) == bound(node | {"checkpointing": False})
+        )
+        assert plain != bound(node | {"weight": 2.0})
+
+
+class Kinds:
+    def __init__(
+        self,
+        *,
+        whole: int = 1,
+        number: float = 1.0,
+        either: int | None = None,
+        word: Literal["a", "b"] = "a",
+        names: str | Sequence[str] = (),
+        sizes: Sequence[int] = (),
+        pair: tuple[float, float] = (0.0, 1.0),
+        each: Mapping[str, Sequence[int]] | None = None,
+        made: Callable[[int], int] | None = None,
+        plain=None,  # type: ignore[no-untyped-def]
+    ) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("whole", [3, -3, "???"], ["3", 3.0, True, None, [3]]),
+        ("number", [3, 3.5, -1e-9], ["3", True, None]),
+        ("either", [None, 3], ["null", 0.5]),
+        ("word", ["a", "b"], ["c", None, 1, ["a"]]),
+        ("names", ["x", ["x", "y"], [], ["01", 2]], [None, {"x": 1}, [["x"]]]),
+        ("sizes", [[], [1, 2, 3], (4,)], [1, "12", [1, "2"], [1.0]]),
+        ("pair", [[0, 1], (0.5, 2)], [[1], [1, 2, 3], "ab", ["a", 1]]),
+        ("each", [None, {}, {"x": [1]}], [[1], {"x": 1}, {"x": ["y"]}]),
+        ("made", [None, {"_target_": f"{__name__}.Thing", "root": "r"}], []),
+        ("plain", [1, "x", [None]], []),
+    ],
+)
+def test_values_are_of_the_kind_that_the_annotation_says(
+    name: str, good: list[Any], bad: list[Any]
+) -> None:
+    node = {"_target_": f"{__name__}.Kinds"}
+    for value in good:
+        check(node | {name: value}, "here")
+    for value in bad:
+        with pytest.raises(InputError, match=rf"^here\.{name}: expected .*, got .*; correct it$"):
+            check(node | {name: value}, "here")
+
+
+def test_the_kinds_of_an_inherited_dataclass_are_known() -> None:
+    target = {"_target_": "decode.targets.dinov2.Dinov2", "model": "m"}
+    check(target | {"batch_size": 8}, "targets.image")
+    with pytest.raises(InputError, match=r"targets\.image\.batch_size: expected a whole number"):
+        check(target | {"batch_size": "8"}, "targets.image")
+
+
+@pytest.mark.parametrize("fault", [TypeError, ValueError, RuntimeError, AssertionError])
+def test_what_a_class_refuses_names_the_node(
+    fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Thing, root: str) -> None:
+        raise fault("two\nlines")
+
+    monkeypatch.setattr(Thing, "__init__", refuse)
+    with pytest.raises(InputError, match=r"config\.data: .*Thing refused .*\(two lines\)") as told:
+        build({"_target_": HERE, "root": "r"}, "data")
+    assert isinstance(told.value.__cause__, fault)
 
 
 def test_refused_values_name_the_node() -> None:

@@ -35,7 +35,10 @@ TOKENS = {"image": (3, 4), "retrieval": (3, 4), "label": (5,)}
 MINDEYE2 = {"width": 16, "channels": 8, "sizes": [4, 4, 8]}
 # Encoders that ask for other targets, and published sizes at which a test must ask for less.
 SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "adapted": (SHAPES, {"inner": yaml.safe_load((FILES[0].parent / "mlp.yaml").read_text())}),
+    "adapted": (
+        SHAPES,
+        {"inner": yaml.safe_load((FILES[0].parent / "mlp.yaml").read_text()), "weights": "scratch"},
+    ),
     "bayesian_reconstruction": (
         PICTURES,
         {"voxels": [10], "noise": [0.3], "temperature": [0.1], "bank": 60, "inner_folds": 2}

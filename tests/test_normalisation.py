@@ -9,7 +9,7 @@ import pytest
 from decode import normalisation
 from decode.core import InputError, Layout
 from decode.normalisation import ZScoreOfImages, ZScoreWithTest
-from decode.scalers import ZScore, is_test_conditioned
+from decode.scalers import MISSING, ZScore, is_test_conditioned
 from decode.trials import SubjectSignal, Trials
 
 
@@ -49,6 +49,33 @@ def test_constant_voxels_are_refused() -> None:
     brain[:, 3] = 5
     with pytest.raises(InputError, match=r"1 of 7 channels are constant.*counted from 0: 3"):
         ZScoreOfImages().fit(brain, table)
+
+
+def test_channels_that_nobody_recorded_are_left_alone() -> None:
+    brain, table = _world()
+    brain[:, [2, 5]] = 0
+    marked = table.assign(**{MISSING: "2 5"})
+    live = [0, 1, 3, 4, 6]
+    scaler = ZScoreOfImages()
+    state = scaler.fit(brain, marked)
+    got = scaler.apply(brain, marked, state)
+    want = scaler.apply(brain[:, live], table, scaler.fit(brain[:, live], table))
+    np.testing.assert_array_equal(got[:, live], want)
+    assert (got[:, [2, 5]] == 0).all()
+    with pytest.raises(InputError, match=r"2 of 7 channels are constant.*counted from 0: 2"):
+        scaler.fit(brain, table)
+    brain[:, 3] = 5  # broken, and not marked
+    with pytest.raises(InputError, match=r"1 of 7 channels are constant.*counted from 0: 3"):
+        scaler.fit(brain, marked)
+    with pytest.raises(InputError, match=r"0 throughout, 1 are not \(counted from 0: 3\)"):
+        scaler.fit(brain, table.assign(**{MISSING: "3"}))
+    # Test rows that lack a channel which training rows have.
+    few = table[:4].assign(**{MISSING: ["6", "", "", "6"]})
+    rows = brain[:4].copy()
+    rows[[0, 3], 6] = 0
+    got = scaler.apply(rows, few, state)
+    assert (got[[0, 3], 6] == 0).all()
+    assert (got[[1, 2], 6] != 0).all()
 
 
 def _trials(brain: np.ndarray, table: pd.DataFrame) -> Trials:

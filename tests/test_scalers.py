@@ -174,6 +174,24 @@ def test_constant_or_nan_channel_is_named(scaler, value):
         scaler.fit(brain, table)
 
 
+@pytest.mark.parametrize("scaler", [ZScore(by="session"), Robust(by="session")])
+def test_a_session_that_cannot_be_scaled_is_named(scaler):
+    brain, table = trials(times=1)
+    still = brain.copy()
+    still[(table["session"] == "b").to_numpy(), 3] = 1
+    with pytest.raises(
+        InputError, match=r"1 of 7 channels .* rows of session b \(counted from 0: 3"
+    ):
+        scaler.fit(still, table)
+    rows = np.flatnonzero((table["session"] == "a") | (table.index == table.index[-1]))
+    with pytest.raises(
+        InputError, match=r"two or more training rows of session b, got 1.*that session"
+    ):
+        scaler.fit(brain[rows], table.iloc[rows])
+    with pytest.raises(InputError, match=r"two or more training rows, got 1"):
+        scaler.fit(brain[:1], table.iloc[:1])
+
+
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: f"{type(s).__name__}-{vars(s)}")
 def test_channels_that_nobody_recorded_are_left_alone(scaler):
     brain, table = trials()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.linalg import cholesky, solve_triangular, toeplitz
+from test_configs import composed
 
 from decode.core import InputError
 from decode.data.simulated_eeg import SimulatedEEG
 from decode.data.simulated_meg import SimulatedMEG
+from decode.plan import Run
 from decode.preprocessing.meeg import meeg
 from decode.recordings.meeg import open_raw, read_events
 from decode.simulation import meeg as simulation
@@ -362,3 +365,19 @@ def test_impossible_designs(knobs, message, tmp_path):
 def test_unknown_subject_is_refused(eeg):
     with pytest.raises(InputError, match="expected some of sub-01, sub-02, got 'sub-3'"):
         next(eeg.recordings("sub-3"))
+
+
+@pytest.mark.parametrize("module", ["decode.simulation.meeg_study", "decode.data.simulated_fmri"])
+def test_what_newer_code_simulates_is_preprocessed_anew(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "quickstart" if module.endswith("fmri") else "quickstart_eeg"
+
+    def keys() -> list[str]:
+        config = composed(f"experiment={name}", f"paths.outputs={tmp_path}")
+        return [task.key for task in Run(config).of("preprocess")]
+
+    before = keys()
+    assert keys() == before
+    monkeypatch.setattr(f"{module}.VERSION", 999)
+    assert not set(keys()) & set(before)

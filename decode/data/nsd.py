@@ -99,13 +99,19 @@ class NSD:
     def design(self) -> nsd.Design:
         return nsd.read_design(self.root)
 
+    def check_subject(self, subject: str) -> None:
+        """InputError for a subject without betas."""
+        if subject not in self.subjects:
+            where = nsd.beta_folder(self.root, subject, self.betas, self.space)
+            raise InputError(
+                f"subjects: expected a subject out of {list(self.subjects)}, which have {self.betas} in "
+                f"{self.root}, got {subject!r}; correct subjects"
+                + (f" or fetch the betas into {where}" if subject in nsd.SUBJECTS else "")
+            )
+
     def recordings(self, subject: str) -> Iterator[Recording]:
         """One recording per session: (trial, voxel) in percent signal change."""
-        if subject not in self.subjects:
-            raise InputError(
-                f"nsd: expected a subject out of {list(self.subjects)}, which have {self.betas} in "
-                f"{self.root}, got {subject!r}; correct subjects or fetch the betas"
-            )
+        self.check_subject(subject)
         files = self._files(subject)
         read, channels = self._reader(subject)
         n = nsd_pictures.count_pictures(self.root)
@@ -171,10 +177,16 @@ class NSD:
             )
         missing = [s for s in range(1, last + 1) if s not in found]
         if missing:
+            before = missing[0] - 1
             raise InputError(
                 f"{folder}: expected betas_session01 to betas_session{last:02d} ({kind}), "
-                f"betas_session{missing[0]:02d} is missing ({len(missing)} such); fetch it, or set "
-                f"data.last_session={missing[0] - 1} to go without, which makes another test set"
+                f"betas_session{missing[0]:02d} is missing ({len(missing)} such); fetch it"
+                # Sessions are counted from the first: without it there is nothing to go on with.
+                + (
+                    f", or set data.last_session={before} to go without, which makes another test set"
+                    if before
+                    else ""
+                )
             )
         return {s: found[s] for s in range(1, last + 1)}
 

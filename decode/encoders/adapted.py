@@ -8,22 +8,30 @@ from typing import Any
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.networks.adaptation import What, adapt, start_from
+from decode.store import check_tensors
+
+SCRATCH = "scratch"
+REMEDY = "give encoder.safetensors of a trained run or its folder (outputs/train/...)"
+NONE = (
+    "{0}.weights: expected encoder.safetensors of a trained run or its folder, got null; set {0}.weights "
+    f"(outputs/train/...), or to {SCRATCH} to start from random weights"
+)
 
 
 class Adapted(Encoder):
     """`inner` with the shared weights of `weights`, of which `what` is trained for these subjects.
 
     `weights` is an encoder.safetensors, or the folder of a fold that holds one, of a run with the
-    same encoder and targets; None starts afresh. It is read when training begins, and the run is known
-    by its content: weights trained anew under the same name are another run, and a file that was
-    taken away would be missed.
+    same encoder and targets; "scratch" starts from random weights, which only that word asks for. It is
+    read when training begins, and the run is known by its content: weights trained anew under the same
+    name are another run, and a file that was taken away would be missed.
 
     `what`: `input` trains only what belongs to each new subject, `lora` also low-rank products of
     `rank` beside the shared linear layers (Hu et al. 2021), `all` everything. `trained` are the
     subjects of that run, in its order: those that are here again get their own layers back, which only
     `what: all` trains further.
 
-    Raises InputError for weights of another encoder, target or number of voxels.
+    Raises InputError for no weights, and for those of another encoder, target or number of voxels.
     """
 
     def __init__(
@@ -32,12 +40,14 @@ class Adapted(Encoder):
         shapes: Mapping[str, Shape],
         *,
         inner: Callable[..., Encoder],
-        weights: str | None = None,
+        weights: str | None = SCRATCH,
         what: What = "input",
         rank: int = 8,
         trained: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if weights is None:
+            raise InputError(NONE.format("encoder"))
         self.inner = inner(layouts, shapes)
         self.weights, self.subjects, self.trained = weights, tuple(layouts), tuple(trained)
         known = [i for i, name in enumerate(self.subjects) if name in self.trained]
@@ -45,16 +55,21 @@ class Adapted(Encoder):
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.inner.initialise(train, validation)
-        if self.weights is None:
+        if self.weights == SCRATCH:
             return
-        file = Path(self.weights).expanduser()
-        file = file / "encoder.safetensors" if file.is_dir() else file
-        if not file.is_file():
-            raise InputError(
-                f"encoder.weights: expected encoder.safetensors of a trained run at {file}, found "
-                "none; give the file or its folder (outputs/train/...)"
-            )
+        file = _file(self.weights, "encoder")
         start_from(self.inner, file, subjects=self.subjects, trained=self.trained)
+
+    @staticmethod
+    def check_node(node: Mapping[str, Any], where: str) -> None:
+        """Raise InputError for what can be seen in a config's node alone, at the key `where`."""
+        weights, rank = node.get("weights"), node.get("rank", 1)
+        if weights is None:
+            raise InputError(NONE.format(where))
+        if rank < 1:
+            raise InputError(f"{where}.rank: expected 1 or more, got {rank}; correct it")
+        if weights != SCRATCH:
+            check_tensors(_file(weights, where), f"{where}.weights: ", REMEDY)
 
     def forward(self, batch: Batch) -> Tensors:
         return self.inner(batch)
@@ -70,3 +85,14 @@ class Adapted(Encoder):
             if name == "inner":
                 raise
             return getattr(super().__getattr__("inner"), name)
+
+
+def _file(weights: str, where: str) -> Path:
+    file = Path(weights).expanduser()
+    file = file / "encoder.safetensors" if file.is_dir() else file
+    if not file.is_file():
+        raise InputError(
+            f"{where}.weights: expected encoder.safetensors of a trained run at {file}, found none; "
+            "give the file or its folder (outputs/train/...)"
+        )
+    return file

@@ -77,6 +77,12 @@ def adapt(
         parameter.requires_grad_(what == "all" or own or added)
         if parameter.requires_grad:
             trained.append(parameter)
+    if not trained and what == "all":
+        raise InputError(
+            f"encoder.inner: expected an encoder that is trained by gradient, got "
+            f"{type(encoder).__name__}, which has no weights to train; choose another, for example mlp, or "
+            "use it by itself"
+        )
     if not trained:
         raise InputError(
             f"encoder.what={what}: {type(encoder).__name__} has no layers per subject that could be "
@@ -94,7 +100,9 @@ def start_from(
     its layers back, the others stay as they are. Returns the numbers of those that came back. Raises
     InputError, naming file, tensor, expected and found, where a shape differs or a tensor misses.
     """
-    saved, own, private = read_tensors(file), encoder.state_dict(), _prefixes(encoder)
+    remedy = "give encoder.safetensors of a trained run or its folder (outputs/train/...)"
+    saved = read_tensors(file, "encoder.weights: ", remedy)
+    own, private = encoder.state_dict(), _prefixes(encoder)
     back = {subjects.index(name): trained.index(name) for name in subjects if name in trained}
     taken: dict[str, Tensor] = {}
     for name, value in own.items():

@@ -52,19 +52,29 @@ def find_weights(model: str) -> Path | str:
     return model
 
 
-def choose_device(device: str) -> torch.device:
-    """The torch device; "auto" is the first CUDA device when there is one, else the CPU."""
+def choose_device(device: str, where: str = "device") -> torch.device:
+    """The torch device; "auto" is the first CUDA device when there is one, else the CPU.
+
+    Raises InputError, naming the key `where`, for other words and for a device that torch lacks.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-    except RuntimeError as e:
+        chosen = torch.device(str(device))
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise InputError(
-            f"device: expected auto, cpu, cuda or cuda:N, got {device!r}; correct `device`"
-        ) from e
+            f"{where}: expected auto, cpu, cuda or cuda:N, got {device!r}; correct `{where}`"
+        )
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            f"device: {device!r} was asked for but torch sees no CUDA device; set it to auto or cpu"
+            f"{where}: {device!r} was asked for but torch sees no CUDA device; set it to auto or cpu"
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"{where}: {device!r} was asked for, torch sees {torch.cuda.device_count()} CUDA devices, "
+            "counted from 0; choose one of them"
         )
     return chosen
 

@@ -1,0 +1,237 @@
+"""Mistakes that need no data are told when the plan is made, with their key, before any stage runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nsd_twin import write_nsd
+from safetensors.torch import save_file
+from test_configs import EXPERIMENTS, composed
+from worlds import config
+
+from decode.checks import check_config
+from decode.core import InputError
+from decode.data.nsd import NSD
+from decode.pipeline import execute
+from decode.plan import Run
+
+MLP = {"_target_": "decode.encoders.mlp.MLP", "_partial_": True, "contrastive": []}
+ADAPTED = {"_target_": "decode.encoders.adapted.Adapted", "_partial_": True, "inner": MLP}
+RETRIEVAL = {"_target_": "decode.metrics.retrieval.Retrieval", "target": "pixels"}
+TRAINER = {"_target_": "decode.training.Trainer"}
+WORLD = {"_target_": "worlds.PixelWorld", "root": "/nowhere"}
+
+
+def planned(folder: Path, **changes: Any) -> str:
+    """What is said against a plan; nothing has been written by then."""
+    with pytest.raises(InputError) as told:
+        Run(config(folder, **changes))
+    assert not (folder / "outputs").exists()
+    return " ".join(str(told.value).split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": "abc"}, ["seed: expected a whole number", "'abc'"]),
+        ({"seed": -1}, ["seed:", "-1"]),
+        ({"compute": {"device": "gpu"}}, ["compute.device: expected auto, cpu, cuda", "'gpu'"]),
+        ({"compute": {"device": 3}}, ["compute.device: expected auto, cpu, cuda", "3"]),
+        ({"subjects": "a"}, ["subjects: expected a list, got 'a'", "subjects=[a]"]),
+        ({"subjects": ["c"]}, ["subjects: expected some of ['a', 'b']", "got 'c'", "/world"]),
+        ({"force": "train"}, ["force: expected a list, got 'train'", "force=[train]"]),
+        ({"trainer": TRAINER | {"rate": "fast"}}, ["trainer.rate: expected a number", "'fast'"]),
+        ({"trainer": TRAINER | {"rate": 0.0}}, ["trainer.rate: expected a number above 0", "0.0"]),
+        ({"trainer": TRAINER | {"rate": float("nan")}}, ["trainer.rate:", "nan"]),
+        ({"trainer": TRAINER | {"epochs": "many"}}, ["trainer.epochs: expected a whole number"]),
+        ({"trainer": TRAINER | {"epochs": 1.5}}, ["trainer.epochs: expected a whole number", "1.5"]),
+        ({"trainer": TRAINER | {"epochs": True}}, ["trainer.epochs: expected a whole number"]),
+        ({"trainer": TRAINER | {"batch_size": 0}}, ["trainer.batch_size: expected 1 or more", "0"]),
+        ({"trainer": TRAINER | {"keep": "worst"}}, ["trainer.keep: expected best or last"]),
+        ({"data": WORLD | {"n": "all"}}, ["data.n: expected a whole number, got 'all'"]),
+        ({"encoder": MLP | {"width": -3}}, ["encoder.width: expected 0 or more, got -3"]),
+        ({"encoder": MLP | {"head": "dens"}}, ["encoder.head: expected one of", "dense", "'dens'"]),
+        ({"encoder": MLP | {"contrastive": "pixels"}}, ["encoder.contrastive: expected a list of"]),
+        ({"baselines": {"other": MLP | {"blocks": -1}}}, ["baselines.other.blocks", "-1"]),
+        ({"protocol": {"train_repeats": "bfore"}}, ["protocol.train_repeats", "'bfore'"]),
+        ({"protocol": {"after": "x"}}, ["protocol.after: expected a number or null, got 'x'"]),
+        ({"protocol": {"train_repeat": "single"}}, ["protocol", "did you mean 'train_repeats'"]),
+        (
+            {"objectives": {"it": {"_target_": "worlds.SquaredError", "target": "pixles"}}},
+            ["objectives.it.target: expected a target", "'pixles'", "did you mean 'pixels'"],
+        ),
+        (
+            {"objectives": {"it": {"_target_": "decode.objectives.l1.L1"}}},  # its default
+            ["objectives.it.target", "['pixels']", "'image'"],
+        ),
+        (
+            {"metrics": {"it": RETRIEVAL | {"target": "pixles"}}},
+            ["metrics.it.target", "'pixles'", "did you mean 'pixels'"],
+        ),
+        ({"metrics": {"it": RETRIEVAL | {"k": [0]}}}, ["metrics.it", "k >= 1"]),
+        ({"encoder": ADAPTED | {"weights": None}}, ["encoder.weights", "got null", "scratch"]),
+        ({"encoder": ADAPTED}, ["encoder.weights", "got null", "scratch"]),
+        ({"baselines": {"it": ADAPTED | {"weights": None}}}, ["baselines.it.weights", "null"]),
+        ({"encoder": ADAPTED | {"weights": "/nope"}}, ["encoder.weights", "/nope", "found none"]),
+        (
+            {"encoder": ADAPTED | {"weights": "scratch", "what": "loar"}},
+            ["encoder.what: expected one of input, lora, all, got 'loar'"],
+        ),
+        (
+            {"generator": {"_target_": "decode.generators.unclip.Unclip", "model": "/no/unclip"}},
+            ["generator.model: expected a file or folder at /no/unclip, found none"],
+        ),
+        (
+            {"generator": {"_target_": "decode.generators.unclip.Unclip", "model": "m", "strength": 2}},
+            ["generator: strength lies in (0, 1]", "got 2"],
+        ),
+        (
+            {"generator": {"_target_": "decode.generators.pixels.PixelGenerator", "target": "image"}},
+            ["generator PixelGenerator needs targets ['image']", "['pixels']"],
+        ),
+    ],
+    ids=lambda x: str(x)[:60] if isinstance(x, dict) else "",
+)  # fmt: skip
+def test_a_mistake_is_told_by_the_plan(
+    changes: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    message = planned(tmp_path, **changes)
+    for word in words:
+        assert word in message
+
+
+def test_a_device_that_torch_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = planned(tmp_path, compute={"device": "cuda"})
+    assert "compute.device: 'cuda' was asked for but torch sees no CUDA device" in message
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "torch sees 1 CUDA devices" in planned(tmp_path, compute={"device": "cuda:1"})
+    Run(config(tmp_path, compute={"device": "cuda:0"}))
+
+
+def test_only_the_word_scratch_starts_from_random_weights(tmp_path: Path) -> None:
+    Run(config(tmp_path, encoder=ADAPTED | {"weights": "scratch"}))
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors at all", "cut"])
+def test_broken_weights_of_another_run_are_told_with_their_key(
+    content: bytes | str, tmp_path: Path
+) -> None:
+    file = tmp_path / "encoder.safetensors"
+    save_file({"w": torch.zeros(9)}, file)
+    file.write_bytes(file.read_bytes()[:-4] if content == "cut" else content)  # type: ignore[arg-type]
+    message = planned(tmp_path, baselines={"it": ADAPTED | {"weights": str(tmp_path)}})
+    assert message.startswith(f"baselines.it.weights: expected whole safetensors weights at {file}")
+    # Nobody's run should be deleted for it.
+    assert "delete" not in message
+    assert "give encoder.safetensors of a trained run" in message
+
+
+def test_an_encoder_that_is_solved_cannot_be_adapted(tmp_path: Path) -> None:
+    ridge = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
+    node = ADAPTED | {"inner": ridge, "weights": "scratch", "what": "all"}
+    with pytest.raises(
+        InputError, match=r"encoder\.inner: .* Ridge, which has no weights to train"
+    ):
+        execute(Run(config(tmp_path, encoder=node)), until="train", force=(), say=lambda s: None)
+
+
+class Broken:
+    """An encoder that cannot be built from these layouts."""
+
+    def __init__(self, layouts: Any, shapes: Any, *, fault: str) -> None:
+        raise {"type": TypeError, "value": ValueError, "runtime": RuntimeError}[fault](
+            "no\nwidth 0"
+        )
+
+
+@pytest.mark.parametrize("fault", ["type", "value", "runtime"])
+def test_what_an_encoder_refuses_is_told_with_its_key(fault: str, tmp_path: Path) -> None:
+    node = {"_target_": f"{__name__}.Broken", "_partial_": True, "fault": fault}
+    run = Run(config(tmp_path, baselines={"it": node}))
+    with pytest.raises(InputError, match=r"config\.baselines\.it: .*Broken refused .*width 0"):
+        execute(run, until="train", force=(), say=lambda s: None)
+
+
+def test_files_are_looked_for_only_where_a_stage_opens_them(tmp_path: Path) -> None:
+    node = {"_target_": "decode.generators.unclip.Unclip", "model": "/no/unclip"}
+    Run(config(tmp_path, generator=node, until="features"))
+    below = f"{tmp_path}/weights/unclip"  # written as ${paths.data}/...
+    with pytest.raises(InputError, match=r"generator\.model"):
+        Run(config(tmp_path, generator=node | {"model": below}, until="train"))
+
+
+def test_a_finished_run_needs_its_files_and_device_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "model"
+    picture.mkdir()
+    (picture / "encoder.safetensors").write_bytes(b"x")
+    node = {"_target_": f"{__name__}.Opened", "_partial_": True, "file": str(picture)}
+    changes: dict[str, Any] = {"baselines": {"it": node}, "generator": None}
+    changes["metrics"] = {"it": RETRIEVAL}
+    execute(Run(config(tmp_path, **changes)), until="report", force=(), say=lambda s: None)
+    shutil.rmtree(picture)
+    Run(config(tmp_path, **changes))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    Run(config(tmp_path, compute={"device": "cuda"}, **changes))
+    with pytest.raises(InputError, match=r"compute\.device"):
+        Run(config(tmp_path, compute={"device": "cuda"}, force=["report"], **changes))
+    with pytest.raises(InputError, match=r"baselines\.it\.file: expected a file or folder at"):
+        Run(config(tmp_path, force=["train"], **changes))
+
+
+def Opened(layouts: Any, shapes: Any, *, file: str) -> Any:
+    from decode.encoders.ridge import Ridge
+
+    return Ridge(layouts, shapes)
+
+
+def test_a_gallery_that_is_too_small_is_told_before_training(tmp_path: Path) -> None:
+    """PixelWorld has 12 test pictures."""
+    metrics = {"near": RETRIEVAL | {"n_way": [2, 12]}, "far": RETRIEVAL | {"n_way": [2, 13]}}
+    run = Run(config(tmp_path, metrics=metrics))
+    with pytest.raises(
+        InputError,
+        match=r"metrics\.far\.n_way: 13-way needs 13 different test stimuli, subject a, split published, "
+        r"fold 0 has 12",
+    ):
+        execute(run, until="report", force=(), say=lambda s: None)
+    assert not list((tmp_path / "outputs" / "train").glob("*/published-00*"))
+    # Wider galleries hold no other stimuli here, and a run that is not scored needs none.
+    metrics["far"]["within"] = ["split"]
+    with pytest.raises(InputError, match=r"metrics\.far\.n_way"):
+        _ = Run(config(tmp_path, metrics=metrics)).inputs
+    _ = Run(config(tmp_path, metrics=metrics, until="predict")).inputs
+    _ = Run(config(tmp_path, metrics={"near": metrics["near"]})).inputs
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_ships_passes(name: str) -> None:
+    made = composed(f"experiment={name}")
+    for where in [made, *made["baselines"].values()]:
+        node = where.get("encoder", where)
+        if str(node["_target_"]).endswith(".Adapted"):
+            node["weights"] = "scratch"
+    check_config(made)
+
+
+def test_a_subject_without_betas_is_told_what_is_missing(tmp_path: Path) -> None:
+    root = write_nsd(tmp_path / "nsd", n_images=40, n_shared=4, size=8).root
+    node = {"_target_": "decode.data.nsd.NSD", "root": str(root)}
+    message = planned(tmp_path, data=node, subjects=["subj02"])
+    assert message.startswith(
+        "subjects: expected a subject out of ['subj01', 'subj03'], which have betas_"
+    )
+    assert "got 'subj02'" in message
+    assert f"{root}/" in message
+    folder = next(p for p in root.rglob("betas_fithrf_GLMdenoise_RR") if "subj01" in str(p))
+    (missing,) = folder.glob("betas_session01.*")
+    missing.unlink()
+    with pytest.raises(InputError, match=r"betas_session01 is missing .1 such.; fetch it$"):
+        next(NSD(str(root)).recordings("subj01"))
