@@ -1,7 +1,8 @@
 """Turn the published SDXL unCLIP checkpoint into the folder that generator sdxl_unclip opens.
 
-    python scripts/convert_sdxl_unclip.py unclip6_epoch0_step110000.ckpt --out weights/sdxl_unclip
+    python scripts/convert_sdxl_unclip.py unclip6_epoch0_step110000.ckpt --out data/weights/mindeye2_unclip
 
+Experiments look for it in <paths.data>/weights/mindeye2_unclip, and `data` is the default of paths.data.
 The autoencoder is SDXL's own; its decoder is not taken from the checkpoint.
 """
 

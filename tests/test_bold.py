@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -326,10 +327,12 @@ def test_other_faults_of_files(files: Path) -> None:
     voxels = bold.read_mask(files / "mask.nii.gz")
     with pytest.raises(InputError, match=r"gone\.nii\.gz: .* no such file"):
         bold.read_run(files / "gone.nii.gz", voxels)
-    with pytest.raises(InputError, match="mask's grid"):
+    with pytest.raises(InputError, match=r"on the grid of the mask .*mask\.nii\.gz, \("):
         bold.read_run(files / "mask.nii.gz", voxels)
-    moved = bold.Voxels(voxels.ijk, voxels.grid, voxels.affine + 1, voxels.labels)
-    with pytest.raises(InputError, match="affine differs"):
+    moved = bold.Voxels(
+        voxels.ijk, voxels.grid, voxels.affine + 1, voxels.labels, files / "mask.nii.gz"
+    )
+    with pytest.raises(InputError, match=r"bold\.nii\.gz: .* affine of the mask .*mask\.nii\.gz"):
         bold.read_run(files / "bold.nii.gz", moved)
     with pytest.raises(InputError, match="expected one volume"):
         bold.read_mask(files / "bold.nii.gz")
@@ -367,3 +370,18 @@ def test_voxels_without_signal_can_be_left_out(files: Path) -> None:
     np.testing.assert_array_equal(kept.ijk, voxels.ijk[1:])
     live = bold.read_bold(files / "b.nii.gz", kept, events, subject="sub-01")
     assert single_trial_betas(live).signal.shape == (2, 7)
+
+
+def test_betas_are_no_run_of_volumes() -> None:
+    """A reader of betas with a preprocessing of runs is told by name, not by a response cut off."""
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({"onset": np.arange(9.0), "duration": 1.0, "stimulus": "a"})
+    channels = pd.DataFrame({"name": ["v1", "v2"], "kind": "bold", "roi": ""})
+    channels = channels.assign(x=np.nan, y=np.nan, z=np.nan)
+    signal = rng.normal(size=(9, 2)).astype(np.float32)
+    betas = Recording("s1", "01", "", "fmri", signal, 1.0, channels, events)
+    with pytest.raises(InputError, match=r"subject s1, session 01.* 9 events: .*preprocess=betas"):
+        single_trial_betas(betas)
+    # A run at a repetition time of 1 s has fewer trials than volumes.
+    run = replace(betas, signal=rng.normal(size=(60, 2)).astype(np.float32))
+    assert single_trial_betas(run, method="lsa").signal.shape == (9, 2)

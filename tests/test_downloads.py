@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -11,10 +12,12 @@ import runpy
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -29,9 +32,11 @@ from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.downloads import (
     RemoteFile,
+    coco,
     command,
     fetch,
     fetch_all,
+    fetch_coco,
     fits_parts,
     flat_patches,
     list_bucket,
@@ -611,22 +616,124 @@ def test_figshare_script(
     assert "expected files that match ['nothing*']" in capsys.readouterr().err
 
 
+def add_coco(server: Server, monkeypatch: pytest.MonkeyPatch, **members: bytes) -> dict[str, bytes]:
+    """The archive with its own layout, more in it than is read; what is unpacked, by name."""
+    names = [
+        f"{part}_{half}2017" for part in ("captions", "instances") for half in ("train", "val")
+    ]
+    wanted = {f"annotations/{n}.json": members.get(n, n.encode() * 999) for n in names}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, body in {**wanted, "annotations/person_keypoints_val2017.json": b"no"}.items():
+            file.writestr(name, body)
+    body = packed.getvalue()
+    server.files["/annotations/annotations_trainval2017.zip"] = body
+    monkeypatch.setattr(coco, "SIZE", len(body))
+    monkeypatch.setattr(coco, "MD5", hashlib.md5(body).hexdigest())
+    return wanted
+
+
+def test_coco_script_puts_annotations_where_experiments_look(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wanted = add_coco(server, monkeypatch)
+    args = ["--server", server.url, "--to", str(tmp_path / "nsd")]
+    assert run("fetch_coco.py", *args, "--dry") == 0
+    assert not (tmp_path / "nsd").exists()
+    server.cuts = [60]
+    assert run("fetch_coco.py", *args, "--what", "captions") == 0
+    below = {p.relative_to(tmp_path / "nsd").as_posix() for p in (tmp_path / "nsd").rglob("*.json")}
+    assert below == {n for n in wanted if "captions" in n}
+    assert run("fetch_coco.py", *args) == 0
+    for name, body in wanted.items():
+        assert (tmp_path / "nsd" / name).read_bytes() == body
+    assert not list((tmp_path / "nsd").rglob("person_keypoints*"))
+    captions = composed("experiment=nsd/takagi")["data"]["captions"]
+    boxes = composed("experiment=nsd/umbrae_grounding", f"paths.data={tmp_path}")
+    files = boxes["metrics"]["grounding"]["files"]
+    assert all((tmp_path / "nsd" / c).is_file() for c in captions)
+    assert files
+    assert all(Path(f).is_file() for f in files)
+    # Nothing is fetched or written again, and what was changed is put right.
+    server.asked.clear()
+    first, second = (tmp_path / "nsd" / n for n in list(wanted)[:2])
+    first.write_bytes(b"x" * len(wanted["annotations/captions_train2017.json"]))
+    before = second.stat().st_mtime_ns
+    assert run("fetch_coco.py", *args) == 0
+    assert server.asked == []
+    assert first.read_bytes() == wanted["annotations/captions_train2017.json"]
+    assert second.stat().st_mtime_ns == before
+    assert "unpacked" in capsys.readouterr().err
+
+
+def test_coco_archives_of_another_kind_are_refused(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add_coco(server, monkeypatch)
+    with pytest.raises(InputError, match="parts out of captions, instances, got 'boxes'"):
+        fetch_coco(tmp_path, what=["boxes"], server=server.url)
+    monkeypatch.setattr(coco, "MD5", "0" * 32)
+    assert run("fetch_coco.py", "--server", server.url, "--to", str(tmp_path)) == 2
+    assert "expected md5 0000" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("one.json", b"1" * 99)
+    with pytest.raises(InputError, match=r"a\.zip: expected two\.json, got \['one\.json'\]"):
+        coco.unpack(archive, ["one.json", "two.json"], tmp_path / "out")
+    archive.write_bytes(archive.read_bytes().replace(b"1" * 99, b"1" * 98 + b"2"))
+    with pytest.raises(InputError, match="expected a whole zip file, got"):
+        coco.unpack(archive, ["one.json"], tmp_path / "out")
+    assert not (tmp_path / "out/one.json").exists()
+
+
+def test_openneuro_is_asked_for_what_the_script_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its client is replaced by one of the same signature, so that no server is asked."""
+    asked: list[dict[str, Any]] = []
+
+    def download(*, dataset: str, tag: Any, target_dir: Path, include: Any) -> None:
+        asked.append({"dataset": dataset, "tag": tag, "to": target_dir, "include": include})
+        if dataset == "ds999999":
+            raise RuntimeError("no such\ndata set")
+        (target_dir / "sub-01").mkdir(parents=True)
+
+    monkeypatch.setitem(sys.modules, "openneuro", SimpleNamespace(download=download))
+    args = ["ds004192", "--tag", "1.0.7", "--include", "sub-01/**", "--to", str(tmp_path / "t")]
+    assert run("fetch_openneuro.py", *args) == 0
+    assert (tmp_path / "t/sub-01").is_dir()
+    assert asked == [
+        {"dataset": "ds004192", "tag": "1.0.7", "to": tmp_path / "t", "include": ["sub-01/**"]}
+    ]
+    assert run("fetch_openneuro.py", "ds999999", "--to", str(tmp_path / "u")) == 2
+    said = capsys.readouterr().err
+    assert "openneuro ds999999: got RuntimeError: no such data set; run again" in said
+    assert asked[1]["include"] is None
+
+
 @pytest.mark.skipif(find_spec("openneuro") is not None, reason="openneuro-py is installed")
 def test_openneuro_script_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fetch_openneuro.py", "ds004192") == 2
     assert "pip install 'decode[fetch]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["nsd", "figshare", "openneuro", "huggingface"])
+@pytest.mark.parametrize("name", ["nsd", "coco", "figshare", "openneuro", "huggingface"])
 def test_every_script_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"fetch_{name}.py", "--help") == 0
     assert f"python scripts/fetch_{name}.py" in capsys.readouterr().out
 
 
-def add_hub(server: Server) -> None:
-    repo = "lab/brains"
+def add_hub(server: Server, repo: str = "lab/brains", kind: str = "datasets") -> None:
     bodies = {"wds/subj01/0.tar": BODY, "wds/subj02/0.tar": b"no", "README.md": b"hello"}
     siblings = []
+    below = "" if kind == "models" else f"/{kind}"
     for name, body in bodies.items():
         digest = hashlib.sha256(body).hexdigest()
         lfs = {"sha256": digest, "size": len(body), "pointerSize": 130}
@@ -634,16 +741,17 @@ def add_hub(server: Server) -> None:
             {"rfilename": name, "size": len(body), "blobId": "b" * 40}
             | ({"lfs": lfs} if name.endswith(".tar") else {})
         )
-        server.files[f"/datasets/{repo}/resolve/{'c' * 40}/{name}"] = body
+        for revision in ("main", "c" * 40):
+            server.files[f"{below}/{repo}/resolve/{revision}/{name}"] = body
     info = {"_id": "1", "id": repo, "sha": "c" * 40, "siblings": siblings, "private": False}
     info |= {"downloads": 0, "likes": 0, "tags": [], "disabled": False, "gated": False}
-    for revision in ("main", "c" * 40):
-        server.files[f"/api/datasets/{repo}/revision/{revision}"] = json.dumps(info).encode()
     tree = [
         {"type": "file", "path": s["rfilename"], "size": s["size"], "oid": "b" * 40}
         for s in siblings
     ]
-    server.files[f"/api/datasets/{repo}/tree/{'c' * 40}"] = json.dumps(tree).encode()
+    for revision in ("main", "c" * 40):
+        server.files[f"/api/{kind}/{repo}/revision/{revision}"] = json.dumps(info).encode()
+        server.files[f"/api/{kind}/{repo}/tree/{revision}"] = json.dumps(tree).encode()
 
 
 @pytest.mark.slow  # its own process: the address of the hub is read when its client is imported
@@ -668,3 +776,40 @@ def test_huggingface_script(server: Server, tmp_path: Path) -> None:
     done = ask([*script, "lab/missing"])
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
+
+
+READ = """
+import sys
+from huggingface_hub import hf_hub_download
+print(open(hf_hub_download("lab/net", "README.md")).read())
+"""
+
+
+@pytest.mark.slow  # its own process, as above
+def test_a_model_goes_into_the_cache_that_experiments_read(server: Server, tmp_path: Path) -> None:
+    add_hub(server, "lab/net", "models")
+    here = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    script = [sys.executable, ROOT / "scripts/fetch_huggingface.py", "lab/net", "--model"]
+    ask = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
+    done = ask([*script, "--include", "*.md", "wds/subj01/*"], env={**os.environ, **here})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "c" * 40
+    assert "data/net" not in done.stderr
+    assert not (ROOT / "data/net").exists()
+    # Without a network, by the name alone.
+    offline = {**os.environ, **here, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    read = ask([sys.executable, "-c", READ], env=offline)
+    assert read.stdout.strip() == "hello", read.stderr
+    # A folder of its own, and content that does not fit.
+    for revision in ("main", "c" * 40):
+        server.files[f"/lab/net/resolve/{revision}/wds/subj01/0.tar"] = BODY[::-1]
+    for to in (["--to", tmp_path / "own"], []):
+        here["HF_HOME"] = str(tmp_path / "other")
+        done = ask([*script, "--include", "wds/subj01/*", *to], env={**os.environ, **here})
+        assert done.returncode == 2, done.stderr
+        assert f"expected sha256 {SHA}" in done.stderr
+        assert not list((tmp_path / "own").rglob("*.tar"))
+        assert not list((tmp_path / "other").rglob("*.tar"))
+    done = ask([*script[:2], "lab/brains", "--model"], env={**os.environ, **here})
+    assert done.returncode == 2
+    assert "hub model lab/brains at main: got" in done.stderr

@@ -205,6 +205,25 @@ def _other_grid(root: Path, twin: Twin) -> None:
     )
 
 
+def _mask_elsewhere(subject: str, name: str = "nsdgeneral", shape: bool = False) -> Break:
+    """The mask mirrored in x and 20 mm away, on the same grid; or of another shape."""
+
+    def change(root: Path, twin: Twin) -> None:
+        affine = AFFINE.copy()
+        affine[0, 0], affine[:3, 3] = -AFFINE[0, 0], AFFINE[:3, 3] + 20
+        mask = np.pad(twin.masks[subject], (0, 1)) if shape else twin.masks[subject]
+        place = root / f"nsddata/ppdata/{subject}/func1pt8mm/roi/{name}.nii.gz"
+        _save(place, mask.astype(np.int16), AFFINE if shape else affine)
+
+    return change
+
+
+def _without_ncsnr(root: Path, twin: Twin) -> None:
+    """Of HDF5 betas nothing but other masks then says in which space they lie."""
+    (root / BETAS.format("subj03") / "ncsnr.nii.gz").unlink()
+    _mask_elsewhere("subj03", "mine")(root, twin)
+
+
 def _short_pictures(root: Path, twin: Twin) -> None:
     path = root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
     _hdf5(path, imgBrick=twin.pictures[: max(twin.ids("subj01"))])
@@ -232,7 +251,17 @@ FAULTS: list[tuple[str, Break, dict[str, object], str, str]] = [
     ("truncated", _truncated, {}, "subj01", "session01.nii.gz: expected a whole"),
     ("truncated5", _truncated_hdf5, {}, "subj03", "session01.hdf5: expected"),
     ("grid", _other_grid, {"rois": ["streams"]}, "subj01",
-     r"streams.nii.gz: expected the grid of the mask, \(6, 5, 4\), got \(6, 5, 5\)"),
+     r"streams.nii.gz: expected the grid of the mask .*nsdgeneral.nii.gz, \(6, 5, 4\), got \(6, 5, 5\)"),
+    ("elsewhere", _mask_elsewhere("subj01"), {}, "subj01",
+     r"betas_session01.nii.gz: expected the affine of the mask .*roi/nsdgeneral.nii.gz.* 15.0.*-5.0"),
+    ("elsewhere5", _mask_elsewhere("subj03"), {}, "subj03",
+     r"ncsnr.nii.gz: expected the affine of the mask .*roi/nsdgeneral.nii.gz"),
+    ("elsewhere6", _without_ncsnr, {"mask": "mine"}, "subj03",
+     r"nsdgeneral.nii.gz: expected the affine of the mask .*roi/mine.nii.gz"),
+    ("other shape", _mask_elsewhere("subj01", shape=True), {}, "subj01",
+     r"session01.nii.gz: expected betas on the grid of the mask .*nsdgeneral.nii.gz, \(7, 6, 5\)"),
+    ("other shape5", _mask_elsewhere("subj03", shape=True), {}, "subj03",
+     r"session01.hdf5: expected betas on the grid of the mask .*nsdgeneral.nii.gz, \(5, 6, 7\)"),
     ("roi", lambda r, t: None, {"rois": ["floc-cars"]}, "subj01", "floc-cars.nii.gz.*no such file"),
     ("pictures", _short_pictures, {}, "subj01", "is not in .*nsd_stimuli.hdf5, which has the rows"),
     ("no pictures", _gone("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), {}, "subj01",

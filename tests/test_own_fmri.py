@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_configs import composed
 
+from decode.core import InputError
+from decode.data.betas_folder import BetasFolder
+from decode.preprocessing.betas import beta_maps
 from decode.simulation.scenes import draw, test_scenes, training_scenes
+from decode.stages import preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "bring_your_own_fmri.md").read_text()
@@ -42,6 +48,59 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "s1" / "betas.npy", np.array(betas)[order].astype(np.float32))
     pd.DataFrame(rows).iloc[order].to_csv(folder / "s1" / "trials.tsv", sep="\t", index=False)
     return folder
+
+
+TEXT, PART, GREY, GONE = "a text", "half of a picture", "16 bits", "gone"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            TEXT,
+            r"stimulus '007\.png': .*pictures/007\.png is not a readable image.*replace the file",
+        ),
+        (PART, r"stimulus '007\.png': .*pictures/007\.png is not a readable image.*truncated"),
+        (GREY, r"stimulus '007\.png': expected 8 bits per channel, got mode I;16"),
+        (GONE, r"trials\.tsv: row \d+ names the picture '007\.png', which is not in"),
+    ],
+)
+def test_every_picture_is_read_before_anything_else(
+    lab: Path, tmp_path: Path, fault: str, message: str
+) -> None:
+    """What the guide promises of its first command."""
+    shutil.copytree(lab, tmp_path / "lab", ignore=shutil.ignore_patterns("outputs"))
+    picture = tmp_path / "lab/pictures/007.png"
+    content = picture.read_bytes()
+    if fault == TEXT:
+        picture.write_text("no picture")
+    elif fault == PART:
+        picture.write_bytes(content[: len(content) // 2])
+    elif fault == GREY:
+        Image.fromarray(np.zeros((8, 8), np.uint16)).save(picture)
+    else:
+        picture.unlink()
+    data = BetasFolder(str(tmp_path / "lab"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=message) as e:
+        preprocess.run(tmp_path / "out", dataset=data, preprocess=beta_maps, subject="s1")
+    assert "\n" not in str(e.value)
+    picture.write_bytes(content)
+    preprocess.run(tmp_path / "out", dataset=data, preprocess=beta_maps, subject="s1")
+
+
+def test_commands_of_the_lists_of_data_compose() -> None:
+    """Data sets of single-trial betas are given with an experiment that takes betas."""
+    text = (ROOT / "docs/data_fmri.md").read_text()
+    commands = re.findall(r"`(decode [^`]+)`", text)
+    assert commands
+    for line in commands:
+        words = shlex.split(line)[1:]
+        assert any(w.startswith("experiment=") for w in words), line
+        found = composed(*words)
+        assert found["preprocess"]["_target_"] == "decode.preprocessing.betas.beta_maps"
+        roots = [w.removeprefix("data.root=") for w in words if w.startswith("data.root=")]
+        assert roots == [found["data"]["root"]]
 
 
 def command(start: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from decode.report.published import (
     check_published,
     protocol_of,
     read_systems,
+    trained_on,
 )
 
 METRICS = Path(__file__).parents[1] / "configs" / "metric"
@@ -29,8 +31,24 @@ def node(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((METRICS / f"{name}.yaml").read_text()))
 
 
-def score(metric: str, value: float = 0.5, subject: str = "subj01") -> Score:
-    return Score(metric, subject, 1000, value, split="published")
+DECLARED = {"_target_": "decode.splits.published", "_partial_": True}
+
+
+def score(
+    metric: str, value: float = 0.5, subject: str = "subj01", split: str = "published"
+) -> Score:
+    return Score(metric, subject, 1000, value, split=split)
+
+
+def asked(
+    test: str | None,
+    metrics: dict[str, Any],
+    splits: dict[str, Any] | None = None,
+    **data: object,
+) -> dict[str, Any]:
+    """A composed config, as far as it matters here."""
+    splits = splits or {"published": DECLARED}
+    return {"published": test, "metrics": metrics, "splits": splits, "data": data}
 
 
 def test_every_published_number_is_a_fraction_of_a_known_metric_with_a_mark() -> None:
@@ -80,23 +98,85 @@ def test_the_protocol_is_told_from_the_metrics() -> None:
 def test_a_run_stands_beside_systems_with_its_test_pictures_only() -> None:
     metrics = {"b": node("image_mindeye_256"), "r": node("retrieval_mindeye")}
     own = [score("pixcorr"), score("retrieval_300way"), score("mse"), score("ridge/pixcorr", 0.1)]
-    found = {t: beside_published(t, metrics, own) for t in TESTS}
+    found = {t: beside_published(asked(t, metrics), own) for t in TESTS}
     names = {}
     for test, shown in found.items():
         assert shown is not None
         assert shown.columns == ["pixcorr", "retrieval_300way"]
-        assert shown.own == {"pixcorr": 0.5, "retrieval_300way": 0.5}
-        assert {s.test for s in shown.systems} == {test, UNKNOWN}
-        names[test] = [s.system for s in shown.systems if s.test == test]
+        (row,) = shown.own
+        assert row.scores == {"pixcorr": 0.5, "retrieval_300way": 0.5}
+        assert {s.test for s in shown.systems} == {test}
+        assert {s.test for s in shown.elsewhere} == {UNKNOWN}
+        names[test] = [s.system for s in shown.systems]
     assert "MindEye1" in names["shared982"]
     assert "MindEye2" in names["shared1000"]
     assert not set(names["shared982"]) & set(names["shared1000"])
-    assert beside_published(None, metrics, own) is None
+    assert beside_published(asked(None, metrics), own) is None
+
+
+def rows_of(html: str) -> list[list[str]]:
+    """Cells of the rows of this run and of the systems that may be compared, without tags."""
+    table = html.split("Beside published results")[1].split("</table>")[0]
+    body = table.split("<tbody>")[1]
+    return [
+        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in body.split("<tr>")[1:]
+    ]
+
+
+def test_every_split_has_a_row_with_its_sessions() -> None:
+    """As in a ladder of training sessions, beside a split of other test pictures."""
+    splits = {f"sessions_{n}": {**DECLARED, "sessions": n} for n in (1, 40)}
+    splits |= {"shared1000": DECLARED, "kfold": {"_target_": "decode.splits.kfold"}}
+    own = [score("pixcorr", 0.101 + i / 10, split=name) for i, name in enumerate(splits)]
+    metrics = {"b": node("image_mindeye_256")}
+    shown = beside_published(asked("shared1000", metrics, splits), own)
+    rows = rows_of(page(Report("run", [], published=shown)))
+    assert [r[:5] for r in rows[:3]] == [
+        ["this run, sessions_1", "one session", "shared1000", "mindeye-256", "0.101"],
+        ["this run, sessions_40", "first 40 sessions", "shared1000", "mindeye-256", "0.201"],
+        ["this run, shared1000", "all sessions", "shared1000", "mindeye-256", "0.301"],
+    ]
+    assert not [r for r in rows[3:] if r[0].startswith("this run") or r[2] != "shared1000"]
+    assert "0.401" not in page(Report("run", [], published=shown))
+    trained = {r[1] for r in rows[3:]}
+    assert {"all sessions", "one session"} <= trained
+
+
+@pytest.mark.parametrize(
+    ("split", "data", "words"),
+    [
+        ({}, {}, "all sessions"),
+        ({}, {"sessions": 1}, "one session"),
+        ({"sessions": 4}, {"sessions": 10}, "first 4 sessions"),
+        ({"sessions": 10}, {"sessions": 4}, "first 4 sessions"),
+        ({"sessions": 1, "of": "subj07"}, {}, "all sessions; one session of subj07"),
+        ({"of": "subj07"}, {"sessions": None}, "all sessions"),
+    ],
+)
+def test_training_is_said_in_sessions(
+    split: dict[str, Any], data: dict[str, Any], words: str
+) -> None:
+    assert trained_on(split, data) == words
+
+
+def test_a_shorter_test_set_stands_beside_nothing() -> None:
+    metrics, own = {"b": node("image_mindeye_256")}, [score("pixcorr")]
+    for test, last in (("shared1000", 37), ("shared982", 36)):
+        shown = beside_published(asked(test, metrics, last_session=last), own)
+        html = page(Report("run", [], published=shown))
+        assert f"the first {last} sessions only" in html
+        assert "0.309" not in html
+        assert "0.322" not in html
+    for test, last in (("shared1000", 40), ("shared982", 37)):
+        shown = beside_published(asked(test, metrics, last_session=last), own)
+        assert shown is not None
+        assert shown.systems
 
 
 def test_picture_scores_of_another_protocol_are_left_out() -> None:
     own = [score("pixcorr"), score("ssim"), score("retrieval_300way", 0.4)]
-    shown = beside_published("shared1000", {"b": node("image_native")}, own)
+    shown = beside_published(asked("shared1000", {"b": node("image_native")}), own)
     assert shown is not None
     assert shown.columns == ["retrieval_300way"]
     html = page(Report("run", [], published=shown))
@@ -107,7 +187,7 @@ def test_picture_scores_of_another_protocol_are_left_out() -> None:
 
 def test_no_published_number_is_printed_without_mark_and_paper() -> None:
     metrics = {"b": node("image_mindeye_256")}
-    shown = beside_published("shared982", metrics, [score("pixcorr", 0.123), score("ssim")])
+    shown = beside_published(asked("shared982", metrics), [score("pixcorr", 0.123), score("ssim")])
     assert shown is not None
     html = page(Report("run", [], published=shown))
     table = html.split("Beside published results")[1].split("</table>")[0]

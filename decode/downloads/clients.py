@@ -6,11 +6,13 @@ import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from decode.core import InputError
 from decode.downloads.listings import RemoteFile, fetch_all
 from decode.downloads.transfer import find_fault
+
+Kind = Literal["dataset", "model"]
 
 
 def fetch_openneuro(
@@ -37,44 +39,51 @@ def fetch_openneuro(
 
 def fetch_huggingface(
     repo: str,
-    folder: str | Path,
+    folder: str | Path | None,
     *,
+    kind: Kind = "dataset",
     revision: str = "main",
     include: Sequence[str] = (),
     dry: bool = False,
 ) -> str:
-    """Bring a data set of the hub below `folder`, and return the commit it came from.
+    """Bring a data set or a model of the hub below `folder`, and return the commit it came from.
 
-    `include` are patterns of file names. Large files are compared with the SHA-256 that the hub
-    publishes. Raises InputError when the hub refuses or a file does not fit.
+    `folder` None is the hub's own cache, where everything that names `repo` finds it, also without a
+    network. `include` are patterns of file names. Large files are compared with the SHA-256 that the
+    hub publishes. Raises InputError when the hub refuses or a file does not fit.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        info: Any = HfApi().dataset_info(repo, revision=revision, files_metadata=True)
+        info: Any = HfApi().repo_info(repo, repo_type=kind, revision=revision, files_metadata=True)
     except Exception as e:  # errors of its HTTP library changed class between versions
-        raise InputError(f"hub {repo} at {revision}: got {_line(e)}; check name and network") from e
+        raise InputError(
+            f"hub {kind} {repo} at {revision}: got {_line(e)}; check name, kind and network"
+        ) from e
     wanted = [
         s for s in info.siblings if not include or any(fnmatch(s.rfilename, p) for p in include)
     ]
     if not wanted:
         raise InputError(f"hub {repo}: expected files that match {list(include)}, found none")
     names = [s.rfilename for s in wanted]
-    fetch_all([RemoteFile("", s.rfilename, s.size) for s in wanted], folder, dry=True)
+    fetch_all([RemoteFile("", s.rfilename, s.size) for s in wanted], folder or ".", dry=True)
     print(f"commit {info.sha}", file=sys.stderr)
     if dry:
         return str(info.sha)
     try:
-        snapshot_download(
-            repo, repo_type="dataset", revision=info.sha, local_dir=folder, allow_patterns=names
+        # The cache remembers what a branch means only when it is asked by the branch's name.
+        asked = revision if folder is None else info.sha
+        place = snapshot_download(
+            repo, repo_type=kind, revision=asked, local_dir=folder, allow_patterns=names
         )
     except Exception as e:
         raise InputError(f"hub {repo}: got {_line(e)}; run again, it goes on") from e
     for s in wanted:
-        path = Path(folder) / s.rfilename
+        path = Path(place) / s.rfilename
         fault = find_fault(path, sha256=s.lfs.sha256 if s.lfs else None, size=s.size)
         if fault:
-            path.unlink()
+            path.resolve().unlink()  # in the cache it is a link to the content
+            path.unlink(missing_ok=True)
             raise InputError(f"{path}: {fault}; it was deleted, run again for a new copy")
     return str(info.sha)
 

@@ -33,13 +33,15 @@ def single_trial_betas(
     per run; `slice_time` is the moment within a TR that a volume stands for (0 start, 0.5 middle,
     as after fMRIPrep). Channels of kind "confound" are regressed out and left out of the result.
 
-    Raises InputError for NaN or constant voxels, for events outside the recording, and for trials
-    of whose response less than the share `min_response` was recorded.
+    Raises InputError for recordings that hold one response per trial already, for NaN or constant
+    voxels, for events outside the recording, and for trials of whose response less than the share
+    `min_response` was recorded.
     """
     if method not in WEIGHTS:
         raise InputError(f"preprocess.method: expected one of {sorted(WEIGHTS)}, got {method!r}")
     if noise not in ("white", "ar1"):
         raise InputError(f"preprocess.noise: expected 'white' or 'ar1', got {noise!r}")
+    check_series(recording)
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
     tr = 1 / recording.sfreq
@@ -91,6 +93,17 @@ def trial_layout(recording: Recording, keep: np.ndarray) -> Layout:
         sfreq=1.0,
         n_times=1,
     )
+
+
+def check_series(recording: Recording) -> None:
+    """InputError for beta maps, whose sample i is the response to event i and no moment in time."""
+    onsets = recording.events["onset"].to_numpy(float)
+    n = len(recording.signal)
+    if recording.sfreq == 1.0 and len(onsets) == n and np.array_equal(onsets, np.arange(n)):
+        raise InputError(
+            f"{recording.where}: expected a run of volumes, got {n} samples for {n} events: one response "
+            "per trial, estimated already; use preprocess=betas"
+        )
 
 
 def check_signal(recording: Recording, keep: np.ndarray) -> np.ndarray:

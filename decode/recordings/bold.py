@@ -21,17 +21,33 @@ class Voxels:
     """The voxels of a mask, in C order of the grid.
 
     `ijk` is (voxel, 3) int, `grid` the shape of a volume, `affine` maps ijk to mm, and `labels` is
-    (voxel,) the mask's own values, which may number regions.
+    (voxel,) the mask's own values, which may number regions. `file` is where the mask was read from,
+    None when nobody drew one; messages name it.
     """
 
     ijk: np.ndarray
     grid: tuple[int, int, int]
     affine: np.ndarray
     labels: np.ndarray
+    file: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """How messages name the mask."""
+        return f"the mask {self.file}" if self.file else "the other runs"
+
+    def check_space(self, path: Path, affine: np.ndarray | None) -> None:
+        """Raise InputError when an image of the same grid at `path` lies elsewhere in space."""
+        if affine is None or not np.allclose(affine, self.affine, atol=1e-2):
+            raise InputError(
+                f"{path}: expected the affine of {self.where}, {_in_words(self.affine)}, got "
+                f"{_in_words(affine)}: the same grid in another space; choose a mask in the space of "
+                "the image"
+            )
 
     def take(self, keep: np.ndarray) -> Voxels:
         """The voxels that the boolean `keep` (voxel,) marks."""
-        return Voxels(self.ijk[keep], self.grid, self.affine, self.labels[keep])
+        return Voxels(self.ijk[keep], self.grid, self.affine, self.labels[keep], self.file)
 
     def channels(self, regions: dict[int, str] | None = None) -> pd.DataFrame:
         """One row per voxel: name "i-j-k", kind, x, y, z in metres, and roi from its label."""
@@ -41,6 +57,11 @@ class Voxels:
         table.insert(1, "kind", "bold")
         table["roi"] = [(regions or {}).get(int(v), "") for v in self.labels]
         return table
+
+
+def _in_words(affine: np.ndarray | None) -> str:
+    """The rows of an affine that move, in mm."""
+    return "none" if affine is None else str(np.round(affine[:3], 2).tolist())
 
 
 def open_image(path: Path) -> SpatialImage:
@@ -90,7 +111,7 @@ def read_mask(path: Path) -> Voxels:
     keep = volume > 0
     if not keep.any():
         raise InputError(f"{path}: expected a mask with values above 0, got none")
-    return Voxels(np.argwhere(keep), volume.shape, affine, volume[keep])
+    return Voxels(np.argwhere(keep), volume.shape, affine, volume[keep], path)
 
 
 def read_run(path: Path, voxels: Voxels) -> np.ndarray:
@@ -98,13 +119,10 @@ def read_run(path: Path, voxels: Voxels) -> np.ndarray:
     image = open_image(path)
     if len(image.shape) != 4 or image.shape[:3] != voxels.grid:
         raise InputError(
-            f"{path}: expected a run on the mask's grid {voxels.grid} + time, got {image.shape}; "
+            f"{path}: expected a run on the grid of {voxels.where}, {voxels.grid} + time, got {image.shape}; "
             "choose a mask in the space of the run"
         )
-    if not np.allclose(image.affine, voxels.affine, atol=1e-2):
-        raise InputError(
-            f"{path}: its affine differs from the mask's; choose a mask in the space of the run"
-        )
+    voxels.check_space(path, image.affine)
     stored = _stored(image, path)
     slope = getattr(image.dataobj, "slope", 1.0)
     intercept = getattr(image.dataobj, "inter", 0.0)

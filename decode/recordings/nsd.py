@@ -171,12 +171,12 @@ def read_voxels(
 def _on_grid(path: Path, voxels: Voxels, instead: str) -> np.ndarray:
     """Values (voxel,) of a volume on the mask's grid."""
     volume, affine = read_volume(path)
-    if volume.shape != voxels.grid or not np.allclose(affine, voxels.affine, atol=1e-2):
+    if volume.shape != voxels.grid:
         raise InputError(
-            f"{path}: expected the grid of the mask, {voxels.grid}, got {volume.shape} "
-            "or another affine; "
-            f"fetch the file of {SPACE} or set {instead}"
+            f"{path}: expected the grid of {voxels.where}, {voxels.grid}, got {volume.shape}; fetch the "
+            f"files of {SPACE} or set {instead}"
         )
+    voxels.check_space(path, affine)
     return volume[tuple(voxels.ijk.T)]
 
 

@@ -14,6 +14,8 @@ from decode.core import InputError
 from decode.recordings.bold import Voxels, open_image
 
 SCALE = 300.0
+# Volumes in the space of the betas; HDF5 files carry no affine of their own.
+IN_SPACE = ("nsdgeneral", "streams", "prf-visualrois")
 CHUNK_BYTES = 128 * 2**20
 
 
@@ -33,6 +35,9 @@ def read_betas(path: Path, voxels: Voxels, n_trials: int) -> np.ndarray:
 
     NIfTI is (x, y, z, trial). The HDF5 dataset `betas` was written by MATLAB in that order, so that
     it reads (trial, z, y, x) here. Neither is ever held whole as anything wider than int16.
+    Raises InputError when shape or affine are not the mask's; an HDF5 file has no affine, so that of
+    `ncsnr.nii.gz` beside it counts, else that of another published mask beside the one given. Where
+    neither is there, only the shape is compared.
     """
     read = _from_hdf5 if path.suffix == ".hdf5" else _from_nifti
     out = np.empty((n_trials, len(voxels.ijk)), np.float32)
@@ -51,7 +56,8 @@ def _from_nifti(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
     open_image(path)
     # The file stays open: reopening a compressed one would start again from its beginning.
     image: Any = nibabel.load(path, keep_file_open=True)
-    _check(path, tuple(image.shape), (*voxels.grid, n_trials), image.get_data_dtype())
+    _check(path, tuple(image.shape), (*voxels.grid, n_trials), image.get_data_dtype(), voxels)
+    voxels.check_space(path, image.affine)
     if (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0):
         raise InputError(
             f"{path}: expected betas stored without slope and intercept (percent change x {SCALE:g}), "
@@ -75,7 +81,10 @@ def _from_hdf5(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
         raise InputError(
             f"{path}: expected the dataset 'betas' (trial, z, y, x), got {e}; fetch the file again"
         ) from e
-    _check(path, tuple(betas.shape), (n_trials, *voxels.grid[::-1]), betas.dtype)
+    _check(path, tuple(betas.shape), (n_trials, *voxels.grid[::-1]), betas.dtype, voxels)
+    beside = _beside(path, voxels)
+    if beside is not None:
+        voxels.check_space(beside, open_image(beside).affine)
     x, y, z = voxels.ijk.T
     chunks = betas.chunks or (1, *betas.shape[1:])
     try:
@@ -100,13 +109,22 @@ def _from_hdf5(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
         raise _broken(path, e) from e
 
 
-def _check(path: Path, found: tuple[int, ...], expected: tuple[int, ...], kind: Any) -> None:
+def _beside(path: Path, voxels: Voxels) -> Path | None:
+    """A volume that lies in the space of the betas and is not the mask itself."""
+    folder = voxels.file.parent if voxels.file else path.parent
+    places = [path.with_name("ncsnr.nii.gz"), *(folder / f"{name}.nii.gz" for name in IN_SPACE)]
+    return next((p for p in places if p.is_file() and p != voxels.file), None)
+
+
+def _check(
+    path: Path, found: tuple[int, ...], expected: tuple[int, ...], kind: Any, voxels: Voxels
+) -> None:
     if len(found) != 4:
         raise InputError(f"{path}: expected four axes {expected}, got {found}; fetch it again")
     trials, grid = (3, slice(0, 3)) if path.suffix != ".hdf5" else (0, slice(1, 4))
     if found[grid] != expected[grid]:
         raise InputError(
-            f"{path}: expected betas on the mask's grid {expected[grid]}, got {found[grid]}; "
+            f"{path}: expected betas on the grid of {voxels.where}, {expected[grid]}, got {found[grid]}; "
             "choose a mask in the space of the betas"
         )
     if found[trials] != expected[trials]:

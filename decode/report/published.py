@@ -12,6 +12,9 @@ from decode.report.content import Score, overall
 
 TESTS = ("shared982", "shared1000")
 UNKNOWN = "unknown"
+# The last session in which pictures of a test set were shown.
+LAST_SESSION = {"shared982": 37, "shared1000": 40}
+DECLARED = "decode.splits.published"
 PICTURES = ("pixcorr", "ssim", "two_way_", "distance_")
 
 
@@ -29,19 +32,32 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """A run's scores on one split; `training` says on which sessions, in the words of the systems."""
+
+    split: str
+    training: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Beside:
-    """A run's scores (`own`) beside those of published systems on the test pictures `test`.
+    """A run's scores (`own`, a row per split) beside those of published systems on the test pictures
+    `test`; `elsewhere` are systems whose test pictures are not known, which cannot be compared.
 
     `columns` are the metrics that both sides have; `protocol` is how the run scored its pictures, ""
-    when in no published way: then picture scores are left out and the page says so.
+    when in no published way: then picture scores are left out and the page says so. `cut` is the last
+    session that the run read where that takes test pictures away: then there are no systems.
     """
 
     test: str
     subjects: str
     protocol: str
     columns: Sequence[str]
-    own: Mapping[str, float]
+    own: Sequence[Own]
     systems: Sequence[System]
+    elsewhere: Sequence[System] = ()
+    cut: int | None = None
 
 
 def check_published(config: Mapping[str, Any]) -> None:
@@ -85,23 +101,45 @@ def read_systems() -> tuple[list[System], str]:
     return systems, content["subjects"]
 
 
-def beside_published(
-    test: str | None, metrics: Mapping[str, Any], scores: Sequence[Score]
-) -> Beside | None:
-    """What the page shows for the test pictures `test`; None when nothing was asked for.
+def beside_published(config: Mapping[str, Any], scores: Sequence[Score]) -> Beside | None:
+    """What the page shows for the test pictures that `published` names; None when it is null.
 
-    Systems whose test pictures are not known come last; those that share no metric are left out.
+    Splits that the data set does not declare have other test pictures and are left out; so are systems
+    that share no metric with the run.
     """
+    test = config.get("published")
     if test is None:
         return None
-    protocol = protocol_of(metrics)
+    protocol = protocol_of(config["metrics"])
     systems, subjects = read_systems()
-    kept = [s for t in (test, UNKNOWN) for s in systems if s.test == t]
-    known = {m for s in kept for m in s.scores}
-    own = {
-        s.metric: s.value
-        for s in overall(scores)
-        if s.metric in known and (protocol or not s.metric.startswith(PICTURES))
-    }
-    kept = [s for s in kept if set(s.scores) & set(own)]
-    return Beside(test, subjects, protocol, list(own), own, kept)
+    last = config["data"].get("last_session")
+    cut = last if last is not None and last < LAST_SESSION[test] else None
+    known = {m for s in systems if s.test in (test, UNKNOWN) for m in s.scores}
+    own: dict[str, dict[str, float]] = {}
+    for s in overall(scores):
+        if s.metric in known and (protocol or not s.metric.startswith(PICTURES)):
+            own.setdefault(s.split, {})[s.metric] = s.value
+    rows = [
+        Own(name, trained_on(node, config["data"]), own[name])
+        for name, node in config["splits"].items()
+        if name in own and node["_target_"] == DECLARED
+    ]
+    columns = list(dict.fromkeys(m for row in rows for m in row.scores))
+    kept = [] if cut else [s for s in systems if set(s.scores) & set(columns)]
+    alike, elsewhere = ([s for s in kept if s.test == t] for t in (test, UNKNOWN))
+    return Beside(test, subjects, protocol, columns, rows, alike, elsewhere, cut)
+
+
+def trained_on(split: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The sessions that a split of the data set trains on: "all sessions", "one session" or how many."""
+    of, within = split.get("of"), data.get("sessions")
+    asked = [n for n in (within, None if of else split.get("sessions")) if n is not None]
+    words = _sessions(min(asked)) if asked else "all sessions"
+    if of and split.get("sessions"):
+        mine = min(n for n in (within, split["sessions"]) if n is not None)
+        return f"{words}; {_sessions(mine)} of {of}"
+    return words
+
+
+def _sessions(n: int) -> str:
+    return "one session" if n == 1 else f"first {n} sessions"

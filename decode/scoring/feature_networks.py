@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
+from decode.networks.hub import from_hub
 from decode.networks.weights import choose_device, find_weights, load_efficientnet_lite, loading
 from decode.scoring.picture_scores import Resize
 
@@ -64,7 +65,7 @@ class Torchvision:
     `weights` is the torchvision name of published weights (IMAGENET1K_V1), fetched and cached by
     torchvision, or null for an untrained network, whose scores are named `random_...`. `file` is a
     safetensors file holding the weights that `weights` names, or, with `weights` another word
-    ("swav"), weights torchvision does not know.
+    ("swav", made by scripts/convert_swav.py), weights torchvision does not know.
     """
 
     def __init__(
@@ -129,7 +130,10 @@ def load_file(network: nn.Module, file: Path) -> None:
     from safetensors.torch import load_file as read
 
     if not file.is_file():
-        raise InputError(f"feature network: expected weights at {file}, found no file")
+        raise InputError(
+            f"feature network: expected weights at {file}, found no file; docs/weights.md says how to "
+            "make it, or take the network out of the metric"
+        )
     missing, unexpected = network.load_state_dict(read(file), strict=False)
     wrong = [key for key in missing if not key.startswith(("fc.", "classifier.", "AuxLogits."))]
     if wrong or unexpected:
@@ -186,7 +190,7 @@ class OpenClip:
                 f"feature network: weights {self.pretrained!r} need the QuickGELU variant of "
                 f"{self.model!r}; set model to {self.model}-quickgelu"
             )
-        with loading(self.model):
+        with loading(self.model), from_hub(self.model):
             network = open_clip.create_model_from_pretrained(
                 name, self.pretrained, return_transform=False
             )

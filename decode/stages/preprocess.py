@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import Dataset, InputError, Layout, Recording, Stimulus
+from decode.pictures import open_image
 from decode.preprocessing.prepared import Prepared
 from decode.progress import progress
 from decode.store import write_json, write_table
@@ -53,7 +54,11 @@ def run(
 
 
 def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
-    """One row per stimulus: uid and the digest of its content."""
+    """One row per stimulus: uid and the digest of its content.
+
+    Raises InputError for a stimulus that is not known, and for a picture that is missing or cannot be
+    read to its end: it would be found hours later, when targets are computed.
+    """
     rows = []
     for uid in pd.unique(uids):
         if uid not in known:
@@ -61,7 +66,10 @@ def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataF
                 f"trials name stimulus {uid!r}, which the data set does not list; "
                 "correct the events or add the stimulus"
             )
-        rows.append({"uid": uid, "digest": known[uid].digest()})
+        stimulus = known[uid]
+        if stimulus.kind == "image":
+            open_image(stimulus)
+        rows.append({"uid": uid, "digest": stimulus.digest()})
     return pd.DataFrame(rows)
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from decode.core import InputError, Kind, Stimulus
 from decode.networks.features import NetworkTarget
+from decode.networks.hub import from_hub
 from decode.networks.weights import load_open_clip, loading, open_clip_name
 from decode.pictures import open_image
 
@@ -65,7 +66,8 @@ class OpenClip(NetworkTarget):
             )
 
     def open(self) -> Any:
-        network, self._transform = load_open_clip(self.model, self.pretrained)
+        with from_hub(self.model):
+            network, self._transform = load_open_clip(self.model, self.pretrained)
         return network
 
     def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
@@ -104,7 +106,7 @@ class OpenClip(NetworkTarget):
     def _tokeniser(self) -> Any:
         import open_clip
 
-        with loading(self.model):
+        with loading(self.model), from_hub(self.model):
             return open_clip.get_tokenizer(open_clip_name(self.model))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from decode.core import InputError, Stimulus
 from decode.networks.augmentation import changed
 from decode.networks.features import NetworkTarget
+from decode.networks.hub import from_hub
 from decode.networks.weights import find_weights, loading
 from decode.pictures import open_image
 
@@ -52,7 +53,7 @@ class Timm(NetworkTarget):
         import timm
 
         name = timm_name(self.model)
-        with loading(self.model):
+        with loading(self.model), from_hub(name):
             # Zero classes makes the classifier the identity: the output is what it would read.
             network = timm.create_model(name, pretrained=True, num_classes=0)
             settings = timm.data.resolve_model_data_config(network)
