@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nsd_twin import write_nsd
+from test_configs import composed
 from worlds import config
 
 from decode.core import InputError, Responses, Results, Stimulus
@@ -213,3 +215,84 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path) -> None:
         Run(config(tmp_path, metrics=METRICS))
     with pytest.raises(InputError, match="generator is null"):
         Run(config(tmp_path, voxel_model=VOXELS, generator=None))
+
+
+# The twin's noise, and the pictures that are tested.
+NOISE, SHARED = 0.5, 24
+
+
+def expected_ceiling(response: np.ndarray) -> np.ndarray:
+    """(x, y, z) what the root of an estimated ceiling is on average, for three repeats of each known
+    response (picture, x, y, z): silent voxels are taken for better than they are, as no estimate is
+    below 0.
+    """
+    rng, made = np.random.default_rng(3), []
+    for _ in range(60):
+        trials = response[:, None] + NOISE * rng.standard_normal(
+            (len(response), 3, *response.shape[1:])
+        )
+        noise = trials.var(axis=1, ddof=1).mean(axis=0)
+        total = trials.mean(axis=1).var(axis=0, ddof=1)
+        made.append(np.sqrt(np.maximum(total - noise / 3, 0) / np.maximum(total, noise / 3)))
+    return np.mean(made, axis=0)
+
+
+def test_the_experiment_on_nsd_scores_the_published_regions(tmp_path: Path) -> None:
+    """As it ships, with pixels in the place of networks: the twin's voxels read coarse pixels."""
+    config = composed("experiment=nsd/mindeye2_brain_correlation", f"paths.outputs={tmp_path}/out")
+    twin = write_nsd(
+        tmp_path / "nsd", n_images=240, n_shared=SHARED, grid=(9, 8, 6), size=8, noise=NOISE
+    )
+    config["data"] |= {"root": str(twin.root)}
+    pixels = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
+    assert config["voxel_model"]["target"]["model"] == "facebook/dinov2-large"
+    config["voxel_model"] |= {"target": pixels, "size": 192}
+    config |= {
+        "subjects": ["subj01"], "published": None, "compute": {"device": "cpu"}, "objectives": {},
+        "targets": {"pixels": pixels},
+        "generator": {"_target_": "decode.generators.pixels.PixelGenerator"},
+        "encoder": {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True},
+        "trainer": {"_target_": "decode.training.Trainer", "epochs": 0},
+        "metrics": {"brain": config["metrics"]["brain"]},
+    }  # fmt: skip
+    made = Run(config)
+    execute(made, until="report", force=(), say=lambda _: None)
+    summary = read_json(made.of("evaluate")[0].folder / "summary.json")
+    found = {r["metric"].replace("brain_correlation_", ""): r for r in summary}
+    named = {"V1": (1, 2), "V2": (3, 4), "V3": (5, 6), "V4": (7,), "higher_vis": (0,)}
+    mask, atlas = twin.masks["subj01"], twin.rois["subj01"]["prf-visualrois"]
+    regions = {k: mask & np.isin(atlas, v) for k, v in named.items()} | {"nsd_general": mask}
+    assert {m for m in found if "/" not in m} == set(regions)
+    variance = twin.response["subj01"][twin.shared("subj01")].var(axis=0)
+    best = np.sqrt(variance / (variance + NOISE**2 / 3))
+    estimated = expected_ceiling(twin.response["subj01"][twin.shared("subj01")])
+    for name, voxels in regions.items():
+        assert found[name]["ceiling"] == pytest.approx(estimated[voxels].mean(), abs=0.06)
+        assert found[f"shown/{name}"]["value"] == pytest.approx(best[voxels].mean(), abs=0.08)
+        assert 0.7 * best[voxels].mean() < found[name]["value"] < best[voxels].mean() + 0.05
+        assert abs(found[f"shuffled/{name}"]["value"]) < 0.1
+    page = (made.of("report")[0].folder / "report.html").read_text()
+    assert "in place of the published GNet" in page
+    assert f'<td class="n">{int(mask.sum())}</td>' in page[page.index("Noise ceilings of") :]
+
+
+def test_voxels_that_a_scaler_left_out_count_nowhere() -> None:
+    results = made_up()
+    brain = results.brain
+    assert brain is not None
+    fewer = brain.measured.clone()
+    fewer[:40, [1, 2]] = 0
+    some = Responses(fewer, brain.expected, ROIS, brain.ceiling)
+    rows = BrainCorrelation(regions={"V1": ["V1v", "V1d"]}, rest="rest", whole="every")(
+        Results(results.trials, {}, {}, results.shown, None, some)
+    )
+    mean = rows.groupby(["subject", "metric"])["value"].mean()
+    for region, voxels in {"V1": [0], "rest": [3, 4, 5], "every": [0, 3, 4, 5]}.items():
+        assert mean["a", f"brain_correlation_{region}"] == pytest.approx(
+            by_hand(results, 0, voxels), abs=1e-6
+        )
+    with pytest.raises(InputError, match="got zeros throughout"):
+        BrainCorrelation()(
+            Results(results.trials, {}, {}, results.shown, None,
+                    Responses(0 * fewer, brain.expected, ROIS, brain.ceiling))
+        )  # fmt: skip

@@ -14,12 +14,15 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from test_configs import composed
 from worlds import PixelWorld, config
 
+from decode.building import build
 from decode.core import Generator, InputError, Media, Results, Stimulus, Tensors
 from decode.metrics.captions import Captions, references
 from decode.pipeline import execute
 from decode.plan import Run
+from decode.report.glossary import meaning
 from decode.scoring.caption_clip import CaptionClip
 from decode.scoring.captions import (
     Cider,
@@ -29,10 +32,14 @@ from decode.scoring.captions import (
     bleu_counts,
     clipscore,
     meteor_exact,
+    nearest,
     ref_clipscore,
+    rouge_1,
     rouge_l,
     tokens,
 )
+from decode.scoring.feature_networks import slug
+from decode.scoring.text_networks import ClipText, Sentences
 from decode.store import read_json
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "red", "ball")
@@ -121,6 +128,27 @@ def test_contributions_average_to_bleu_and_are_its_derivative(keep: float) -> No
 
 
 # ROUGE, METEOR, CIDEr
+
+
+def test_rouge_1_is_the_best_f1_of_the_words() -> None:
+    # Three of four words, two of them "the" of which the reference has two; then the other way round.
+    assert rouge_1(["the", "the", "the", "cat"], [["the", "cat", "on", "the", "mat"]]) == (
+        pytest.approx(2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5))
+    )
+    assert rouge_1(["mat", "the"], [["the", "mat"]]) == 1
+    assert rouge_1([], [["a"]]) == 0
+    made, refs = corpus()
+    for c, several in zip(made, refs, strict=True):
+        best = 0.0
+        for r in several:
+            left, common = list(r), 0
+            for word in c:
+                if word in left:
+                    left.remove(word)
+                    common += 1
+            p, q = common / len(c), common / len(r)
+            best = max(best, 2 * p * q / (p + q) if common else 0)
+        assert rouge_1(c, several) == pytest.approx(best)
 
 
 def test_rouge_equals_enumeration_and_a_worked_example() -> None:
@@ -260,7 +288,8 @@ def test_rows_average_to_the_scores_of_the_corpus(results: Results) -> None:
         assert mean[f"bleu{order}"] == pytest.approx(brute_bleu(made, refs, order))
     assert mean["cider"] == pytest.approx(np.mean(brute_cider(made, refs)))
     assert set(rows["metric"]) == {
-        "bleu1", "bleu2", "bleu3", "bleu4", "sentence_bleu4", "meteor_exact", "rouge_l", "cider",
+        "bleu1", "bleu2", "bleu3", "bleu4", "sentence_bleu4", "meteor_exact", "rouge_1", "rouge_l",
+        "cider",
     }  # fmt: skip
     assert rows.groupby(["metric"]).size().eq(40).all()
     assert (rows.groupby("metric")["value"].mean() > rows.groupby("metric")["chance"].mean()).all()
@@ -272,7 +301,7 @@ def test_perfect_captions_win_and_chance_is_what_random_pairs_get(results: Resul
     perfect = [Media("text", str(s.text)) for s in results.shown]
     best = metric(Results(results.trials[:20], {}, {}, results.shown[:20], perfect[:20]))
     value, chance = (best.groupby("metric")[c].mean() for c in ("value", "chance"))
-    for name in ("bleu1", "bleu4", "rouge_l"):
+    for name in ("bleu1", "bleu4", "rouge_1", "rouge_l"):
         assert value[name] == pytest.approx(1)
     assert (value > chance).all()
     assert value["ref_clipscore_tiny_clip"] < value["clipscore_tiny_clip"]
@@ -282,7 +311,7 @@ def test_perfect_captions_win_and_chance_is_what_random_pairs_get(results: Resul
         mixed = [perfect[i] for i in rng.permutation(20)]
         rows = metric(Results(results.trials[:20], {}, {}, results.shown[:20], mixed))
         draws.append(rows.groupby("metric")[["value", "chance"]].mean())
-    for name in ("bleu1", "rouge_l", "meteor_exact", "clipscore_tiny_clip"):
+    for name in ("bleu1", "rouge_1", "rouge_l", "meteor_exact", "clipscore_tiny_clip"):
         gap = np.array([d.loc[name, "value"] - d.loc[name, "chance"] for d in draws])
         assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(4) + 0.01, name
 
@@ -291,6 +320,101 @@ def test_clip_is_named_after_what_it_is() -> None:
     assert CaptionClip().name == "clipscore"
     assert CaptionClip("package:tiny/clip", pretrained=None).name == "clipscore_tiny_clip"
     assert CaptionClip("ViT-L-14", pretrained="laion2b").name == "clipscore_vit_l_14_laion2b"
+
+
+# similarity of texts
+
+
+@pytest.fixture(scope="module")
+def sentence_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers that knows the words of the scenes' captions, saved as transformers does."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    from decode.simulation.scenes import training_scenes
+
+    words = {w for s in training_scenes(60, seed=0) for w in tokens(s.caption)}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {w: i for i, w in enumerate([*special, *sorted(words), "there", "is", "."])}
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16, pad_token_id=0, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("sentences") / "Tiny-BERT_2"
+    BertModel(config).eval().save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    return folder
+
+
+def test_a_sentence_is_the_mean_of_its_own_tokens(sentence_folder: Path, results: Results) -> None:
+    """Against the network itself, one text at a time, so that nothing is padded."""
+    from transformers import AutoTokenizer, BertModel
+
+    network = BertModel.from_pretrained(sentence_folder).eval()
+    tokenise = AutoTokenizer.from_pretrained(sentence_folder)
+    texts = [*(str(s.text) for s in results.shown[:6]), "", "red", "red " * 40]
+    found = Sentences(str(sentence_folder), device="cpu", batch_size=4).texts(texts)
+    assert len({len(tokenise(t)["input_ids"]) for t in texts}) > 3
+    for text, row in zip(texts, found, strict=True):
+        numbers = tokenise(text, truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            hidden = network(**numbers).last_hidden_state[0]
+        np.testing.assert_allclose(row, hidden.mean(0).numpy(), atol=1e-5)
+    short = Sentences(str(sentence_folder), device="cpu", most=3).texts(["red", "red red red"])
+    np.testing.assert_allclose(short[0], short[1], atol=1e-6)
+
+
+def test_similarity_is_the_cosine_with_the_nearest_reference(
+    sentence_folder: Path, results: Results
+) -> None:
+    rng = np.random.default_rng(0)
+    made, refs = rng.normal(size=(4, 7)), [rng.normal(size=(n, 7)) for n in (1, 2, 3, 3)]
+    for value, x, several in zip(nearest(made, refs), made, refs, strict=True):
+        every = [x @ r / np.linalg.norm(x) / np.linalg.norm(r) for r in several]
+        assert value == pytest.approx(max(every))
+    networks = [
+        ClipText("package:tiny/clip", pretrained=None, device="cpu"),
+        Sentences(str(sentence_folder), device="cpu"),
+    ]
+    names = ["similarity_clip_tiny_clip", "similarity_tiny_bert_2"]
+    metric = Captions(similar=networks)
+    rows = metric(results)
+    value = rows.groupby("metric")["value"].mean()
+    for name, network in zip(names, networks, strict=True):
+        mine = rows[(rows["metric"] == name) & (rows["subject"] == "b")]["value"].to_numpy()
+        for row, media, shown in zip(mine, results.made[20:], results.shown[20:], strict=True):
+            x = network.texts([str(media.data)])[0]
+            both = network.texts(list(shown.labels["captions"]))
+            cosines = both @ x / np.linalg.norm(both, axis=1) / np.linalg.norm(x)
+            assert row == pytest.approx(cosines.max(), abs=1e-5)
+    perfect = [Media("text", str(s.text)) for s in results.shown]
+    best = metric(Results(results.trials, {}, {}, results.shown, perfect)).groupby("metric")
+    for name in names:
+        assert best["value"].mean()[name] == pytest.approx(1, abs=1e-6)
+        assert value[name] < 1 - 1e-3
+        assert best["chance"].mean()[name] < 1 - 1e-3
+
+
+def test_networks_are_named_after_what_they_are(tmp_path: Path, sentence_folder: Path) -> None:
+    assert Sentences().name == "all_minilm_l6_v2"
+    assert Sentences(str(sentence_folder)).name == "tiny_bert_2"
+    assert ClipText(str(tmp_path / "../" / tmp_path.name), pretrained=None).name == slug(
+        f"clip {tmp_path.name}"
+    )
+    assert ClipText().name == "clip_vit_l_14_quickgelu_openai"
+    assert "all_minilm_l6_v2" in meaning("similarity_all_minilm_l6_v2")
+    assert meaning("rouge_1")
+    shipped = build(composed("+metric@metrics.words=captions_mindeye2")["metrics"]["words"])
+    assert [n.name for n in shipped.similar] == [
+        "all_minilm_l6_v2", "clip_vit_b_32_quickgelu_openai", "clip_vit_l_14_quickgelu_openai",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="different names"):
+        Captions(similar=[Sentences(), Sentences(most=9)])
+    with pytest.raises(InputError, match="3 tokens or more"):
+        Sentences(most=2)
+    with pytest.raises(InputError, match="incomplete or of another kind"):
+        Sentences(str(tmp_path), device="cpu").texts(["a"])
 
 
 def test_what_cannot_be_scored_is_refused(results: Results) -> None:

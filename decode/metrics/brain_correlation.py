@@ -19,8 +19,9 @@ class BrainCorrelation:
     model expects of the made pictures; averaged over the voxels of each region.
 
     `regions` maps a name to the regions of the data that it is made of; `rest` names all voxels
-    outside of these (null: none), and `<name>_all` is the mean over every voxel. A region without
-    voxels in a subject has no row there. Rows of one gallery (`within`) are correlated.
+    outside of these (null: none), `whole` the mean over every voxel. Voxels that are 0 in
+    every row, as those that a scaler left out, count nowhere. A region without voxels in a subject has
+    no row there. Rows of one gallery (`within`) are correlated.
 
     A mean r is no mean over rows, so rows are contributions: z z' - r (z^2 + z'^2 - 2) / 2 with
     z-scores z, z', averaged over voxels. Their mean is exactly the mean r, and resampling them gives
@@ -37,16 +38,19 @@ class BrainCorrelation:
         *,
         regions: Mapping[str, Sequence[str]] | None = None,
         rest: str | None = None,
+        whole: str = ALL,
         within: Sequence[str] = ("subject", "split", "fold"),
         name: str = "brain_correlation",
     ) -> None:
         self.regions = {k: tuple(v) for k, v in (regions or {}).items()}
-        if ALL in (*self.regions, rest) or rest in self.regions:
+        names = [*self.regions, whole, *([] if rest is None else [rest])]
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
             raise InputError(
-                f"metric.regions: expected names other than {ALL!r} and {rest!r} (rest), got "
-                f"{sorted(self.regions)}; rename one"
+                f"metric.regions: expected names that differ from each other, rest and whole, got "
+                f"{twice[0]!r} twice; rename one"
             )
-        self.rest, self.within, self.name = rest, tuple(within), name
+        self.rest, self.whole, self.within, self.name = rest, whole, tuple(within), name
 
     def __call__(self, results: Results) -> pd.DataFrame:
         brain = results.brain
@@ -62,10 +66,15 @@ class BrainCorrelation:
             first = results.trials.iloc[rows[0]]
             subject, fold = str(first["subject"]), int(first["fold"])
             rois = np.array(brain.rois[subject])
-            values = contributions(
-                brain.measured[rows, : len(rois)].numpy(), brain.expected[rows, : len(rois)].numpy()
-            )
-            ceiling = brain.ceiling.get((subject, fold), np.full(len(rois), np.nan))
+            measured, expected = (x[rows, : len(rois)] for x in (brain.measured, brain.expected))
+            used = (measured != 0).any(0).numpy()
+            if not used.any():
+                raise InputError(
+                    f"{self.name}: expected responses of {subject}, got zeros throughout; check `scaler`"
+                )
+            rois = rois[used]
+            values = contributions(measured.numpy()[:, used], expected.numpy()[:, used])
+            ceiling = brain.ceiling.get((subject, fold), np.full(len(used), np.nan))[used]
             for label, voxels in self.members(rois).items():
                 frame = scores(
                     results,
@@ -83,7 +92,7 @@ class BrainCorrelation:
         named = np.any(list(found.values()), axis=0) if found else np.zeros(len(rois), bool)
         if self.rest is not None:
             found[self.rest] = ~named
-        found[ALL] = np.ones(len(rois), bool)
+        found[self.whole] = np.ones(len(rois), bool)
         return {label: np.flatnonzero(mask) for label, mask in found.items() if mask.any()}
 
     def _check_regions(self, brain: Responses) -> None:

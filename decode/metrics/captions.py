@@ -18,18 +18,21 @@ from decode.scoring.captions import (
     bleu_counts,
     clipscore,
     meteor_exact,
+    nearest,
     ref_clipscore,
+    rouge_1,
     rouge_l,
     tokens,
 )
 from decode.scoring.rows import Gallery, galleries, scores, table
+from decode.scoring.text_networks import TextNetwork
 
 CHANCE_PAIRS = 300
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
 
 
 class Captions:
-    """BLEU, METEOR (exact words), ROUGE-L, CIDEr-D and, with `clip`, CLIPScore and RefCLIPScore.
+    """BLEU, METEOR (exact words), ROUGE, CIDEr-D and, with `clip`, CLIPScore and RefCLIPScore.
 
     References are the label `captions` of a stimulus (several texts) or else its `text`. Everything
     is on a scale from 0 to 1 except `cider` (0 to 10) and `clipscore` (0 to 2.5); published tables
@@ -40,6 +43,7 @@ class Captions:
       no four words match.
     * `meteor_exact` has no stems or synonyms and is lower than the METEOR of published tables.
     * `cider` takes its document frequencies from the references of the gallery.
+    * `similarity_<name>` is the cosine with the nearest reference by each network of `similar`.
 
     A gallery is all stimuli that agree in the columns `within`. Chance is the score against the
     references of a stimulus drawn at random from it. SPICE is not computed.
@@ -48,9 +52,19 @@ class Captions:
     looks_at: ClassVar[Literal["media"]] = "media"
 
     def __init__(
-        self, *, clip: CaptionClip | None = None, within: Sequence[str] = ("subject", "split")
+        self,
+        *,
+        clip: CaptionClip | None = None,
+        similar: Sequence[TextNetwork] = (),
+        within: Sequence[str] = ("subject", "split"),
     ) -> None:
-        self.clip, self.within = clip, tuple(within)
+        self.clip, self.similar, self.within = clip, tuple(similar), tuple(within)
+        names = [network.name for network in self.similar]
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"metric captions: expected networks of different names in similar, got {names}; "
+                "leave one out"
+            )
 
     def __call__(self, results: Results) -> pd.DataFrame:
         texts = made_texts(results)
@@ -88,16 +102,20 @@ class Captions:
             found["sentence_bleu4"] = bleu(counts)[:, 3]
             each: dict[str, Callable[..., float]] = {
                 "meteor_exact": meteor_exact,
+                "rouge_1": rouge_1,
                 "rouge_l": rouge_l,
                 "cider": cider,
             }
             for name, one in each.items():
                 found[name] = np.array([one(c, r) for c, r in progress(pairs, f"captions: {name}")])
+            place = gallery.rows[partner]
+            own, near = [texts[r] for r in gallery.rows], [written[p] for p in place]
             if self.clip is not None:
-                place = gallery.rows[partner]
-                own = [texts[r] for r in gallery.rows]
                 shown = [results.shown[p] for p in place]
-                found |= self._by_clip(self.clip, own, shown, [written[p] for p in place])
+                found |= self._by_clip(self.clip, own, shown, near)
+            for network in self.similar:
+                others = [network.texts(references) for references in near]
+                found[f"similarity_{network.name}"] = nearest(network.texts(own), others)
             return found
 
         return score

@@ -135,7 +135,8 @@ class Report:
 
     `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
     short list of facts (data set, citation, subjects, encoder ...); `growth` has curves over
-    training sessions; `regions` maps a metric to its score in each region; `approximations` says what a
+    training sessions; `regions` maps a metric to its score in each region; `ceilings` has noise
+    ceilings of the test data (see `ceilings.Ceiling`); `approximations` says what a
     simulation leaves out; `limits` says what a reader must not conclude;
     `published` holds published results beside those of the run (see `published.Beside`).
     """
@@ -150,6 +151,7 @@ class Report:
     curves: Sequence[Curve] = ()
     growth: Sequence[Curve] = ()
     regions: Mapping[str, Sequence[Score]] = field(default_factory=dict)
+    ceilings: Sequence[Any] = ()
     splits: Sequence[SplitCard] = ()
     config: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -15,6 +15,7 @@ EXACT = {
     "auc": "Probability that a trial of the wanted class is scored above one of the other class.",
     "vector_correlation": "Pearson correlation of the predicted with the true feature vector.",
     "meteor_exact": "METEOR with exact word matches only; lower than the METEOR of published tables.",
+    "rouge_1": "Words that the made and the nearest written caption have in common (F1).",
     "rouge_l": "Longest common subsequence of the made and the written captions.",
     "cider": "Agreement with the written captions in rare words and phrases (CIDEr-D), 0 to 10.",
     "sentence_bleu4": "BLEU-4 of each caption by itself, 0 where no four words match.",
@@ -57,6 +58,11 @@ PATTERNS = (
         "Share of other shown pictures to which the made one is less similar than to its "
         "own, by {0} features.",
     ),
+    (
+        r"similarity_(.*)$",
+        "Cosine of the made with the nearest written caption, by {0} embeddings.",
+    ),
+    (r"(?:random_)?lpips_(.*)$", "Learned perceptual distance over {0} features; lower is better."),
     (r"distance_(.*)$", "One minus the correlation of {0} features; lower is better."),
 )
 

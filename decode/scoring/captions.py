@@ -103,6 +103,18 @@ def bleu_contributions(counts: np.ndarray) -> np.ndarray:
     return whole * (1 + change)
 
 
+def rouge_1(candidate: Tokens, references: Sequence[Tokens]) -> float:
+    """ROUGE-1: F1 of the words in common, each as often as it occurs in both; the best reference.
+
+    Lin 2004, aclanthology W04-1013, without stems.
+    """
+    own, found = Counter(candidate), [0.0]
+    for reference in references:
+        common = (own & Counter(reference)).total()
+        found.append(2 * common / (len(candidate) + len(reference)))
+    return max(found)
+
+
 def rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
     """ROUGE-L of the longest common subsequence, beta 1.2, best precision and best recall over the
     references each by itself, as the COCO evaluation has it. Lin 2004, aclanthology W04-1013.
@@ -239,11 +251,17 @@ def ref_clipscore(
 
     `caption` is (item, feature); `references` holds (reference, feature) per item.
     """
-    near = np.array(
-        [_cosine(c[None], r).max() for c, r in zip(caption, references, strict=True)]
-    ).clip(min=0)
+    near = nearest(caption, references).clip(min=0)
     total = score + near
     return np.divide(2 * score * near, total, out=np.zeros_like(total), where=total > 0)
+
+
+def nearest(caption: np.ndarray, references: Sequence[np.ndarray]) -> np.ndarray:
+    """Cosine (item,) of each embedding (item, feature) with the nearest of its references
+    (reference, feature).
+    """
+    pairs = zip(caption, references, strict=True)
+    return np.array([_cosine(c[None], r).max() for c, r in pairs])
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -4,13 +4,15 @@ where it is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from decode.core import InputError, Truth
+
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +161,71 @@ def noise_ceiling_from_repeats(betas: np.ndarray, stimulus: Sequence[object]) ->
     it by, at least 0 (Allen et al. 2022, doi:10.1038/s41593-021-00962-x, here without bias for
     unequal repeats). Raises InputError unless two stimuli have repeats.
     """
-    _, group, counts = np.unique(
-        np.asarray([str(s) for s in stimulus]), return_inverse=True, return_counts=True
-    )
-    if len(group) != len(betas):
-        raise ValueError(f"{len(betas)} betas, {len(group)} stimuli")
-    keep = counts[group] > 1
-    if len(np.unique(group[keep])) < 2:
+    shown = np.asarray([str(s) for s in stimulus])
+    if len(shown) != len(betas):
+        raise ValueError(f"{len(betas)} betas, {len(shown)} stimuli")
+    return noise_ceiling_from_groups(betas[rows] for rows in repeats(shown))
+
+
+def repeats(stimulus: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of each stimulus that occurs more than once, in the order of first occurrence."""
+    _, first, code = np.unique(stimulus, return_index=True, return_inverse=True)
+    order = np.argsort(first[code], kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(first[code][order])) + 1)
+    return [rows for rows in groups if len(rows) > 1]
+
+
+def noise_ceiling_from_groups(groups: Iterable[np.ndarray]) -> FromRepeats:
+    """`noise_ceiling_from_repeats` of betas that come a stimulus at a time, (repeat, feature) each,
+    so that no more than one stimulus is held. A stimulus that was shown once tells nothing.
+    """
+    first: np.ndarray | None = None
+    n = trials = 0
+    total = square = within = inverse = np.zeros(())
+    for group in groups:
+        x = np.asarray(group, np.float64)
+        if len(x) < 2:
+            continue
+        mean = x.mean(axis=0)
+        # Counted from the first one, so that a large offset costs no digits.
+        first = mean if first is None else first
+        n, trials = n + 1, trials + len(x)
+        total, square = total + (mean - first), square + (mean - first) ** 2
+        within, inverse = within + ((x - mean) ** 2).sum(axis=0), inverse + 1 / len(x)
+    if n < 2:
         raise InputError(
             "a noise ceiling needs at least two stimuli that were shown more than once, got "
-            f"{len(np.unique(group[keep]))}; choose a part of the data with repeats"
+            f"{n}; choose a part of the data with repeats"
         )
-    _, group, counts = np.unique(group[keep], return_inverse=True, return_counts=True)
-    x = np.asarray(betas, np.float64)[keep]
-    means = np.zeros((len(counts), x.shape[1]))
-    np.add.at(means, group, x)
-    means /= counts[:, None]
-    noise = np.sum((x - means[group]) ** 2, axis=0) / (len(x) - len(counts))
-    signal = means.var(axis=0, ddof=1) - noise * np.mean(1 / counts)
+    noise = within / (trials - n)
+    signal = (square - total**2 / n) / (n - 1) - noise * inverse / n
     return FromRepeats(np.maximum(signal, 0.0), noise)
+
+
+def by_region(
+    found: FromRepeats, regions: Sequence[str], counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Per region, and over `all`, the median share of explainable variance of its features.
+
+    `regions` names the region of each feature ("" = none), `counts` says how often each stimulus was
+    shown. `single` is the ceiling of single trials, `averaged` that of the mean of all repeats of each
+    stimulus. Features that never vary, as those that a scaler set to 0, are left out.
+    """
+    single, averaged, names = found.ceiling(1), found.ceiling(counts), np.asarray(regions)
+    varies = found.noise > 0
+    rows = []
+    for name in (ALL, *sorted(set(regions) - {""})):
+        here = varies if name == ALL else varies & (names == name)
+        if here.any():
+            middle = (float(np.median(x[here])) for x in (single, averaged))
+            rows.append(
+                {
+                    "region": name,
+                    "n_features": int(here.sum()),
+                    **dict(zip(("single", "averaged"), middle, strict=True)),
+                }
+            )
+    return rows
 
 
 def _known(truth: Truth, uids: Sequence[str] | None, repeats: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,12 +16,19 @@ import torch
 from decode.core import Batch, Encoder, InputError, Tensors
 from decode.folds import Inputs, Protocol, fold_folder
 from decode.scalers import Scaler
+from decode.scoring.ceiling import (
+    FromRepeats,
+    by_region,
+    noise_ceiling_from_groups,
+    repeats,
+)
 from decode.splits import TEST, TRAIN
 from decode.stages.train import MakeEncoder
-from decode.store import Frame, read_tensors
+from decode.store import Frame, read_tensors, write_table
 from decode.trials import Loader, Trials
 
 BATCH = 256
+CEILINGS = "ceilings.parquet"
 
 
 def run(
@@ -35,14 +42,17 @@ def run(
     protocol: Protocol,
     device: str,
 ) -> dict[str, Any]:
-    """One Frame per fold: `<encoder>.<target>` predictions and `truth.<target>` per test trial."""
+    """One Frame per fold: `<encoder>.<target>` predictions and `truth.<target>` per test trial.
+
+    Beside it, where test stimuli were repeated, ceilings.parquet: see `ceilings`.
+    """
     for split, fold in inputs.folds():
         done = fold_folder(out, split, fold)
         if done.exists():
             continue
         weights = fold_folder(trained, split, fold)
         states = load_scaler(weights)
-        test = inputs.part(split, fold, TEST).scale(scaler, states)
+        test = singles = inputs.part(split, fold, TEST).scale(scaler, states)
         if protocol.test_repeats == "before":
             test = test.average("stimulus")
         table = test.table.assign(split=split, fold=fold).drop(columns="start")
@@ -69,8 +79,45 @@ def run(
             frame = average_rows(frame)
         part = done.with_name(done.name + ".part")
         frame.write(part)
+        known = ceilings(singles.since(protocol.after))
+        if len(known):
+            write_table(part / CEILINGS, known.assign(split=split, fold=fold))
         os.replace(part, done)
     return {"n_folds": len(inputs.folds())}
+
+
+def from_repeats(singles: Trials) -> dict[str, FromRepeats]:
+    """Signal and noise of each channel and sample, per subject with two repeated stimuli or more.
+
+    Features are in the order (channel, time); no more than one stimulus is read at a time.
+    """
+    found = {}
+    stimulus = singles.table["stimulus"].to_numpy(dtype=str)
+    for subject, rows in singles.table.groupby("subject", sort=False).indices.items():
+        mine = np.asarray(rows)
+        groups = repeats(stimulus[mine])
+        if len(groups) > 1:
+            windows = (singles.brain(mine[group]).reshape(len(group), -1) for group in groups)
+            found[str(subject)] = noise_ceiling_from_groups(windows)
+    return found
+
+
+def ceilings(singles: Trials) -> pd.DataFrame:
+    """Noise ceilings of test trials as the decoder sees them: a row per subject and region (see
+    `by_region`) with the number of stimuli that were shown once, twice, ... as "1:206 2:279 3:515".
+    """
+    rows = []
+    for subject, found in from_repeats(singles).items():
+        mine = singles.table.loc[singles.table["subject"] == subject, "stimulus"]
+        counts = mine.value_counts()
+        times = " ".join(f"{k}:{n}" for k, n in counts.value_counts().sort_index().items())
+        layout = singles.layouts[subject]
+        regions = np.repeat(layout.rois, layout.n_times).tolist()
+        rows += [
+            {"subject": subject, **row, "shown": times}
+            for row in by_region(found, regions, counts.tolist())
+        ]
+    return pd.DataFrame(rows)
 
 
 def _loader(inputs: Inputs, device: str, test: Trials) -> Loader:

@@ -14,6 +14,7 @@ import pandas as pd
 from decode.content import is_there
 from decode.core import Dataset, Stimulus
 from decode.folds import fold_folder
+from decode.report.ceilings import read_ceilings
 from decode.report.content import (
     Artefact,
     Gallery,
@@ -74,6 +75,7 @@ def run(
         curves=time_curves(found),
         regions=region_scores(found),
         growth=session_curves(found),
+        ceilings=read_ceilings(predicted, list(split["by"])),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
@@ -81,7 +83,7 @@ def run(
         baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
         limits=[*config["notes"], *filter(None, [disclosure]), *LIMITS],
-        published=beside_published(config.get("published"), config["metrics"], found),
+        published=beside_published(config, found),
     )
     with whole_file(out / "report.html") as part:
         part.write_text(page(content), encoding="utf-8")

@@ -15,9 +15,8 @@ from decode.folds import Inputs, Protocol, fold_folder
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
 from decode.scalers import Scaler
-from decode.scoring.ceiling import noise_ceiling_from_repeats
 from decode.splits import TEST, TRAIN
-from decode.stages.predict import load_scaler
+from decode.stages.predict import from_repeats, load_scaler
 from decode.stages.reconstruct import picture
 from decode.store import FeatureStore, Frame, read_array, read_json, write_array, write_json
 from decode.trials import Trials
@@ -25,7 +24,6 @@ from decode.trials import Trials
 # The expectations of the shown pictures themselves: how good the model of the brain is.
 SHOWN = "shown"
 AT_ONCE = 256
-VOXELS_AT_ONCE = 4096
 
 
 def run(
@@ -169,20 +167,16 @@ def ceilings(singles: Trials, test: Trials) -> dict[str, np.ndarray]:
 
     From the variance between repeats of test stimuli; nan where fewer than two were repeated. The
     explainable share is estimated without bias, its root is a little low when stimuli are few (0.535
-    for 0.554 with 80 stimuli of three repeats).
+    for 0.554 with 80 stimuli of three repeats). No estimate is below 0, so a voxel without any signal
+    is taken for one with some, the more so the fewer stimuli there are.
     """
-    found = {}
-    table, rows_of = test.table, singles.table.groupby("subject", sort=False).indices
-    for subject, rows in rows_of.items():
-        values = _flat(singles, np.asarray(rows))
-        stimulus = singles.table["stimulus"].to_numpy()[rows]
-        counts = table.loc[table["subject"] == subject, "repeats"].tolist()
-        share = np.full(values.shape[1], np.nan, np.float32)
-        if (pd.Series(stimulus).value_counts() > 1).sum() > 1:
-            for start in range(0, len(share), VOXELS_AT_ONCE):
-                part = slice(start, start + VOXELS_AT_ONCE)
-                found_here = noise_ceiling_from_repeats(values[:, part], list(stimulus))
-                share[part] = found_here.ceiling(counts)
+    found, known = {}, from_repeats(singles)
+    for subject in singles.table["subject"].unique():
+        layout = singles.layouts[subject]
+        share = np.full(layout.n_channels * layout.n_times, np.nan, np.float32)
+        if subject in known:
+            counts = test.table.loc[test.table["subject"] == subject, "repeats"].tolist()
+            share[:] = known[subject].ceiling(counts)
         found[str(subject)] = np.sqrt(share)
     return found
 

@@ -1,0 +1,106 @@
+"""Learned perceptual distance of made from shown pictures."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from decode.core import InputError, Results
+from decode.networks.weights import choose_device, loading
+from decode.scoring.album import Album, batches
+from decode.scoring.picture_scores import Resize
+from decode.scoring.rows import scores, table
+
+Net = Literal["alex", "vgg", "squeeze"]
+CHANCE_PAIRS = 300
+SMALLEST = 64
+
+
+class Lpips:
+    """`lpips_<net>` per made picture: 0 for the shown picture itself, lower is better.
+
+    Zhang et al. 2018 (doi:10.1109/CVPR.2018.00068), version 0.1, by the authors' package, which holds
+    the weights of the layers; torchvision fetches and caches the ImageNet network below them.
+    `imagenet: false` leaves that one untrained: scores are then called `random_lpips_<net>`.
+
+    `first` resizes both pictures, to 64 pixels or more; the size changes the number. `quantise` rounds
+    made pictures to 8 bits. Chance is the distance to a shown picture drawn at random from those that
+    agree in the columns `within`, the own one included.
+    """
+
+    looks_at: ClassVar[Literal["media"]] = "media"
+
+    def __init__(
+        self,
+        *,
+        net: Net = "alex",
+        imagenet: bool = True,
+        first: Resize | None = None,
+        quantise: bool = False,
+        within: Sequence[str] = ("subject", "split"),
+        batch: int = 16,
+        device: str = "auto",
+    ) -> None:
+        if net not in get_args(Net) or batch < 1:
+            raise InputError(
+                f"metric lpips: expected net among {list(get_args(Net))} and batch of 1 or more, got "
+                f"{net!r} and {batch}"
+            )
+        self.net, self.imagenet, self.first, self.quantise = net, imagenet, first, quantise
+        self.within, self.batch, self.device = tuple(within), batch, device
+        self._network: Any = None
+
+    @property
+    def name(self) -> str:
+        return f"lpips_{self.net}" if self.imagenet else f"random_lpips_{self.net}"
+
+    def __call__(self, results: Results) -> pd.DataFrame:
+        album = Album(results, self.within, self.first, self.quantise)
+        every, size = np.arange(len(album.own)), album.size()
+        n = min(int(size.max()) - 1, math.ceil(CHANCE_PAIRS / len(every)))
+        own, *others = (self._distances(album, album.partner(s)) for s in range(1 + n))
+        unrelated = np.mean(others, axis=0) if others else own
+        chance = album.mean_per_gallery((own + (size - 1) * unrelated) / size)
+        return table([scores(results, self.name, every, own, chance=chance, better="lower")])
+
+    def _distances(self, album: Album, other: np.ndarray) -> np.ndarray:
+        """(row,) distance of each made picture from the shown one `other` (row,)."""
+        value = np.empty(len(other))
+        for rows in batches(len(other), self.batch, self.name):
+            made, shown = album.read_made(rows), album.read_shown(other[rows])
+            if made.shape != shown.shape or min(made.shape[-2:]) < SMALLEST:
+                raise InputError(
+                    f"metric lpips: expected pictures of one size of {SMALLEST} pixels or more, made "
+                    f"ones are {tuple(made.shape[-2:])}, shown ones {tuple(shown.shape[-2:])}; set "
+                    "`first` to a Resize"
+                )
+            value[rows] = self._compare(made, shown)
+        return value
+
+    def _compare(self, made: torch.Tensor, shown: torch.Tensor) -> np.ndarray:
+        if self._network is None:
+            self._place = choose_device(self.device)
+            self._network = self._open().to(self._place)
+        with torch.inference_mode():
+            found = self._network(made.to(self._place), shown.to(self._place), normalize=True)
+        return np.asarray(found.flatten().double().cpu())
+
+    def _open(self) -> Any:
+        try:
+            import lpips
+        except ImportError as e:
+            raise InputError(
+                'metric lpips needs an optional package; install it with pip install "decode[lpips]"'
+            ) from e
+        with loading(f"lpips {self.net}"), warnings.catch_warnings(), torch.random.fork_rng():
+            # The package asks torchvision in the old way; its own .pth is read by torch.load, which since
+            # version 2.6 runs no code that a file holds.
+            warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+            torch.manual_seed(0)
+            return lpips.LPIPS(net=self.net, pnet_rand=not self.imagenet, verbose=False).eval()
