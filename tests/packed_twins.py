@@ -97,14 +97,18 @@ def write_tar(path: Path, files: dict[str, bytes]) -> None:
             tar.addfile(info, BytesIO(data))
 
 
-def mindeye1_samples(seed: int = 0) -> tuple[dict[str, list[dict[str, bytes]]], Expected]:
-    """Samples of the six files, in order, and what they hold; one picture has two trials only."""
-    train, test = pictures(110, 16, seed)
+def mindeye1_samples(
+    seed: int = 0, half: int = 50
+) -> tuple[dict[str, list[dict[str, bytes]]], Expected]:
+    """Samples of the files, in order, and what they hold; one picture has two trials only."""
+    n = 2 * half
+    train, test = pictures(n + 10, 16, seed)
     person, expected = Person(seed), Expected()
     samples: dict[str, list[dict[str, bytes]]] = {}
     numbers = np.random.default_rng(seed).permutation(73_000)
-    plan = [("train/train_subj01_0", train[:50], 0), ("train/train_subj01_1", train[50:100], 50)]
-    plan += [("val/val_subj01_0", train[100:], 100), ("test/test_subj01_0", test, 110)]
+    plan = [("train/train_subj01_0", train[:half], 0)]
+    plan += [("train/train_subj01_1", train[half:n], half)]
+    plan += [("val/val_subj01_0", train[n:], n), ("test/test_subj01_0", test, n + 10)]
     for file, shown, offset in plan:
         for i, picture in enumerate(shown):
             rows = person.see(np.repeat(picture[None], 3, axis=0)).astype(np.float16)
@@ -131,8 +135,10 @@ def mindeye1_samples(seed: int = 0) -> tuple[dict[str, list[dict[str, bytes]]], 
     return samples, expected
 
 
-def write_mindeye1(root: Path, seed: int = 0, *, extracted: bool = False) -> Expected:
-    samples, expected = mindeye1_samples(seed)
+def write_mindeye1(
+    root: Path, seed: int = 0, *, extracted: bool = False, half: int = 50
+) -> Expected:
+    samples, expected = mindeye1_samples(seed, half)
     count = 0
     for file, members in samples.items():
         files = {}
@@ -155,30 +161,31 @@ def behaviour(image: int, session: int, run: int, row: int, shared: bool) -> np.
     return line
 
 
-def write_mindeye2(root: Path, seed: int = 0) -> Expected:
-    """Four sessions of 45 trials: 40 training pictures once each and 20 of the 60 test trials."""
-    train, test = pictures(120, 20, seed)
+def write_mindeye2(root: Path, seed: int = 0, *, own: int = 30) -> Expected:
+    """Four sessions: `own` training pictures, 10 of them twice, and 15 of the 60 test trials."""
+    n = 4 * own
+    train, test = pictures(n, 20, seed)
     rng, person, expected = np.random.default_rng(seed), Person(seed), Expected()
-    numbers = rng.permutation(180)[:140]
+    numbers = rng.permutation(n + 60)[: n + 20]
     shown = np.concatenate([train, test])
-    tested = 120 + np.concatenate([rng.permutation(20) for _ in range(3)])
+    tested = n + np.concatenate([rng.permutation(20) for _ in range(3)])
     betas, new_test = [], []
     for session in range(4):
-        own = np.arange(30 * session, 30 * session + 30)
-        own = np.concatenate([own, own[:10]])
-        here = rng.permutation(np.concatenate([own, tested[15 * session : 15 * session + 15]]))
+        new = np.arange(own * session, own * session + own)
+        new = np.concatenate([new, new[:10]])
+        here = rng.permutation(np.concatenate([new, tested[15 * session : 15 * session + 15]]))
         responses = person.see(shown[here]).astype(np.float32)
         files = {}
         for i, response in zip(here, responses, strict=True):
             row, picture = len(betas), int(numbers[i])
             betas.append(response)
-            line = behaviour(picture, session + 1, row % 3 + 1, row, i >= 120)
-            if i >= 120:
+            line = behaviour(picture, session + 1, row % 3 + 1, row, i >= n)
+            if i >= n:
                 new_test.append(line)
             else:
                 files[f"{row:06d}.behav.npy"] = npy(line)
                 files[f"{row:06d}.past_behav.npy"] = npy(np.zeros((15, 17)))
-            split = "test" if i >= 120 else "train"
+            split = "test" if i >= n else "train"
             expected.add(f"nsd/{picture:05d}", response, split, f"{session + 1:02d}")
         write_tar(root / f"wds/subj01/train/{session}.tar", files)
     order = [int(i) for i in rng.permutation(len(new_test))]
@@ -188,7 +195,7 @@ def write_mindeye2(root: Path, seed: int = 0) -> Expected:
     write_tar(root / "wds/subj01/test/0.tar", dict(list(listed.items())[:30]))
     with h5py.File(root / "betas_all_subj01_fp32_renorm.hdf5", "w") as f:
         f["betas"] = np.stack(betas)
-    images = np.zeros((180, 3, SIZE, SIZE), np.float16)
+    images = np.zeros((n + 60, 3, SIZE, SIZE), np.float16)
     images[numbers] = shown.transpose(0, 3, 1, 2) / 255
     with h5py.File(root / "coco_images_224_float16.hdf5", "w") as f:
         f["images"] = images
@@ -236,16 +243,19 @@ def god_label(i: int) -> tuple[float, str]:
     return synset + number / 1e6, f"n{synset:08d}_{number}"
 
 
-def write_god_bdpy(root: Path, seed: int = 0, *, imagery: bool = False) -> Expected:
+def write_god_bdpy(
+    root: Path, seed: int = 0, *, imagery: bool = False, per_run: int = 30
+) -> Expected:
     """Four training runs, six test runs of 12 pictures, one run of imagery; 8 voxels outside VC."""
-    train, test = pictures(120, 12, seed)
+    n = 4 * per_run
+    train, test = pictures(n, 12, seed)
     person, expected = Person(seed), Expected()
     shown = np.concatenate([train, test])
     names = [god_label(i)[1] for i in range(len(shown))]
     rng = np.random.default_rng(seed)
-    runs = [(1, r, 30 * (r - 1) + rng.permutation(30)) for r in range(1, 5)]
-    runs += [(2, r, 120 + rng.permutation(12)) for r in range(1, 7)]
-    runs += [(3, 1, 120 + rng.permutation(12))]
+    runs = [(1, r, per_run * (r - 1) + rng.permutation(per_run)) for r in range(1, 5)]
+    runs += [(2, r, n + rng.permutation(12)) for r in range(1, 7)]
+    runs += [(3, 1, n + rng.permutation(12))]
     rows, inside = [], np.arange(N_VOXELS) >= 8
     for kind, run, items in runs:
         condition = {1: "train", 2: "test", 3: "imagery"}[kind]
@@ -268,7 +278,7 @@ def write_god_bdpy(root: Path, seed: int = 0, *, imagery: bool = False) -> Expec
         f["metadata/description"] = ["" for _ in keys]
         f["metadata/value"] = values
     for i, (name, picture) in enumerate(zip(names, shown, strict=True)):
-        folder = root / "images" / ("training" if i < 120 else "test")
+        folder = root / "images" / ("training" if i < n else "test")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.JPEG").write_bytes(jpeg(picture))
         expected.pictures[f"god/{name}"] = lossy(picture)
@@ -300,14 +310,15 @@ def write_god_npz(root: Path, seed: int = 0, *, by_round: bool = False) -> Expec
     return expected
 
 
-def write_bold5000(root: Path, seed: int = 0) -> Expected:
-    """Four runs of 37 trials: 100 pictures once, 12 four times."""
-    train, test = pictures(100, 12, seed)
+def write_bold5000(root: Path, seed: int = 0, *, runs: int = 4) -> Expected:
+    """Runs of 37 trials: 12 pictures four times, all others once; with four runs 100."""
+    n = 37 * runs - 48
+    train, test = pictures(n, 12, seed)
     rng, person, expected = np.random.default_rng(seed), Person(seed), Expected()
     shown = np.concatenate([train, test])
     names = [f"COCO_train2014_{i:012d}.jpg" for i in range(60)]
-    names += [f"n{i:08d}_{i}.JPEG" for i in range(60, 100)] + [f"place{i}.jpg" for i in range(12)]
-    order = rng.permutation(np.concatenate([np.arange(100), np.tile(np.arange(100, 112), 4)]))
+    names += [f"n{i:08d}_{i}.JPEG" for i in range(60, n)] + [f"place{i}.jpg" for i in range(12)]
+    order = rng.permutation(np.concatenate([np.arange(n), np.tile(np.arange(n, n + 12), 4)]))
     responses = person.see(shown[order]).astype(np.float32)
     betas = root / "BOLD5000_GLMsingle_ROI_betas" / "py"
     lists = root / "BOLD5000_Stimuli" / "Stimuli_Presentation_Lists" / "CSI1"
@@ -319,16 +330,16 @@ def write_bold5000(root: Path, seed: int = 0) -> Expected:
             part = responses[:, column : column + 7]
             np.save(betas / f"CSI1_{version}_{side}{region}.npy", part)
             column += 7
-    lines = [("rep_" if i >= 100 else "") + names[i] for i in order]
+    lines = [("rep_" if i >= n else "") + names[i] for i in order]
     (lists / "CSI1_imgnames.txt").write_text("\n".join(lines) + "\n")
     presented = root / "BOLD5000_Stimuli" / "Scene_Stimuli" / "Presented_Stimuli"
     for i, (name, picture) in enumerate(zip(names, shown, strict=True)):
-        folder = presented / ("COCO" if i < 60 else "ImageNet" if i < 100 else "Scene")
+        folder = presented / ("COCO" if i < 60 else "ImageNet" if i < n else "Scene")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(jpeg(picture))
         expected.pictures[f"bold5000/{name}"] = lossy(picture)
     for k, (i, response) in enumerate(zip(order, responses, strict=True)):
-        split = "test" if i >= 100 else "train"
+        split = "test" if i >= n else "train"
         expected.add(f"bold5000/{names[i]}", response, split, run=f"{k // 37 + 1:03d}")
     return expected
 
@@ -344,20 +355,21 @@ def _sprung() -> None:
     raise AssertionError("a pickle was read")
 
 
-def write_things(root: Path, seed: int = 0) -> Expected:
-    """Three sessions of two runs: 36 training pictures and 12 test pictures in each session."""
-    train, test = pictures(108, 12, seed)
+def write_things(root: Path, seed: int = 0, *, own: int = 36) -> Expected:
+    """Three sessions of runs of 24: `own` training pictures and 12 test pictures in each session."""
+    n = 3 * own
+    train, test = pictures(n, 12, seed)
     rng, person, expected = np.random.default_rng(seed), Person(seed), Expected()
     shown = np.concatenate([train, test])
-    concepts = [f"thing{i // 3:03d}" for i in range(108)] + [f"kept{i:03d}" for i in range(12)]
+    concepts = [f"thing{i // 3:03d}" for i in range(n)] + [f"kept{i:03d}" for i in range(12)]
     names = [f"{c}_{i:02d}s.jpg" for i, c in enumerate(concepts)]
     inside = np.arange(N_VOXELS) >= 8
     rows, betas = [], []
     for session in range(3):
-        items = np.concatenate([36 * session + np.arange(36), 108 + np.arange(12)])
+        items = np.concatenate([own * session + np.arange(own), n + np.arange(12)])
         items = rng.permutation(items)
         for k, (item, response) in enumerate(zip(items, person.see(shown[items]), strict=True)):
-            kind, run = "test" if item >= 108 else "train", k // 24 + 1
+            kind, run = "test" if item >= n else "train", k // 24 + 1
             rows.append((kind, session + 1, run, 1, len(betas), names[item], concepts[item]))
             uid = f"things_fmri/{names[item][:-4]}"
             expected.add(uid, response[inside], kind, f"{session + 1:02d}", f"{run:02d}")
