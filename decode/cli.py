@@ -87,6 +87,10 @@ def _job(composed: Any) -> float | None:
 
 
 def _refuse(message: str) -> None:
+    if "tqdm" in sys.modules:
+        from decode.progress import close_bars
+
+        close_bars()
     print(f"decode: {message}", file=sys.stderr)
     sys.exit(2)
 

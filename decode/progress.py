@@ -13,3 +13,13 @@ def progress(items: Iterable[T], label: str, *, total: int | None = None) -> Ite
     from tqdm import tqdm
 
     yield from tqdm(items, desc=label, total=total, delay=2.0, dynamic_ncols=True, leave=False)
+
+
+def close_bars() -> None:
+    """Take away the bars of loops that an error has left, the innermost first, so that what is
+    printed next is not drawn over.
+    """
+    from tqdm import tqdm
+
+    for bar in sorted(tqdm._instances, key=lambda b: b.pos):
+        bar.close()

@@ -177,6 +177,19 @@ def _one_line_after_progress(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.replace("\r", "\n").strip().splitlines()[-1]
 
 
+def test_bars_are_gone_before_something_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    from tqdm import tqdm
+
+    from decode.progress import close_bars
+
+    bars = [tqdm(range(3), desc=name, leave=False) for name in ("outer", "inner")]
+    close_bars()
+    print("said", file=sys.stderr)
+    for bar in bars:
+        bar.close()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("said")
+
+
 SMALL = [
     "data.n_train=60", "data.n_test=8", "data.n_voxels=200", "data.trials_per_run=40",
     "data.test_repeats=1", "encoder=ridge", "trainer=closed_form", "~generator",

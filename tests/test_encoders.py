@@ -125,7 +125,12 @@ class Batches:
 
 
 def read(file: Path) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text())
+    """The node of a yaml, on top of those that its defaults name."""
+    node = yaml.safe_load(file.read_text())
+    for name in node.pop("defaults", []):
+        if name != "_self_":
+            node = {**read(file.with_name(f"{name}.yaml")), **node}
+    return node
 
 
 def merged(node: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from decode.plan import Run
 PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 # Four features per head would not let the image through the prior's one key and value per token.
 PRIOR = {"heads": 4, "head_width": 64, "depth": 1, "sample_steps": 5}
+EPOCHS = {"neuroflow": 60, "umbrae": 60, "wave": 40, "mindeye1": 45, "mindeye2": 45}
 # Beside the target that the experiment scores: the other contrast, and what the prior samples.
 ALSO = {"mindeye1": ["image"], "mindeye2": ["image"], "wave": ["text", "image"]}
 SMALL: dict[str, dict[str, Any]] = {
@@ -64,7 +65,7 @@ def small(name: str, folder: Path) -> dict[str, Any]:
         config["preprocess"] |= {"atlas": str(folder / "atlas.nii.gz"), "expected": PARCELS}
     if config["trainer"]["epochs"]:
         config["trainer"] |= {
-            "epochs": {"neuroflow": 60, "umbrae": 60, "wave": 40}.get(name, 25),
+            "epochs": EPOCHS.get(name, 25),
             "rate": 2e-3,
             "batch_size": 64,
             "precision": "float32",

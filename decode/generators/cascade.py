@@ -19,6 +19,7 @@ from decode.networks.diffusion import (
     place_pipeline,
     row_generators,
 )
+from decode.networks.hub import from_hub
 from decode.networks.sampler import Diffusion
 from decode.networks.weights import find_weights, loading, quiet, read_config
 
@@ -88,7 +89,7 @@ class Cascade(Diffusion):
         first = open_parts(self.model, self, networks=networks, plain=plain)
         networks = {"decoder": StableCascadeUNet, "vqgan": stages.PaellaVQModel}
         second = open_parts(self.decoder, self, networks=networks, plain={})
-        with quiet(), loading(self.model):
+        with quiet(), loading(self.model), from_hub(self.model):
             told = StableCascadePriorPipeline.load_config(str(find_weights(self.model)))
             multiple = told.get("resolution_multiple", 42.67)
             prior = StableCascadePriorPipeline(**first, resolution_multiple=multiple)

@@ -17,6 +17,7 @@ from decode.networks.diffusion import (
     open_pipeline,
     place_pipeline,
 )
+from decode.networks.hub import from_hub
 from decode.networks.sampler import Diffusion
 from decode.networks.weights import choose_dtype, find_weights, loading, quiet
 from decode.pictures import resize
@@ -92,7 +93,7 @@ class ControlNet(Diffusion):
     def open(self) -> Any:
         from diffusers import ControlNetModel
 
-        with quiet(), loading(self.controlnet):
+        with quiet(), loading(self.controlnet), from_hub(self.controlnet):
             control = ControlNetModel.from_pretrained(
                 str(find_weights(self.controlnet)),
                 torch_dtype=choose_dtype(self.precision),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
 from decode.networks.diffusion import Predict, check_embedding, open_pipeline, place_pipeline
+from decode.networks.hub import from_hub
 from decode.networks.sampler import Diffusion
 from decode.networks.weights import choose_dtype, find_weights, loading, quiet
 
@@ -64,7 +65,7 @@ class Kandinsky(Diffusion):
             return torch.zeros(1, pipe.unet.config.encoder_hid_dim)
         from transformers import CLIPVisionModelWithProjection
 
-        with quiet(), loading(self.prior):
+        with quiet(), loading(self.prior), from_hub(self.prior):
             encoder = CLIPVisionModelWithProjection.from_pretrained(
                 find_weights(self.prior),
                 subfolder="image_encoder",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from decode.core import InputError
+from decode.networks.hub import from_hub
 from decode.networks.weights import (
     PACKAGE,
     choose_device,
@@ -104,7 +105,7 @@ class Sentences:
         from transformers import AutoModel, AutoTokenizer
 
         source = find_weights(self.model)
-        with quiet(), loading(self.model):
+        with quiet(), loading(self.model), from_hub(self.model):
             self._tokenise = AutoTokenizer.from_pretrained(source)
             network = AutoModel.from_pretrained(source, use_safetensors=True)
         self._place = choose_device(self.device)
