@@ -21,5 +21,5 @@ def close_bars() -> None:
     """
     from tqdm import tqdm
 
-    for bar in sorted(tqdm._instances, key=lambda b: b.pos):
+    for bar in sorted(getattr(tqdm, "_instances", ()), key=lambda b: b.pos):
         bar.close()

@@ -295,7 +295,10 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        ("captions_train2017.json", "expected a caption of picture .*COCO"),
+        (
+            "captions_train2017.json",
+            r"captions_train2017\.json: expected a caption of picture .*COCO",
+        ),
         ("absent.json", "found no such file"),
         ("objects.npy", "allow_pickle=True"),
         ("short.npy", r"expected text of shape \(584, captions\), got \(3, 2\)"),

@@ -31,7 +31,7 @@ class Pictures(Mapping[str, Stimulus]):
     """Every picture of the stimulus file as a stimulus, made on demand; no pixel is read here.
 
     A stimulus' text is its first caption that is not empty; `labels` holds nsd_id, coco_id, shared
-    and, when captions were given, all of them as the tuple `captions`.
+    and, when captions were given, all of them as the tuple `captions`; `sources` are their files.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class Pictures(Mapping[str, Stimulus]):
         coco: np.ndarray,
         shared: frozenset[int],
         captions: Captions | None,
+        sources: Sequence[Path] = (),
     ) -> None:
         self._file, self._n, self._coco = file, n, coco
-        self._shared, self._captions = shared, captions
+        self._shared, self._captions, self._sources = shared, captions, sources
 
     def __len__(self) -> int:
         return self._n
@@ -66,10 +67,10 @@ class Pictures(Mapping[str, Stimulus]):
             words = self._captions.get(image, ())
             text = next((w for w in words if w), None)
             if text is None:
+                files = " and ".join(str(path) for path in self._sources)
                 raise InputError(
-                    f"nsd: expected a caption of picture {image} (COCO {labels['coco_id']}) in "
-                    "data.captions, got none; add the other COCO file (train or val) or set "
-                    "data.captions=null"
+                    f"{files}: expected a caption of picture {image} (COCO {labels['coco_id']}), got "
+                    "none; add the other COCO file (train or val) to data.captions or set it to null"
                 )
             labels["captions"] = tuple(w for w in words if w)
         path = content.address(self._file, KEY, image)
@@ -82,7 +83,7 @@ def read_pictures(root: Path, design: Design, captions: Sequence[Path]) -> Pictu
     coco = read_coco(root, n)
     shared = frozenset(design.images[:, design.shared].ravel().tolist())
     words = read_captions(captions, coco) if captions else None
-    return Pictures(root / PICTURES, n, coco, shared, words)
+    return Pictures(root / PICTURES, n, coco, shared, words, captions)
 
 
 def count_pictures(root: Path) -> int:
