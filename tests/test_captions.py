@@ -39,6 +39,7 @@ from decode.scoring.captions import (
     tokens,
 )
 from decode.scoring.feature_networks import slug
+from decode.scoring.meteor import Meteor
 from decode.scoring.text_networks import ClipText, Sentences
 from decode.store import read_json
 
@@ -200,6 +201,37 @@ def test_alignment_equals_enumeration() -> None:
     assert align([], ["a"]) == (0, 0)
     # Taking the first "a" for the first "a" would cost a chunk more.
     assert align(list("aba"), list("baa")) == brute_align(list("aba"), list("baa")) == (3, 2)
+
+
+def write_wordnet(folder: Path) -> str:
+    """nltk's folder with a database of WordNet's format: two nouns of one meaning."""
+    home, folder = folder, folder / "corpora" / "wordnet"
+    folder.mkdir(parents=True)
+    for name in ("adj", "adv", "noun", "verb"):
+        for file in (f"index.{name}", f"data.{name}", f"{name}.exc"):
+            (folder / file).write_text("")
+    for file in ("cntlist.rev", "index.sense"):
+        (folder / file).write_text("")
+    kinds = [f"{i:02d}\t{'noun' if i else 'adj'}.kind{i}\t{1 if i else 3}" for i in range(45)]
+    (folder / "lexnames").write_text("\n".join(kinds) + "\n")
+    (folder / "data.noun").write_text("00000000 05 n 02 dog 0 hound 0 000 | an animal  \n")
+    lines = [f"{word} n 1 0 1 0 00000000  " for word in ("dog", "hound")]
+    (folder / "index.noun").write_text("\n".join(lines) + "\n")
+    return str(home)
+
+
+def test_meteor_knows_stems_and_synonyms(tmp_path: Path) -> None:
+    meteor = Meteor(write_wordnet(tmp_path / "wordnet"))
+    made, written = ["the", "dog", "runs"], ["the", "hound", "running"]
+    # All three words match in one run: a mean of 1, less half of (1 / 3) cubed.
+    assert meteor(made, [written]) == pytest.approx(1 - 0.5 / 27)
+    assert meteor(made, [["cat"], written]) == meteor(made, [written])
+    # One of three words matches, exactly.
+    assert meteor(["the", "cat", "sleeps"], [written]) == pytest.approx(1 / 3 * 0.5)
+    assert meteor([], [written]) == 0
+    assert meteor_exact(made, [written]) < meteor(made, [written])
+    with pytest.raises(InputError, match=r"expected WordNet in .* nltk\.downloader"):
+        Meteor(str(tmp_path / "none"))(made, [written])
 
 
 def test_meteor_worked_by_hand() -> None:

@@ -24,6 +24,7 @@ from decode.scoring.captions import (
     rouge_l,
     tokens,
 )
+from decode.scoring.meteor import Meteor
 from decode.scoring.rows import Gallery, galleries, scores, table
 from decode.scoring.text_networks import TextNetwork
 
@@ -41,7 +42,8 @@ class Captions:
     * `bleu1` to `bleu4` belong to the whole gallery, not to a sentence: their rows are contributions
       whose mean is that number (see `bleu_contributions`). `sentence_bleu4` is per sentence, 0 where
       no four words match.
-    * `meteor_exact` has no stems or synonyms and is lower than the METEOR of published tables.
+    * `meteor_exact` has no stems or synonyms and is lower than the METEOR of published tables;
+      with `meteor`, the score of that name has both.
     * `cider` takes its document frequencies from the references of the gallery.
     * `similarity_<name>` is the cosine with the nearest reference by each network of `similar`.
 
@@ -55,10 +57,12 @@ class Captions:
         self,
         *,
         clip: CaptionClip | None = None,
+        meteor: Meteor | None = None,
         similar: Sequence[TextNetwork] = (),
         within: Sequence[str] = ("subject", "split"),
     ) -> None:
-        self.clip, self.similar, self.within = clip, tuple(similar), tuple(within)
+        self.clip, self.meteor = clip, meteor
+        self.similar, self.within = tuple(similar), tuple(within)
         names = [network.name for network in self.similar]
         if len(set(names)) < len(names):
             raise InputError(
@@ -106,6 +110,8 @@ class Captions:
                 "rouge_l": rouge_l,
                 "cider": cider,
             }
+            if self.meteor is not None:
+                each["meteor"] = self.meteor
             for name, one in each.items():
                 found[name] = np.array([one(c, r) for c, r in progress(pairs, f"captions: {name}")])
             place = gallery.rows[partner]

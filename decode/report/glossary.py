@@ -15,6 +15,7 @@ EXACT = {
     "auc": "Probability that a trial of the wanted class is scored above one of the other class.",
     "vector_correlation": "Pearson correlation of the predicted with the true feature vector.",
     "meteor_exact": "METEOR with exact word matches only; lower than the METEOR of published tables.",
+    "meteor": "METEOR with stems and WordNet synonyms as nltk has it; other weights than published tables.",
     "rouge_1": "Words that the made and the nearest written caption have in common (F1).",
     "rouge_l": "Longest common subsequence of the made and the written captions.",
     "cider": "Agreement with the written captions in rare words and phrases (CIDEr-D), 0 to 10.",
