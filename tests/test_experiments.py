@@ -97,10 +97,13 @@ DIGITS = {
 }
 
 
+FEWER = "generator.candidates=4"
+
+
 @pytest.mark.slow
 def test_quickstart_to_its_notebook(tmp_path: Path) -> None:
-    """One test, so that the quickstart runs once."""
-    summary = run(tmp_path, "experiment=quickstart")
+    """One test, so that the quickstart runs once, with half the candidates of each picture."""
+    summary = run(tmp_path, "experiment=quickstart", FEWER)
     scores_are_above_their_controls(summary)
     a_second_run_finds_everything_done(tmp_path)
     the_report_needs_no_network(tmp_path)
@@ -129,7 +132,7 @@ def test_quickstart_of_sensors(modality: str, tmp_path: Path) -> None:
 
 
 def a_second_run_finds_everything_done(folder: Path) -> None:
-    command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}"]
+    command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}", FEWER]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr.strip() == ""
 

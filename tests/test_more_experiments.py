@@ -206,7 +206,9 @@ def test_a_new_subject_starts_from_the_weights_of_others(name: str, nsd: Twin) -
     ladder = len(config["splits"]) > 1
     if ladder:
         assert set(config["splits"]) == {f"sessions_{n}" for n in (1, 2, 4, 10, 40)}
-        config["splits"] = {k: config["splits"][k] for k in ("sessions_1", "sessions_4")}
+        # One of the ladders is enough to draw a curve.
+        kept = ("sessions_1", "sessions_4") if name == "mindeye2_adapt" else ("sessions_4",)
+        config["splits"] = {k: config["splits"][k] for k in kept}
     else:
         (split,) = config["splits"].values()
         config["splits"] = {"sessions_4": {**split, "sessions": 4}}
@@ -224,7 +226,7 @@ def test_a_new_subject_starts_from_the_weights_of_others(name: str, nsd: Twin) -
     assert decoded > value["sessions_4", f"{control}/retrieval_2way"] + 0.05
     for split in config["splits"]:
         assert abs(value[split, "shuffled/retrieval_2way"] - 0.5) < 0.03
-    if ladder:
+    if len(config["splits"]) > 1:
         check_curve(run, ["decoder", *config["baselines"]])
     check_frozen(run, weights, config["encoder"]["what"])
 
