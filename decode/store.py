@@ -115,24 +115,26 @@ RUN_AGAIN = "delete its folder and run again"
 
 def read_tensors(path: Path, where: str = "", remedy: str = RUN_AGAIN) -> dict[str, Tensor]:
     """All tensors of a file; InputError, beginning with `where`, when it is not whole."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with _whole_weights(path, where, remedy):
         return load_file(path)
-    except (OSError, SafetensorError) as e:
-        raise InputError(
-            f"{where}expected whole safetensors weights at {path}, got: {e}; {remedy}"
-        ) from e
 
 
 def check_tensors(path: Path, where: str = "", remedy: str = RUN_AGAIN) -> None:
     """InputError, beginning with `where`, unless a file's head promises just what the file holds."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
+
+    with _whole_weights(path, where, remedy), safe_open(path, "pt"):
+        pass
+
+
+@contextmanager
+def _whole_weights(path: Path, where: str, remedy: str) -> Iterator[None]:
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, "pt"):
-            pass
+        yield
     except (OSError, SafetensorError) as e:
         raise InputError(
             f"{where}expected whole safetensors weights at {path}, got: {e}; {remedy}"

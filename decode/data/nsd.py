@@ -15,8 +15,6 @@ from decode.recordings import nsd, nsd_betas, nsd_pictures, nsd_surface
 
 BETAS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf")
 SPACES = (nsd.SPACE, nsd_surface.SPACE)
-# Name of the test split -> the last session that it knows of.
-TESTS = {"shared1000": 40, "shared982": 37}
 
 
 class NSD:
@@ -72,7 +70,7 @@ class NSD:
         self.root = Path(root)
         for key, value, allowed in (
             ("betas", betas, BETAS),
-            ("test", test, tuple(TESTS)),
+            ("test", test, tuple(nsd.LAST_SESSION)),
             ("space", space, SPACES),
         ):
             if value not in allowed:
@@ -169,7 +167,7 @@ class NSD:
         found = (nsd_surface if surface else nsd_betas).session_files(folder)
         kind = "lh. and rh., .mgh" if surface else ".hdf5 or .nii.gz"
         released = min(nsd.RELEASED[subject], self.design.n_sessions)
-        last = min(released, TESTS[self.test], self.last_session or released)
+        last = min(released, nsd.LAST_SESSION[self.test], self.last_session or released)
         if self.sessions is not None and self.sessions > last:
             raise InputError(
                 f"data.sessions: expected at most {last} sessions of {subject} with test="

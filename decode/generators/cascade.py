@@ -19,9 +19,9 @@ from decode.networks.diffusion import (
     place_pipeline,
     row_generators,
 )
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.sampler import Diffusion
-from decode.networks.weights import find_weights, loading, quiet, read_config
+from decode.networks.weights import find_weights, quiet, read_config
 
 
 @dataclass(eq=False, kw_only=True)
@@ -89,7 +89,7 @@ class Cascade(Diffusion):
         first = open_parts(self.model, self, networks=networks, plain=plain)
         networks = {"decoder": StableCascadeUNet, "vqgan": stages.PaellaVQModel}
         second = open_parts(self.decoder, self, networks=networks, plain={})
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             told = StableCascadePriorPipeline.load_config(str(find_weights(self.model)))
             multiple = told.get("resolution_multiple", 42.67)
             prior = StableCascadePriorPipeline(**first, resolution_multiple=multiple)

@@ -17,9 +17,9 @@ from decode.networks.diffusion import (
     open_pipeline,
     place_pipeline,
 )
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.sampler import Diffusion
-from decode.networks.weights import choose_dtype, find_weights, loading, quiet
+from decode.networks.weights import choose_dtype, find_weights, quiet
 from decode.pictures import resize
 
 
@@ -93,7 +93,7 @@ class ControlNet(Diffusion):
     def open(self) -> Any:
         from diffusers import ControlNetModel
 
-        with quiet(), loading(self.controlnet), from_hub(self.controlnet):
+        with quiet(), opening(self.controlnet):
             control = ControlNetModel.from_pretrained(
                 str(find_weights(self.controlnet)),
                 torch_dtype=choose_dtype(self.precision),

@@ -19,7 +19,7 @@ from decode.networks.diffusion import (
     place_pipeline,
     whole_autoencoder,
 )
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.sampler import Diffusion
 from decode.networks.weights import find_weights, loading, quiet
 
@@ -106,7 +106,7 @@ class IpAdapter(Diffusion):
                 f"ip_adapter generator: {self.model!r} is a latent consistency model, which is told "
                 "its guidance; choose SDXL or SDXL-Turbo"
             )
-        with quiet(), loading(self.adapter), from_hub(self.adapter):
+        with quiet(), opening(self.adapter):
             # The image encoder is not read: predictions take its place.
             pipe.load_ip_adapter(
                 str(find_weights(self.adapter)),

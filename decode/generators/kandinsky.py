@@ -11,9 +11,9 @@ from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
 from decode.networks.diffusion import Predict, check_embedding, open_pipeline, place_pipeline
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.sampler import Diffusion
-from decode.networks.weights import choose_dtype, find_weights, loading, quiet
+from decode.networks.weights import choose_dtype, find_weights, quiet
 
 CHANNELS = 4
 
@@ -65,7 +65,7 @@ class Kandinsky(Diffusion):
             return torch.zeros(1, pipe.unet.config.encoder_hid_dim)
         from transformers import CLIPVisionModelWithProjection
 
-        with quiet(), loading(self.prior), from_hub(self.prior):
+        with quiet(), opening(self.prior):
             encoder = CLIPVisionModelWithProjection.from_pretrained(
                 find_weights(self.prior),
                 subfolder="image_encoder",

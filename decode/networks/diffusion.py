@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Media, Shape
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.weights import (
     Precision,
     choose_device,
     choose_dtype,
     find_weights,
-    loading,
     quiet,
 )
 from decode.pictures import resize
@@ -112,7 +111,7 @@ def open_pipeline(kind: str, model: str, knobs: Knobs, **parts: Any) -> Any:
     """The diffusers pipeline class `kind` with weights, not yet placed; `parts` replace some."""
     import diffusers
 
-    with quiet(), loading(model), from_hub(model):
+    with quiet(), opening(model):
         pipe = getattr(diffusers, kind).from_pretrained(
             str(find_weights(model)),
             torch_dtype=choose_dtype(knobs.precision),
@@ -133,7 +132,7 @@ def open_parts(
     import diffusers
 
     source, dtype = str(find_weights(model)), choose_dtype(knobs.precision)
-    with quiet(), loading(model), from_hub(model):
+    with quiet(), opening(model):
         parts = {k: cls.from_pretrained(source, subfolder=k) for k, cls in plain.items()}
         for name, cls in networks.items():
             network = cls.from_pretrained(source, subfolder=name, use_safetensors=True)

@@ -16,8 +16,8 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from decode.core import InputError, Shape, Tensors
 from decode.networks.clip_tokens import versatile_image
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, load_open_clip, loading, quiet, read_config
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights, load_open_clip, quiet, read_config
 from decode.pictures import normalised, to_grey
 
 
@@ -171,7 +171,7 @@ class VersatileTower:
         from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
         source: Any = find_weights(self.model)
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._scale: Any = CLIPImageProcessor.from_pretrained(source, subfolder=self.prepared)
             network: Any = CLIPVisionModelWithProjection.from_pretrained(
                 source, subfolder=self.tower, use_safetensors=True

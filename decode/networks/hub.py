@@ -9,9 +9,18 @@ from functools import cache
 from pathlib import Path
 
 from decode.core import InputError
-from decode.networks.weights import find_weights
+from decode.networks.weights import find_weights, loading
 
 PATIENCE_S = 10.0
+
+
+@contextmanager
+def opening(model: str) -> Iterator[None]:
+    """Let a library load `model`, of the hub or a folder: `loading` for its faults, `from_hub` for
+    the lack of a network.
+    """
+    with loading(model), from_hub(model):
+        yield
 
 
 @contextmanager

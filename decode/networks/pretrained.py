@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights
 from decode.store import read_tensors
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -95,5 +95,5 @@ def weight_files(source: str) -> list[Path]:
 def _fetched(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    with loading(model), from_hub(model):
+    with opening(model):
         return Path(snapshot_download(model, allow_patterns=["*.safetensors", _INDEX]))

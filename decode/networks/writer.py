@@ -19,7 +19,7 @@ from decode.networks.diffusion import (
     mean_norm,
     with_norm,
 )
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.weights import (
     Precision,
     choose_dtype,
@@ -173,7 +173,7 @@ class Writer(Generator):
         """The network without its image encoder, in place, and its tokeniser."""
         from transformers import AutoTokenizer
 
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._tokeniser: Any = AutoTokenizer.from_pretrained(find_weights(self.model))
         network = open_without_eyes(self.kind(), self.model, self.precision)
         return place_network(network, self.offload, check_place(self))
@@ -191,7 +191,7 @@ class Writer(Generator):
 def open_without_eyes(kind: Any, model: str, precision: Precision) -> Any:
     """A vision-language model whose image encoder has no layers; InputError when others lack weights."""
     source = find_weights(model)
-    with quiet(), loading(model), from_hub(model):
+    with quiet(), opening(model):
         config = kind.config_class.from_pretrained(source)
         config.vision_config.num_hidden_layers = 0
         network, found = kind.from_pretrained(

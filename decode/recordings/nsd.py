@@ -18,6 +18,8 @@ from decode.recordings.bold import Voxels, read_mask, read_volume
 
 SUBJECTS = tuple(f"subj{i:02d}" for i in range(1, 9))
 RELEASED = dict(zip(SUBJECTS, (40, 40, 32, 30, 40, 32, 40, 30), strict=True))
+# Name of the test split -> the last session that it knows of.
+LAST_SESSION = {"shared1000": 40, "shared982": 37}
 SPACE = "func1pt8mm"
 DESIGN = Path("nsddata/experiments/nsd/nsd_expdesign.mat")
 _SESSIONS = 40

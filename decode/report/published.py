@@ -8,12 +8,11 @@ from importlib import resources
 from typing import Any
 
 from decode.core import InputError
+from decode.recordings.nsd import LAST_SESSION
 from decode.report.content import Score, overall
 
 TESTS = ("shared982", "shared1000")
 UNKNOWN = "unknown"
-# The last session in which pictures of a test set were shown.
-LAST_SESSION = {"shared982": 37, "shared1000": 40}
 DECLARED = "decode.splits.published"
 PICTURES = ("pixcorr", "ssim", "two_way_", "distance_")
 

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from decode.core import Stimulus
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.weights import (
     choose_device,
     in_batches,
     load_open_clip,
-    loading,
     open_clip_name,
 )
 from decode.pictures import open_image
@@ -80,7 +79,7 @@ class CaptionClip:
         import open_clip
 
         network, self._transform = load_open_clip(self.model, self.pretrained)
-        with loading(self.model), from_hub(self.model):
+        with opening(self.model):
             self._tokenise = open_clip.get_tokenizer(open_clip_name(self.model))
         self._place = choose_device(self.device)
         self._network = network.to(self._place).eval()

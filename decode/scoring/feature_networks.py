@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.weights import choose_device, find_weights, load_efficientnet_lite, loading
 from decode.scoring.picture_scores import Resize
 
@@ -190,7 +190,7 @@ class OpenClip:
                 f"feature network: weights {self.pretrained!r} need the QuickGELU variant of "
                 f"{self.model!r}; set model to {self.model}-quickgelu"
             )
-        with loading(self.model), from_hub(self.model):
+        with opening(self.model):
             network = open_clip.create_model_from_pretrained(
                 name, self.pretrained, return_transform=False
             )

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from decode.core import InputError
-from decode.networks.hub import from_hub
+from decode.networks.hub import opening
 from decode.networks.weights import (
     PACKAGE,
     choose_device,
     find_weights,
     in_batches,
-    loading,
     quiet,
 )
 from decode.scoring.caption_clip import CaptionClip
@@ -105,7 +104,7 @@ class Sentences:
         from transformers import AutoModel, AutoTokenizer
 
         source = find_weights(self.model)
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._tokenise = AutoTokenizer.from_pretrained(source)
             network = AutoModel.from_pretrained(source, use_safetensors=True)
         self._place = choose_device(self.device)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decode.core import InputError, Stimulus
 from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading, quiet, read_config
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights, quiet, read_config
 from decode.pictures import read_images
 
 
@@ -40,7 +40,7 @@ class Autoencoder(NetworkTarget):
         from diffusers import AutoModel
 
         read_config(self.model, self.subfolder or "")
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             network = AutoModel.from_pretrained(
                 str(find_weights(self.model)), subfolder=self.subfolder, use_safetensors=True
             )

@@ -12,8 +12,8 @@ from torch import Tensor
 from decode.core import InputError, Kind, Stimulus
 from decode.networks.clip_tokens import versatile_image, versatile_text, words_of
 from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading, quiet
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights, quiet
 from decode.pictures import open_image
 
 
@@ -64,7 +64,7 @@ class ClipTokens(NetworkTarget):
         }
         network, prepared = (getattr(transformers, name) for name in kinds[self.output])
         source = find_weights(self.model)
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._prepare: Any = prepared.from_pretrained(source, subfolder=self.prepared)
             return network.from_pretrained(source, subfolder=self.tower, use_safetensors=True)
 

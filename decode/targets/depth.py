@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate
 
 from decode.core import InputError, Stimulus
 from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading, quiet
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights, quiet
 from decode.pictures import open_image
 
 
@@ -38,7 +38,7 @@ class Depth(NetworkTarget):
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
         source = find_weights(self.model)
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._processor: Any = AutoImageProcessor.from_pretrained(source)
             return AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
 

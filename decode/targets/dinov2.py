@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decode.core import InputError, Stimulus
 from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading, quiet
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights, quiet
 from decode.pictures import open_image
 
 
@@ -36,7 +36,7 @@ class Dinov2(NetworkTarget):
         from transformers import AutoImageProcessor, AutoModel
 
         source = find_weights(self.model)
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._processor: Any = AutoImageProcessor.from_pretrained(source)
             network = AutoModel.from_pretrained(source, use_safetensors=True)
         blocks = network.config.num_hidden_layers

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decode.core import Stimulus
 from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading, quiet
+from decode.networks.hub import opening
+from decode.networks.weights import find_weights, quiet
 from decode.pictures import open_image
 
 
@@ -29,7 +29,7 @@ class Git(NetworkTarget):
         from transformers import CLIPImageProcessor, GitForCausalLM
 
         source = find_weights(self.model)
-        with quiet(), loading(self.model), from_hub(self.model):
+        with quiet(), opening(self.model):
             self._processor: Any = CLIPImageProcessor.from_pretrained(source)
             network = GitForCausalLM.from_pretrained(source, use_safetensors=True)
         return network.git.image_encoder

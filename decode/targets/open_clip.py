@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 
 from decode.core import InputError, Kind, Stimulus
 from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import load_open_clip, loading, open_clip_name
+from decode.networks.hub import from_hub, opening
+from decode.networks.weights import load_open_clip, open_clip_name
 from decode.pictures import open_image
 
 Output = Literal["pooled", "cls", "tokens", "text"]
@@ -106,7 +106,7 @@ class OpenClip(NetworkTarget):
     def _tokeniser(self) -> Any:
         import open_clip
 
-        with loading(self.model), from_hub(self.model):
+        with opening(self.model):
             return open_clip.get_tokenizer(open_clip_name(self.model))
 
 
