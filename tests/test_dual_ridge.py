@@ -19,7 +19,7 @@ from decode.linear.ridge import factor, left_out, solve
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.stages.predict import pooled
-from decode.store import Columns, FeatureStore
+from decode.store import Columns, FeatureStore, read_tensors, write_tensors
 
 SHAPES = {"image": (7,), "lowlevel": (2, 3)}
 N, P = 40, 90
@@ -97,6 +97,33 @@ def test_a_dual_ridge_is_saved_and_loaded_with_its_trials() -> None:
     b = Ridge(LAYOUTS, SHAPES, form="dual")
     b.load_state_dict(a.state_dict())
     torch.testing.assert_close(b(batch(1)), a(batch(1)))
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_streamed_dual_ridge_keeps_its_weights_on_disk_where_there_is_room(
+    room: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if not room:
+        monkeypatch.setattr("os.posix_fallocate", full)
+    ridge = fitted([batch()], form="dual", stream=True)
+    weights = ridge.ridge.get_buffer("weights_0")
+    spans = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    backed = [
+        line for line in spans
+        if line[-1] == "(deleted)" and str(tmp_path) in line[-2]
+        and int(line[0].split("-")[0], 16) <= weights.data_ptr() < int(line[0].split("-")[1], 16)
+    ]  # fmt: skip
+    assert bool(backed) == room
+    assert not list(tmp_path.iterdir())
+    torch.testing.assert_close(ridge(batch(1)), fitted([batch()], form="dual")(batch(1)))
+    write_tensors(tmp_path / "ridge.safetensors", ridge.state_dict())
+    again = Ridge(LAYOUTS, SHAPES, form="dual", stream=True)
+    again.load_state_dict(read_tensors(tmp_path / "ridge.safetensors"))
+    torch.testing.assert_close(again(batch(1)), ridge(batch(1)))
 
 
 def test_columns_are_the_joined_rows(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -267,7 +270,10 @@ class SubjectRidge(nn.Module):
         """Buffers of the dual form, as long as there are trials."""
         self.get_buffer(f"mean_{s}").copy_(mean)
         setattr(self, f"trials_{s}", x - mean.to(x))
-        setattr(self, f"weights_{s}", x.new_zeros(len(x), sum(self.sizes)))
+        shape = len(x), sum(self.sizes)
+        on_disk = self.knobs.stream and x.device.type == "cpu"
+        weights = file_backed(shape) if on_disk else x.new_zeros(shape)
+        setattr(self, f"weights_{s}", weights)
 
     def _fill(self, s: int, f: Factor, rows: Rows, alpha: Tensor) -> None:
         """Weights and intercept of one subject, a block of targets at a time."""
@@ -350,6 +356,20 @@ class SubjectRidge(nn.Module):
                     # taken as they are: a copy of what a file backs would fill the memory
                     setattr(self, name, saved.to(self.get_buffer(name)))
         super()._load_from_state_dict(state, prefix, *args)
+
+
+def file_backed(shape: tuple[int, int]) -> Tensor:
+    """Float32 zeros in a nameless file in TMPDIR, so that what does not fit in memory goes to disk;
+    in memory where that folder has no room.
+    """
+    size = math.prod(shape)
+    with tempfile.NamedTemporaryFile(prefix="decode-") as file:
+        try:
+            # a hole in the file would be found only when a write kills the process
+            os.posix_fallocate(file.fileno(), 0, max(1, 4 * size))
+        except OSError:
+            return torch.zeros(shape)
+        return torch.from_file(file.name, shared=True, size=size).view(shape)
 
 
 def _gain(y: Tensor, honest: Tensor) -> Tensor:
