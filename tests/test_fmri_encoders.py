@@ -218,6 +218,7 @@ def test_half_precision_trains_as_the_trainer_does_it(name: str) -> None:
 # Trials of the new subject: UMBRAE's tokenizer has most to fit, and at 30 it learns them by heart.
 ADAPTABLE: dict[str, tuple[Callable[..., Encoder], int]] = {
     "mindeye2": (tiny(MindEye2, width=64), 30),
+    "mindbridge": (tiny(MindBridge, pooled=60, adapter=8, width=64, blocks=2), 30),
     "umbrae": (tiny(Umbrae, **UMBRAE), 100),
     "voxel_tokens": (tiny(VoxelTokens, **VOXEL_TOKENS), 30),
 }
