@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU
 from test_configs import composed
 from worlds import PixelWorld, config
 
@@ -112,6 +115,20 @@ def test_bleu_of_a_corpus_and_of_sentences_equals_brute_force() -> None:
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.6], ids=["long", "brief"])
+def test_bleu_is_that_of_sacrebleu(keep: float) -> None:
+    made, refs = corpus()
+    made = [c[: max(1, int(keep * len(c)))] for c in made]
+    whole = bleu(np.sum([bleu_counts(c, r) for c, r in zip(made, refs, strict=True)], axis=0))
+    # its references come as streams: the first of every item, the second of every item, ...
+    most = max(map(len, refs))
+    streams = [[" ".join(r[k]) if k < len(r) else None for r in refs] for k in range(most)]
+    for order in (1, 2, 3, 4):
+        judge = BLEU(max_ngram_order=order, tokenize="none", smooth_method="none")
+        found = judge.corpus_score([" ".join(c) for c in made], streams)
+        assert whole[order - 1] == pytest.approx(found.score / 100, abs=1e-12)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.6], ids=["long", "brief"])
 def test_contributions_average_to_bleu_and_are_its_derivative(keep: float) -> None:
     made, refs = corpus(40)
     made = [c[: max(3, int(keep * len(c)))] for c in made]
@@ -150,6 +167,19 @@ def test_rouge_1_is_the_best_f1_of_the_words() -> None:
             p, q = common / len(c), common / len(r)
             best = max(best, 2 * p * q / (p + q) if common else 0)
         assert rouge_1(c, several) == pytest.approx(best)
+
+
+def test_rouge_is_that_of_rouge_score() -> None:
+    judge = RougeScorer(["rouge1", "rougeL"], tokenizer=SimpleNamespace(tokenize=str.split))
+    for c, several in zip(*corpus(), strict=True):
+        found = [judge.score(" ".join(r), " ".join(c)) for r in several]
+        assert rouge_1(c, several) == pytest.approx(max(f["rouge1"].fmeasure for f in found))
+        precision = max(f["rougeL"].precision for f in found)
+        recall = max(f["rougeL"].recall for f in found)
+        # COCO weighs both with 1.2, the library with 1
+        below = recall + 1.44 * precision
+        want = 2.44 * precision * recall / below if below else 0
+        assert rouge_l(c, several) == pytest.approx(want)
 
 
 def test_rouge_equals_enumeration_and_a_worked_example() -> None:
