@@ -1,14 +1,16 @@
 """The data path beside the step, and a factorised head beside a dense one.
 
 The data path is measured at 1/16 of MindEye's sizes. Heads are compared in memory at MindEye2's
-real size (counted on the meta device: weights, gradients and two moments in float32) and in retrieval
-on simulated voxels, where both are trained alike.
+real size (counted on the meta device: weights, gradients and two moments in float32) and in retrieval,
+where both are trained alike: of the tiny CLIP's tokens from betas of simulated participants, and of
+tokens drawn at random that fill all their dimensions, as those of no network do.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,32 @@ import pandas as pd
 import torch
 import yaml
 
+import decode
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.core import Encoder, Layout
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
+from decode.simulation.fmri import CEILING_REPEATS, MEDIAN_CEILING
+from decode.simulation.scenes import draw, training_scenes
+from decode.simulation.tiny_clip import load_clip
+from decode.simulation.visual_cortex import Responses, make_cortex
 from decode.store import FeatureStore
+from decode.targets.open_clip import block_tokens
 from decode.training import Trainer, fit, loss_terms
 from decode.trials import Loader, SubjectSignal, Trials
 
 SCALE = 16
 TRIALS, VOXELS, TOKENS, WIDTH, BATCH = 8859, 15724 // SCALE, 257, 768 // SCALE, 32
 STEPS = 20
-# Numbers per token of a factorised head, which keeps a quarter and an eighth of the dense one's weights here;
-# 128 of MindEye2's real size keep a thirteenth.
-HEADS = {"dense": None, "factorised, rank 16": 16, "factorised, rank 8": 8}
-WORLDS, TESTS, GALLERY = 5, 3000, 300
+# Per kind of world: epochs, as many as serve the dense head best, and numbers per token of factorised
+# heads by the share of the dense one's weights that they keep.
+EPOCHS = {"tiny CLIP": 40, "random": 12}
+RANKS = {"tiny CLIP": {"1/8": 30}, "random": {"1/4": 16, "1/8": 8}}
+WORLDS, LEARNT, TESTS, GALLERY = 5, 3000, 3000, 300
+HEAD_VOXELS = 800
+TINY = Path(decode.__file__).parent / "tiny"
 
 
 def layout(voxels: int) -> Layout:
@@ -105,25 +116,9 @@ def data_path(folder: Path) -> list[dict[str, Any]]:
 
 def heads(folder: Path) -> list[dict[str, Any]]:
     """Memory of either head at real size, and what each retrieves in simulated worlds, the same ones."""
-    found: dict[str, list[float]] = {}
-    seconds: dict[str, list[float]] = {}
-    for seed in range(WORLDS):
-        place = folder / f"world{seed}"
-        train, test = world(place, seed)
-        for head, rank in HEADS.items():
-            start = time.perf_counter()
-            score = learnt(place / head, rank, train, test, seed)
-            seconds.setdefault(head, []).append(time.perf_counter() - start)
-            found.setdefault(head, []).append(score)
-    size = f"{WORLDS} worlds of 3000 trials, 32 x 64 tokens, {TESTS} test trials"
     rows: list[dict[str, Any]] = []
-    for head in HEADS:
-        row = {"what": f"{head} head", "size": size, "seconds": float(np.mean(seconds[head]))}
-        apart = np.subtract(found[head], found["dense"])
-        error = apart.std(ddof=1) / len(apart) ** 0.5
-        row["retrieval"] = round(float(np.mean(found[head])), 4)
-        row["less_dense"] = f"{apart.mean():+.4f} (standard error {error:.4f})"
-        rows.append(row)
+    for kind, make in {"tiny CLIP": participant, "random": random_world}.items():
+        rows += compare_heads(folder / kind.replace(" ", "_"), kind, make)
     memory = [
         {"what": f"{head} head of MindEye2, its memory", "memory_gb": real_memory(head)}
         for head in ("dense", "factorised")
@@ -131,28 +126,90 @@ def heads(folder: Path) -> list[dict[str, Any]]:
     return [*rows, *memory]
 
 
-def world(folder: Path, seed: int) -> tuple[Loader, Loader]:
-    """Voxels and tokens that share 64 dimensions, to train on and to test."""
+def compare_heads(
+    folder: Path, kind: str, make: Callable[[int], tuple[np.ndarray, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """One row per head: what it retrieves in WORLDS worlds, and how far that is from the dense one."""
+    ranks: dict[str, int | None] = {"dense": None, **RANKS[kind]}
+    found: dict[str, list[float]] = {head: [] for head in ranks}
+    seconds: dict[str, list[float]] = {head: [] for head in ranks}
+    for seed in range(WORLDS):
+        brain, tokens = make(seed)
+        place = folder / str(seed)
+        train = loader(brain[:LEARNT], tokens[:LEARNT], place / "train", shuffle=True)
+        test = loader(brain[LEARNT:], tokens[LEARNT:], place / "test", shuffle=False)
+        for head, rank in ranks.items():
+            start = time.perf_counter()
+            place = folder / f"{seed}-{rank}"
+            found[head].append(learnt(place, rank, train, test, EPOCHS[kind], seed))
+            seconds[head].append(time.perf_counter() - start)
+    size = " x ".join(map(str, tokens.shape[1:]))
+    rows = []
+    for head, rank in ranks.items():
+        row: dict[str, Any] = {
+            "what": "dense head" if rank is None else f"factorised head, rank {rank}, {head}",
+            "size": f"{WORLDS} worlds, {size} {kind} tokens, {LEARNT} trials, {TESTS} tests",
+            "seconds": float(np.mean(seconds[head])),
+            "retrieval": round(float(np.mean(found[head])), 4),
+        }
+        if rank is not None:
+            apart = np.subtract(found[head], found["dense"])
+            error = apart.std(ddof=1) / len(apart) ** 0.5
+            row["less_dense"] = f"{apart.mean():+.4f} (standard error {error:.4f})"
+        rows.append(row)
+    return rows
+
+
+def participant(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Single-trial betas of one simulated participant, z-scored, and the tiny CLIP's tokens (16, 256)
+    of what it saw; the noise is that of the simulated fMRI data, white over trials.
+    """
+    rng = np.random.default_rng([2, seed])
+    scenes = training_scenes(LEARNT + TESTS, seed=100 + seed)
+    pixels = np.stack([draw(scene) for scene in scenes])
+    cortex = make_cortex(HEAD_VOXELS, voxel_mm=4, rng=rng)
+    parts = [slice(i, i + 500) for i in range(0, len(scenes), 500)]
+    respond = Responses(cortex)
+    brain = np.concatenate([respond(scenes[part], pixels[part]) for part in parts])
+    level = np.median(cortex.gain[cortex.gain > 0])
+    spread = level * (CEILING_REPEATS * (1 / MEDIAN_CEILING - 1)) ** 0.5
+    brain += spread * rng.standard_normal(brain.shape, np.float32)
+    brain = (brain - brain[:LEARNT].mean(0)) / brain[:LEARNT].std(0)
+    clip, _ = load_clip(TINY / "clip")
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        found = [block_tokens(clip.visual, x, -2, False, "tiny CLIP")[0] for x in images.split(500)]
+    return brain, torch.cat(found).numpy()
+
+
+def random_world(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and tokens that share 64 dimensions; the tokens fill all of theirs."""
     rng = np.random.default_rng([1, seed])
-    trials, voxels, shape = 3000, 800, (32, 64)
-    latent = rng.standard_normal((trials + TESTS, 64))
+    latent = rng.standard_normal((LEARNT + TESTS, 64))
     tokens = latent @ rng.standard_normal((64, 32 * 64)) / 8
-    brain = latent @ rng.standard_normal((64, voxels)) / 8
+    brain = latent @ rng.standard_normal((64, HEAD_VOXELS)) / 8
     brain += 5.0 * rng.standard_normal(brain.shape)
-    tokens = tokens.reshape(-1, *shape)
-    train = loader(brain[:trials], tokens[:trials], folder / "train", shuffle=True)
-    return train, loader(brain[trials:], tokens[trials:], folder / "test", shuffle=False)
+    return brain, tokens.reshape(-1, 32, 64)
 
 
-def learnt(folder: Path, rank: int | None, train: Loader, test: Loader, seed: int) -> float:
-    """What an encoder with a factorised head of `rank`, or a dense one, retrieves after a short training."""
+def learnt(
+    folder: Path,
+    rank: int | None,
+    train: Loader,
+    test: Loader,
+    epochs: int,
+    seed: int,
+) -> float:
+    """What an encoder with a factorised head of `rank`, or a dense one, retrieves after training."""
     torch.manual_seed(seed)
     chosen = {"head": "dense"} if rank is None else {"head": "factorised", "rank": rank}
     inner = {"width": 256, "projector": 64, **chosen}
-    model = encoder("mindeye2", 800, (32, 64), depth=1, heads=4, head_width=16, inner=inner)
-    trainer = Trainer(epochs=12, rate=1e-3, batch_size=BATCH)
+    shape = tuple(next(iter(test)).targets["image"].shape[1:])
+    model = encoder("mindeye2", HEAD_VOXELS, shape, depth=1, heads=4, head_width=16, inner=inner)
+    trainer = Trainer(epochs=epochs, rate=1e-3, batch_size=BATCH)
     objectives = {"mse": MSE(target="image"), "contrast": InfoNCE(target="retrieval")}
     folder.mkdir()
+    model.initialise(train, [])
     fit(model, objectives, train, None, trainer, folder=folder, seed=seed, label="head")
     return retrieval(model, test)
 

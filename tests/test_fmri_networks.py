@@ -84,6 +84,27 @@ def test_a_factorised_head_is_the_low_rank_map_it_says() -> None:
             TokenHeads(5, {"image": (2, 3)}, contrastive=(), **{"head": "factorised", **knobs})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rank", [3, 12])
+def test_a_factorised_head_starts_from_the_principal_components_of_training_tokens(
+    rank: int,
+) -> None:
+    rng = np.random.default_rng(0)
+    values = 5 + rng.standard_normal((64, 4, 8)) @ rng.standard_normal((8, 8))
+    world = Voxels(SHAPES, voxels=(6,), n=4)
+    targets = [{"image": torch.from_numpy(v).float()} for v in (values[:40], values[40:])]
+    train = [replace(world.batch, targets=t) for t in targets]
+    heads = TokenHeads(5, {"image": (4, 8)}, contrastive=(), head="factorised", rank=rank)
+    heads.learn(train)
+
+    centred = values - values.mean(0)
+    rows = centred.reshape(-1, 8) / centred.std()
+    _, sizes, axes = np.linalg.svd(rows, full_matrices=False)
+    kept = min(rank, 8)
+    want = (axes[:kept].T * sizes[:kept] ** 2 / len(rows)) @ axes[:kept]
+    leave = heads.heads[0].leave.weight.detach().numpy()  # type: ignore[union-attr]
+    assert np.allclose(leave[:, :kept] @ leave[:, :kept].T, want, atol=1e-4)
+
+
 def test_a_shared_projector_reads_the_tokens_of_the_other_target() -> None:
     torch.manual_seed(0)
     heads = TokenHeads(5, SHAPES, contrastive=["retrieval"], share="image", projector=4)

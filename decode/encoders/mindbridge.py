@@ -72,7 +72,7 @@ class MindBridge(Encoder):
         )
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
-        self.heads.scale.learn(train)
+        self.heads.learn(train)
 
     def forward(self, batch: Batch) -> Tensors:
         return self.heads(self.trunk(self.embedded(batch)))

@@ -69,7 +69,7 @@ class MindEye2(Encoder):
             )
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
-        self.heads.scale.learn(train)
+        self.heads.learn(train)
         if self.low_level is not None:
             self.low_level.scale.learn(train)
 

@@ -56,7 +56,7 @@ class MLP(Encoder):
         )
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
-        self.heads.scale.learn(train)
+        self.heads.learn(train)
 
     def forward(self, batch: Batch) -> Tensors:
         self.passport.check(batch)

@@ -82,7 +82,7 @@ class Wave(Encoder):
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self._try()
-        self.heads.scale.learn(train)
+        self.heads.learn(train)
         if self.weights is not None:
             load_pretrained(self.network, self.weights, names=self.names, skip=self.skip)
 

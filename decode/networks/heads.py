@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Batch, InputError, Shape, Tensors
 from decode.networks.blocks import Projector, TargetScale, numel
 
 Head = Literal["dense", "factorised"]
+# A few thousand pictures say where their tokens lie: each is hundreds of tokens.
+SEEN = 2000
 
 
 def as_tokens(shape: Shape) -> tuple[int, int]:
@@ -35,6 +37,22 @@ class FactorisedHead(nn.Module):
         self.enter = nn.Linear(width, self.tokens * rank, bias=False)
         self.leave = nn.Linear(rank, features, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.tokens, features))
+
+    @torch.no_grad()
+    def learn(self, targets: Iterable[Tensor]) -> None:
+        """Start from the principal components of tokens (batch, *shape) of mean zero, each as large
+        as the tokens are along it: both maps from random numbers learn several times slower.
+        """
+        features, rank = self.leave.weight.shape
+        moments, n = self.leave.weight.new_zeros(features, features, dtype=torch.float64), 0
+        for batch in targets:
+            rows = batch.to(self.leave.weight).reshape(-1, features)
+            moments += (rows.T @ rows).double()
+            n += len(rows)
+        values, vectors = torch.linalg.eigh(moments / max(1, n))
+        kept = min(rank, features)
+        sizes = values[-kept:].clamp(min=0).sqrt()
+        self.leave.weight[:, :kept] = (vectors[:, -kept:] * sizes).to(self.leave.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.leave(self.enter(x).unflatten(1, (self.tokens, -1))) + self.bias
@@ -158,6 +176,24 @@ class TokenHeads(nn.Module):
         self.heads = nn.ModuleList(build(name, shape) for name, shape in self.shapes.items())
         regressed = {k: v for k, v in self.shapes.items() if k not in self.contrastive}
         self.scale = TargetScale(regressed)
+
+    def learn(self, train: Iterable[Batch]) -> None:
+        """Take what the training targets say before the first step: mean and spread of each, and
+        where the tokens of factorised heads lie, from the first `SEEN` trials.
+        """
+        self.scale.learn(train)
+        for name, head in zip(self.shapes, self.heads, strict=True):
+            if isinstance(head, FactorisedHead) and name not in self.contrastive:
+                head.learn(self._targets(name, train))
+
+    def _targets(self, name: str, train: Iterable[Batch]) -> Iterator[Tensor]:
+        seen = 0
+        for batch in train:
+            y = batch.targets[name]
+            yield self.scale.down(name, y)
+            seen += len(y)
+            if seen >= SEEN:
+                return
 
     def forward(self, trunk: Tensor) -> Tensors:
         heads = dict(zip(self.shapes, self.heads, strict=True))
