@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
@@ -18,7 +17,6 @@ from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
 
 Net = Literal["alex", "vgg", "squeeze"]
-CHANCE_PAIRS = 300
 SMALLEST = 64
 
 
@@ -62,11 +60,8 @@ class Lpips:
 
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, self.quantise)
-        every, size = np.arange(len(album.own)), album.size()
-        n = min(int(size.max()) - 1, math.ceil(CHANCE_PAIRS / len(every)))
-        own, *others = (self._distances(album, album.partner(s)) for s in range(1 + n))
-        unrelated = np.mean(others, axis=0) if others else own
-        chance = album.mean_per_gallery((own + (size - 1) * unrelated) / size)
+        own, chance = album.own_and_chance(lambda other: self._distances(album, other))
+        every = np.arange(len(own))
         return table([scores(results, self.name, every, own, chance=chance, better="lower")])
 
     def _distances(self, album: Album, other: np.ndarray) -> np.ndarray:

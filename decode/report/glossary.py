@@ -64,6 +64,11 @@ PATTERNS = (
         "Cosine of the made with the nearest written caption, by {0} embeddings.",
     ),
     (r"(?:random_)?lpips_(.*)$", "Learned perceptual distance over {0} features; lower is better."),
+    (
+        r"mean_iou_(.*)$",
+        "Intersection over union of what {0} sees in the made and in the shown picture, averaged over "
+        "the classes that either has.",
+    ),
     (r"distance_(.*)$", "One minus the correlation of {0} features; lower is better."),
 )
 

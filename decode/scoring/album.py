@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from decode.pictures import read_image
 from decode.progress import progress
 from decode.scoring.picture_scores import Resize, eight_bit
 from decode.scoring.rows import galleries
+
+CHANCE_PAIRS = 300
 
 
 class Album:
@@ -73,6 +76,20 @@ class Album:
         for rows in self.rows:
             level[rows] = value[rows].mean()
         return level
+
+    def own_and_chance(
+        self, compare: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values (row,) of the rows' own pictures, and those of a picture drawn from their gallery.
+
+        `compare` scores every row against one picture each (row,). Chance is averaged over the gallery;
+        as many other pictures are tried as make CHANCE_PAIRS pairs.
+        """
+        size = self.size()
+        n = min(int(size.max()) - 1, math.ceil(CHANCE_PAIRS / len(size)))
+        own, *others = (compare(self.partner(shift)) for shift in range(1 + n))
+        unrelated = np.mean(others, axis=0) if others else own
+        return own, self.mean_per_gallery((own + (size - 1) * unrelated) / size)
 
     def read_made(self, rows: np.ndarray) -> Tensor:
         found = []

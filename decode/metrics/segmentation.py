@@ -1,0 +1,111 @@
+"""Whether the things in a made picture lie where they lie in the shown one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from decode.core import InputError, Results
+from decode.networks.hub import opening
+from decode.networks.weights import choose_device, find_weights, quiet
+from decode.scoring.album import Album, batches
+from decode.scoring.feature_networks import slug
+from decode.scoring.picture_scores import Resize, eight_bit
+from decode.scoring.rows import scores, table
+
+
+class Segmentation:
+    """`mean_iou_<network>` per made picture, from 0 to 1.
+
+    A semantic segmentation model of transformers, such as SegFormer (Xie et al. 2021,
+    arXiv:2105.15203), names every pixel of the made and of the shown picture. The score is
+    intersection over union (Everingham et al. 2010, doi:10.1007/s11263-009-0275-4), averaged over the
+    classes that either of the two has. Another network gives another number, so it is in the name.
+
+    `first` resizes both pictures, `quantise` rounds made ones to 8 bits. Chance is the score against a
+    shown picture drawn at random from those that agree in the columns `within`, the own one included.
+    """
+
+    looks_at: ClassVar[Literal["media"]] = "media"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        first: Resize | None = None,
+        quantise: bool = False,
+        within: Sequence[str] = ("subject", "split"),
+        batch: int = 8,
+        device: str = "auto",
+    ) -> None:
+        if batch < 1:
+            raise InputError(f"metric segmentation: expected batch of 1 or more, got {batch}")
+        self.model, self.first, self.quantise = model, first, quantise
+        self.within, self.batch, self.device = tuple(within), batch, device
+
+    @property
+    def name(self) -> str:
+        return f"mean_iou_{slug(self.model.rstrip('/').split('/')[-1])}"
+
+    def __call__(self, results: Results) -> pd.DataFrame:
+        album = Album(results, self.within, self.first, self.quantise)
+        self._open()
+        made = self._maps(album.read_made, len(album.own), "made")
+        shown = self._maps(album.read_shown, len(album.pictures), "shown")
+        if made.shape[1:] != shown.shape[1:]:
+            raise InputError(
+                f"metric segmentation: expected pictures of one size, made ones are {made.shape[1:]}, "
+                f"shown ones {shown.shape[1:]}; set `first` to a Resize"
+            )
+        own, chance = album.own_and_chance(lambda other: mean_iou(made, shown[other]))
+        every = np.arange(len(own))
+        return table([scores(results, self.name, every, own, chance=chance)])
+
+    def _open(self) -> None:
+        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+        source = find_weights(self.model)
+        self._place = choose_device(self.device)
+        with quiet(), opening(self.model):
+            self._processor: Any = AutoImageProcessor.from_pretrained(source)
+            network, found = AutoModelForSemanticSegmentation.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
+        if found["missing_keys"]:
+            raise InputError(
+                f"metric segmentation: {self.model!r} holds no weights for "
+                f"{min(found['missing_keys'])} and {len(found['missing_keys']) - 1} others; give a model "
+                "that was trained to segment"
+            )
+        self._network = network.to(self._place).eval()
+
+    def _maps(self, read: Callable[[np.ndarray], Tensor], n: int, what: str) -> np.ndarray:
+        """Class of each pixel (picture, row, column)."""
+        parts = batches(n, self.batch, f"{self.name}, {what}")
+        return np.concatenate([self._classes(read(rows)) for rows in parts])
+
+    @torch.inference_mode()
+    def _classes(self, pictures: Tensor) -> np.ndarray:
+        pixels = self._processor(list(eight_bit(pictures).byte()), return_tensors="pt")
+        found = self._network(pixels["pixel_values"].to(self._place)).logits
+        size = pictures.shape[-2:]
+        return interpolate(found, size, mode="bilinear").argmax(1).to(torch.int16).cpu().numpy()
+
+
+def mean_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union (picture,) of class maps (picture, row, column), averaged over the classes
+    that either map has.
+    """
+    n = 1 + max(int(a.max()), int(b.max()))
+    value = np.empty(len(a))
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        both = np.bincount(x[x == y].ravel(), minlength=n)
+        either = np.bincount(x.ravel(), minlength=n) + np.bincount(y.ravel(), minlength=n) - both
+        value[i] = np.mean(both[either > 0] / either[either > 0])
+    return value
