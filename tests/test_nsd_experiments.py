@@ -20,10 +20,9 @@ from decode.plan import Run
 PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 # Four features per head would not let the image through the prior's one key and value per token.
 PRIOR = {"heads": 4, "head_width": 64, "depth": 1, "sample_steps": 5}
-EPOCHS = {"neuroflow": 60, "umbrae": 60, "wave": 40, "mindeye2": 45}
-# Beside the target that the experiment scores: the other contrast, and what the prior samples (that of
-# MindEye1 is the same and takes as many epochs).
-ALSO = {"mindeye2": ["image"], "wave": ["text", "image"]}
+EPOCHS = {"neuroflow": 60, "umbrae": 60, "wave": 40, "mindeye1": 45, "mindeye2": 45}
+# Beside the target that the experiment scores: the other contrast, and what the prior samples.
+ALSO = {"mindeye1": ["image"], "mindeye2": ["image"], "wave": ["text", "image"]}
 SMALL: dict[str, dict[str, Any]] = {
     "brain_diffuser": {"alphas": {name: [30.0] for name in ("image", "text", "lowlevel")}},
     "takagi": {"regions": {"lowlevel": ["early"], "text": ["ventral"]}},
