@@ -494,6 +494,10 @@ def test_a_prediction_is_an_embedding_with_the_noise_that_it_lacks() -> None:
         seen = z + (1 / share - 1) ** 0.5 * noise
         made, level = as_noised(share * seen, kept)
         assert float(kept[level].mean()) == pytest.approx(share, abs=0.03)
+        trusted, told = as_noised(share * seen, kept, 0.5)
+        assert torch.equal(trusted, made)
+        assert float(kept[told].mean()) == pytest.approx((1 + share) / 2, abs=0.03)
+        assert int(as_noised(share * seen, kept, 0.0)[1].max()) == 0
         left = made - share**0.5 * z
         assert float(left.var()) == pytest.approx(1 - share, abs=0.03)
         assert abs(float((left * z).mean())) < 0.02
@@ -517,7 +521,8 @@ def test_predicted_noise_levels_are_told_as_the_pipeline_tells_them(unclip_folde
 
 
 @pytest.mark.parametrize("knobs", [{"noise_level": 1000}, {"noise_level": "known"},
-                                   {"noise_level": "predicted", "norm": "train"}])  # fmt: skip
+                                   {"noise_level": "predicted", "norm": "train"}, {"doubt": 0.5},
+                                   {"noise_level": "predicted", "norm": "keep", "doubt": 1.1}])  # fmt: skip
 def test_impossible_noise_levels_are_refused(unclip_folder: Path, knobs: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="noise_level"):
+    with pytest.raises(InputError, match=r"noise_level|doubt"):
         Unclip(str(unclip_folder), **knobs)

@@ -28,13 +28,16 @@ class Unclip(Diffusion):
     Hierarchical text-conditional generation (Ramesh et al. 2022, arXiv:2204.06125) as trained on
     Stable Diffusion 2.1. `noise_level` (0 to 999) is the noise put on the embedding of target
     `image`. With "predicted" no noise is put on it: a prediction counts as noisy already, the more
-    the shorter it is, see `as_noised`; `norm` is then "keep". See `Diffusion` for the other knobs.
+    the shorter it is, see `as_noised`; `norm` is then "keep". The denoiser is told the share `doubt` of
+    that noise: what is decoded well of a picture is better than the length of the whole prediction
+    says. See `Diffusion` for the other knobs.
     `width` is the embedding width of a published model, so that a wrong target is found before
     anything is fetched; a folder says it itself.
     """
 
     image: str = "image"
     noise_level: int | Literal["predicted"] = 0
+    doubt: float = 1.0
     width: int | None = None
     steps: int = 20
     guidance: float = 10.0
@@ -46,6 +49,11 @@ class Unclip(Diffusion):
         if not known:
             raise InputError(
                 f"generator.noise_level: expected 0 to 999 or predicted, got {level!r}; correct it"
+            )
+        if not 0 <= self.doubt <= 1 or (self.doubt < 1 and level != "predicted"):
+            raise InputError(
+                "generator.doubt: expected a share from 0 to 1, below 1 only with "
+                f"noise_level=predicted, got {self.doubt} with {level}; correct it"
             )
         if level == "predicted" and self.norm != "keep":
             raise InputError(
@@ -102,19 +110,22 @@ class Unclip(Diffusion):
         pipe = self._pipe
         normaliser = pipe.image_normalizer.to(embedding.device)
         kept = pipe.image_noising_scheduler.alphas_cumprod
-        scaled, level = as_noised(normaliser.scale(embedding), kept.to(embedding.device))
+        scaled, level = as_noised(
+            normaliser.scale(embedding), kept.to(embedding.device), self.doubt
+        )
         return normaliser.unscale(scaled).to(embedding.dtype), level
 
 
-def as_noised(predicted: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+def as_noised(predicted: Tensor, kept: Tensor, doubt: float = 1.0) -> tuple[Tensor, Tensor]:
     """Predictions (row, feature) of standardised embeddings as embeddings with noise, and its level.
 
     A calibrated prediction y of z has the mean square R^2, the share of z that is known, and y / R is
     R z + sqrt(1 - R^2) e with e of unit variance: just what a noising schedule makes of z at the step
-    at which the share `kept` (step,) of the signal's power is R^2.
+    at which the share `kept` (step,) of the signal's power is R^2. Less doubt than 1 gives the level of
+    less noise, 0 that of none.
     """
     share = predicted.float().square().mean(1).clamp(1e-3, 1)
-    level = (kept.float()[None] - share[:, None]).abs().argmin(1)
+    level = (kept.float()[None] - (1 - doubt * (1 - share[:, None]))).abs().argmin(1)
     scaled = predicted / share.sqrt()[:, None].to(predicted)
     return scaled, level
 
