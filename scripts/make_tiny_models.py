@@ -32,7 +32,7 @@ from decode.simulation import tiny_clip, tiny_diffusion
 from decode.simulation.scenes import test_scenes, training_scenes
 from decode.simulation.tiny_clip import Pictures
 
-PARTS = ("clip", "vae", "decoder", "unclip", "measure")
+PARTS = ("clip", "vae", "decoder", "unclip", "refine", "measure")
 SEED = 2026
 BATCH = {"clip": 64, "vae": 16, "decoder": 32, "unet": 128, "image_encoder": 64}
 
@@ -54,16 +54,18 @@ def main(argv: list[str] | None = None) -> None:
         vae = tiny_diffusion.train_vae(
             pictures, steps=args.vae_steps, batch=BATCH["vae"], seed=SEED
         )
-        tiny_diffusion.save_vae(pipe_folder / "vae", vae)
+        tiny_diffusion.save_part(pipe_folder / "vae", vae)
     if "decoder" in args.parts:
         vae = AutoencoderKL.from_pretrained(pipe_folder / "vae")
         vae = tiny_diffusion.train_decoder(
             vae, pictures, steps=args.decoder_steps, batch=BATCH["decoder"], seed=SEED
         )
-        tiny_diffusion.save_vae(pipe_folder / "vae", vae)
+        tiny_diffusion.save_part(pipe_folder / "vae", vae)
     if "unclip" in args.parts:
         train_pipeline(pictures, clip_folder, pipe_folder, args)
-    if "measure" in args.parts or "unclip" in args.parts:
+    if "refine" in args.parts:
+        refine_pipeline(clip_folder, pipe_folder, args)
+    if {"unclip", "refine", "measure"} & set(args.parts):
         write_provenance(args)
 
 
@@ -80,20 +82,12 @@ def train_pipeline(
     embeddings = tiny_clip.embed(clip, pictures)
     normaliser = tiny_diffusion.make_normaliser(embeddings)
     text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
-    with torch.no_grad():
-        context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
-    seen = Pictures.of(training_scenes(args.unet_scenes, seed=SEED))
-    latents = tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor)
-    unet = tiny_diffusion.train_unet(
-        latents,
-        tiny_clip.embed(clip, seen),
-        tiny_diffusion.near_object(seen.scenes, latents.shape[-1]),
-        context,
-        normaliser,
-        steps=args.unet_steps,
-        batch=BATCH["unet"],
-        seed=SEED,
-    )
+    torch.manual_seed(SEED)
+    unet = tiny_diffusion.make_unet(8, text_encoder.config.hidden_size)
+    unet = teach(
+        unet, vae, clip, tokenizer, text_encoder, normaliser, tiny_diffusion.WHITE, args,
+        steps=args.unet_steps, rate=2e-3,
+    )  # fmt: skip
     image_encoder = tiny_diffusion.train_image_encoder(
         pictures,
         embeddings,
@@ -110,6 +104,51 @@ def train_pipeline(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
+    )
+
+
+def refine_pipeline(clip_folder: Path, folder: Path, args: argparse.Namespace) -> None:
+    """Train the denoiser further on embeddings with such noise as predictions have."""
+    from diffusers import StableUnCLIPImg2ImgPipeline
+
+    torch.manual_seed(SEED)
+    clip, _ = tiny_clip.load_clip(clip_folder)
+    pipe: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(folder)
+    unet = teach(
+        pipe.unet.train(), pipe.vae.eval(), clip, pipe.tokenizer, pipe.text_encoder,
+        pipe.image_normalizer.requires_grad_(False), tiny_diffusion.AS_PREDICTED, args,
+        steps=args.refine_steps, rate=6e-4,
+    )  # fmt: skip
+    tiny_diffusion.save_part(folder / "unet", unet.half())
+
+
+def teach(
+    unet: Any,
+    vae: Any,
+    clip: Any,
+    tokenizer: Any,
+    text_encoder: Any,
+    normaliser: Any,
+    noise: tiny_diffusion.EmbeddingNoise,
+    args: argparse.Namespace,
+    **knobs: Any,
+) -> Any:
+    """Train the denoiser on scenes; returns it."""
+    with torch.no_grad():
+        context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
+    seen = Pictures.of(training_scenes(args.unet_scenes, seed=SEED))
+    latents = tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor)
+    return tiny_diffusion.train_unet(
+        unet,
+        latents,
+        tiny_clip.embed(clip, seen),
+        tiny_diffusion.near_object(seen.scenes, latents.shape[-1]),
+        context,
+        normaliser,
+        noise,
+        batch=BATCH["unet"],
+        seed=SEED,
+        **knobs,
     )
 
 
@@ -186,6 +225,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--decoder-steps", type=int, default=6000)
     parser.add_argument("--unet-steps", type=int, default=10000)
+    parser.add_argument("--refine-steps", type=int, default=3000)
     parser.add_argument(
         "--unet-scenes", type=int, default=24000, help="scenes the unet learns from"
     )

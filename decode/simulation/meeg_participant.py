@@ -80,11 +80,17 @@ class Amplitudes:
 
 AMPLITUDES = {
     "eeg": Amplitudes(
-        moment=6.3e-9, mean=17e-9, background=9e-6, alpha=5e-6, sensor=1e-6, line=2e-6, blink=120e-6
+        moment=5.3e-9,
+        mean=14.3e-9,
+        background=9e-6,
+        alpha=5e-6,
+        sensor=1e-6,
+        line=2e-6,
+        blink=120e-6,
     ),
     "meg": Amplitudes(
-        moment=5.0e-9,
-        mean=13e-9,
+        moment=4.4e-9,
+        mean=11.5e-9,
         background=500e-15,
         alpha=300e-15,
         sensor=50e-15,

@@ -27,7 +27,7 @@ from decode.simulation.scenes import Scene, as_stimulus, test_scenes, training_s
 
 Sensors = Literal["eeg", "meg"]
 
-VERSION = 4
+VERSION = 5
 TASK = "scenes"
 TRIALS_PER_RUN = 300
 ONSET_ASYNCHRONY_S = (0.62, 0.68)

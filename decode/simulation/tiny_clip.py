@@ -1,9 +1,9 @@
 """Training of the tiny CLIP on drawn scenes, saved in open_clip's own folder format.
 
 The image tower is the ResNet of the CLIP paper (Radford et al. 2021) with one block per stage. It
-is trained with InfoNCE between pictures and captions, plus linear read-outs of the scene's
-attributes from the image embedding; those are thrown away, but keep exact positions in the
-embedding that the words of a caption leave out.
+is trained with InfoNCE between pictures and captions, plus read-outs of the scene's attributes from
+the image embedding; those are thrown away, but give colours their share of the embedding, and keep
+exact positions in it that the words of a caption leave out.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from decode.simulation.scenes import (
 
 EMBED_DIM = 128
 CONTEXT_LENGTH = 24
+# How much a read-out makes of a cosine of 1: a logit of a word, and a number from -1 to 1.
+WORDS, NUMBERS = 10.0, 3.0
 VISION = {"layers": [1, 1, 1, 1], "width": 16, "head_width": 32, "image_size": 64}
 TEXT = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 2, "layers": 2}
 PREPROCESS: dict[str, Any] = {
@@ -138,7 +140,7 @@ def train_clip(pictures: Pictures, folder: Path, *, steps: int, batch: int, seed
     text_cfg = {**TEXT, "vocab_size": len(tokenizer), "hf_tokenizer_name": "tiny"}
     model_cfg = {"embed_dim": EMBED_DIM, "vision_cfg": VISION, "text_cfg": text_cfg}
     model: Any = CLIP(EMBED_DIM, VISION, text_cfg)
-    probe = nn.Linear(EMBED_DIM, len(ATTRIBUTES))
+    probe = Readout()
     parameters = [*model.parameters(), *probe.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.1)
@@ -158,6 +160,26 @@ def train_clip(pictures: Pictures, folder: Path, *, steps: int, batch: int, seed
         bar.set_postfix(match=f"{match.item():.3f}", read=f"{read.item():.3f}", refresh=False)
     _rescale(model.eval(), pictures)
     _save(model, model_cfg, tokenizer, folder)
+
+
+class Readout(nn.Module):
+    """Attributes (picture, attribute) from image embeddings (picture, feature): `sharpness` times the
+    cosine with a direction per attribute. Cosines cannot be scaled up, so every attribute gets a share of
+    an embedding's length; a free linear map reads differences too small to be found in a brain.
+    """
+
+    sharpness: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(len(ATTRIBUTES), EMBED_DIM))
+        self.register_buffer(
+            "sharpness", torch.tensor([WORDS] * (len(ATTRIBUTES) - 3) + [NUMBERS] * 3)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        cosines = F.normalize(image, dim=-1) @ F.normalize(self.directions, dim=-1).T
+        return self.sharpness * cosines
 
 
 def _spoil(images: Tensor, generator: torch.Generator) -> Tensor:

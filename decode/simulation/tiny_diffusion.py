@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,23 @@ LATENT_CHANNELS = 8
 VAE_WIDTHS = (16, 32, 48, 64)
 UNET_WIDTHS = (64, 128, 128)
 DROPPED = 0.1
-NOISED = 0.5
-MOST_NOISE = 700
 OBJECT_WEIGHT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingNoise:
+    """Noise on the embeddings that a denoiser learns from: on a share `noised` of them, of a level
+    below `most`. A share `alike` of it has the covariance of the embeddings themselves, as the errors of
+    predicted embeddings nearly have; the rest is white, as the pipeline adds it.
+    """
+
+    noised: float
+    most: int
+    alike: float = 0.0
+
+
+WHITE = EmbeddingNoise(noised=0.5, most=700)
+AS_PREDICTED = EmbeddingNoise(noised=0.7, most=1000, alike=0.7)
 
 
 def train_vae(pictures: Pictures, *, steps: int, batch: int, seed: int) -> Any:
@@ -170,41 +185,41 @@ def make_text_encoder(tokenizer: Any, *, seed: int) -> Any:
 
 
 def train_unet(
+    unet: Any,
     latents: Tensor,
     embeddings: Tensor,
     weights: Tensor,
     context: Tensor,
     normaliser: Any,
+    noise: EmbeddingNoise,
     *,
     steps: int,
+    rate: float,
     batch: int,
     seed: int,
 ) -> Any:
-    """The denoiser of latents (picture, channel, row, column) given embeddings (picture, feature);
-    `weights` (picture, 1, row, column) says how much errors count where, `context` is the empty
-    prompt's (1, token, feature).
+    """Train a denoiser of latents (picture, channel, row, column) given embeddings (picture, feature).
 
-    One in ten embeddings is dropped for classifier-free guidance; a share `NOISED` carries noise of
-    a level up to `MOST_NOISE`, as embeddings predicted from brains do. Products are taken in
-    bfloat16. The returned weights are a running average.
+    `weights` (picture, 1, row, column) says how much errors count where, `context` is the empty
+    prompt's (1, token, feature). One in ten embeddings is dropped for classifier-free guidance.
+    Products are taken in bfloat16. The returned weights are a running average.
     """
-    torch.manual_seed(seed)
-    unet = make_unet(latents.shape[-1], context.shape[-1])
     average = copy.deepcopy(unet).requires_grad_(False)
-    noise, _ = make_schedulers()
+    scheduler, _ = make_schedulers()
     optimiser = torch.optim.AdamW(
         unet.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
+    root = torch.linalg.cholesky(covariance(embeddings, normaliser))
     bar = tqdm(batches(len(latents), size=batch, steps=steps, seed=seed), "unet", steps)
     for step, rows in enumerate(bar):
-        labels = condition(embeddings[rows], normaliser)
+        labels = condition(embeddings[rows], normaliser, noise, root)
         clean, added = latents[rows], torch.randn_like(latents[rows])
-        t = torch.randint(0, noise.config.num_train_timesteps, (batch,))
-        seen = noise.add_noise(clean, added, t)
+        t = torch.randint(0, scheduler.config.num_train_timesteps, (batch,))
+        seen = scheduler.add_noise(clean, added, t)
         with torch.autocast("cpu", torch.bfloat16):
             made = unet(seen, t, context.expand(batch, -1, -1), class_labels=labels).sample
-        error = (made.float() - noise.get_velocity(clean, added, t)).square()
+        error = (made.float() - scheduler.get_velocity(clean, added, t)).square()
         loss = (weights[rows] * error).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -253,15 +268,27 @@ def near_object(scenes: Sequence[Scene], size: int) -> Tensor:
     return (weights / weights.mean((1, 2), keepdim=True))[:, None]
 
 
-def condition(embeddings: Tensor, normaliser: Any) -> Tensor:
-    """Class labels of a training batch, (picture, 2 * feature): noised embedding, noise level."""
+def covariance(embeddings: Tensor, normaliser: Any) -> Tensor:
+    """(feature, feature) of standardised embeddings (picture, feature); it can be inverted."""
+    scaled = normaliser.scale(embeddings)
+    return torch.cov(scaled.T) + 1e-4 * torch.eye(scaled.shape[1])
+
+
+def condition(embeddings: Tensor, normaliser: Any, noise: EmbeddingNoise, root: Tensor) -> Tensor:
+    """Class labels of a training batch, (picture, 2 * feature): noised embedding, noise level.
+
+    `root` (feature, feature) times its transpose is the covariance of the noise that is not white.
+    """
     from diffusers.models.embeddings import get_timestep_embedding
 
     _, scheduler = make_schedulers()
     n = len(embeddings)
-    level = torch.randint(0, MOST_NOISE, (n,)) * (torch.rand(n) < NOISED)
+    level = torch.randint(0, noise.most, (n,)) * (torch.rand(n) < noise.noised)
     scaled = normaliser.scale(embeddings)
-    seen = normaliser.unscale(scheduler.add_noise(scaled, torch.randn_like(scaled), level))
+    added = torch.randn_like(scaled)
+    if noise.alike:
+        added = torch.where(torch.rand(n, 1) < noise.alike, added @ root.T, added)
+    seen = normaliser.unscale(scheduler.add_noise(scaled, added, level))
     known = get_timestep_embedding(level, EMBED_DIM, flip_sin_to_cos=True, downscale_freq_shift=0)
     return torch.cat([seen, known], 1) * (torch.rand(n, 1) >= DROPPED)
 
@@ -321,8 +348,8 @@ def save_pipeline(folder: Path, *, half: tuple[str, ...], **parts: Any) -> None:
     _forget_places(folder)
 
 
-def save_vae(folder: Path, vae: Any) -> None:
-    vae.save_pretrained(folder)
+def save_part(folder: Path, network: Any) -> None:
+    network.save_pretrained(folder)
     _forget_places(folder)
 
 
