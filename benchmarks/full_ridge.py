@@ -1,6 +1,6 @@
 """The ridges of Brain-Diffuser at their real size: 8,859 trials, 15,724 voxels, 347,680 targets.
 
-Not part of `make bench`: it takes ten minutes, 16 GB of memory and 20 GB of disk. Targets come from the
+Not part of `make bench`: it takes ten minutes, 4 GB of memory and 32 GB of disk. Targets come from the
 feature store a block of columns at a time; weights are saved, and read again in a fresh process to
 predict the 982 test trials. A few columns are compared with scikit-learn's `Ridge` in float64.
 """
