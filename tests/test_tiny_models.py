@@ -17,6 +17,7 @@ from decode.simulation.scenes import test_scenes, training_scenes
 from decode.simulation.tiny_clip import Pictures
 
 TINY = Path(decode.__file__).parent / "tiny"
+STEPS = ("clip", "vae", "decoder", "unet", "refine", "image-encoder")
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_tiny_models.py"
 
 
@@ -156,7 +157,7 @@ def test_the_script_makes_the_same_folders_twice(tmp_path) -> None:
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    few = [f"--{name}-steps=2" for name in ("clip", "vae", "decoder", "unet", "image-encoder")]
+    few = [f"--{name}-steps=2" for name in STEPS]
     few += ["--unet-scenes=200"]
     for name in ("one", "two"):
         script.main([f"--out={tmp_path / name}", "--scenes=200", "--threads=1", *few])
