@@ -98,7 +98,7 @@ DIGITS = {
 
 
 # Steering costs more than all the rest; tests/test_guidance.py tries it.
-UNSTEERED = ("generator.energy=null", "generator.candidates=4")
+UNSTEERED = ("generator.energy=null", "generator.candidates=2")
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def scores_are_above_their_controls(summary: pd.DataFrame) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["eeg", "meg"])
 def test_quickstart_of_sensors(modality: str, tmp_path: Path) -> None:
-    summary = run(tmp_path, f"experiment=quickstart_{modality}")
+    summary = run(tmp_path, f"experiment=quickstart_{modality}", "generator.steps=5")
     for subject in ("sub-01", "sub-02"):
         row = summary[(summary["metric"] == "retrieval_top5") & (summary["subject"] == subject)]
         assert row["ci_low"].iloc[0] > 2 * row["chance"].iloc[0]
