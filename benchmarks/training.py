@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 import yaml
 
-import decode
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.core import Encoder, Layout
+from decode.networks.weights import find_weights
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
@@ -44,7 +44,6 @@ EPOCHS = {"tiny CLIP": 40, "random": 12}
 RANKS = {"tiny CLIP": {"1/8": 30}, "random": {"1/4": 16, "1/8": 8}}
 WORLDS, LEARNT, TESTS, GALLERY = 5, 3000, 3000, 300
 HEAD_VOXELS = 800
-TINY = Path(decode.__file__).parent / "tiny"
 
 
 def layout(voxels: int) -> Layout:
@@ -175,7 +174,7 @@ def participant(seed: int) -> tuple[np.ndarray, np.ndarray]:
     spread = level * (CEILING_REPEATS * (1 / MEDIAN_CEILING - 1)) ** 0.5
     brain += spread * rng.standard_normal(brain.shape, np.float32)
     brain = (brain - brain[:LEARNT].mean(0)) / brain[:LEARNT].std(0)
-    clip, _ = load_clip(TINY / "clip")
+    clip, _ = load_clip(Path(find_weights("package:tiny/clip")))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         found = [block_tokens(clip.visual, x, -2, False, "tiny CLIP")[0] for x in images.split(500)]

@@ -83,7 +83,9 @@ def train_pipeline(
     normaliser = tiny_diffusion.make_normaliser(embeddings)
     text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
     torch.manual_seed(SEED)
-    unet = tiny_diffusion.make_unet(8, text_encoder.config.hidden_size)
+    halvings = len(vae.config.block_out_channels) - 1
+    side = vae.config.sample_size // 2**halvings
+    unet = tiny_diffusion.make_unet(side, text_encoder.config.hidden_size)
     unet = teach(
         unet, vae, clip, tokenizer, text_encoder, normaliser, tiny_diffusion.WHITE, args,
         steps=args.unet_steps, rate=2e-3,

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from decode.core import InputError, Results
 from decode.networks.hub import opening
-from decode.networks.weights import choose_device, find_weights, quiet
+from decode.networks.weights import check_complete, choose_device, find_weights, quiet
 from decode.scoring.album import Album, batches
 from decode.scoring.feature_networks import slug
 from decode.scoring.picture_scores import Resize, eight_bit
@@ -77,12 +77,7 @@ class Segmentation:
             network, found = AutoModelForSemanticSegmentation.from_pretrained(
                 source, use_safetensors=True, output_loading_info=True
             )
-        if found["missing_keys"]:
-            raise InputError(
-                f"metric segmentation: {self.model!r} holds no weights for "
-                f"{min(found['missing_keys'])} and {len(found['missing_keys']) - 1} others; give a model "
-                "that was trained to segment"
-            )
+        check_complete(found, self.model, "give a model that was trained to segment")
         self._network = network.to(self._place).eval()
 
     def _maps(self, read: Callable[[np.ndarray], Tensor], n: int, what: str) -> np.ndarray:
@@ -92,7 +87,7 @@ class Segmentation:
 
     @torch.inference_mode()
     def _classes(self, pictures: Tensor) -> np.ndarray:
-        pixels = self._processor(list(eight_bit(pictures).byte()), return_tensors="pt")
+        pixels = self._processor(list(eight_bit(pictures)), return_tensors="pt")
         found = self._network(pixels["pixel_values"].to(self._place)).logits
         size = pictures.shape[-2:]
         return interpolate(found, size, mode="bilinear").argmax(1).to(torch.int16).cpu().numpy()

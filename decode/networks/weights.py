@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import resources
@@ -234,3 +234,16 @@ def load_efficientnet_lite() -> Any:
     )
     network.load_state_dict(state)
     return network.eval()
+
+
+def check_complete(found: Mapping[str, Any], model: str, remedy: str) -> None:
+    """InputError unless transformers' loading info `found` says that every layer had weights.
+
+    The library fills what is missing with random numbers, and such a model runs all the same.
+    """
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise InputError(
+            f"model {model!r}: expected weights for every layer, {len(missing)} are missing "
+            f"({missing[0]}, ...); {remedy}"
+        )

@@ -22,6 +22,7 @@ from decode.networks.diffusion import (
 from decode.networks.hub import opening
 from decode.networks.weights import (
     Precision,
+    check_complete,
     choose_dtype,
     find_weights,
     loading,
@@ -201,13 +202,7 @@ def open_without_eyes(kind: Any, model: str, precision: Precision) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    # The library fills what is missing with random numbers, and such a model writes all the same.
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise InputError(
-            f"model {model!r}: expected weights for every layer, {len(missing)} are missing "
-            f"({missing[0]}, ...); copy or save the model again"
-        )
+    check_complete(found, model, "copy or save the model again")
     return network.eval()
 
 
