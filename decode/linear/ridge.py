@@ -24,6 +24,7 @@ from decode.core import InputError
 
 Array = Tensor | np.ndarray
 BLOCK = 2 * 2**20  # numbers in one temporary block
+SAME = 1e-5  # held-out errors this near each other, relatively, are equal up to rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +86,24 @@ def _kept(f: Factor, alphas: Sequence[float] | Tensor) -> Tensor:
     """(rank, strength): the share of each component that survives the penalty."""
     alpha = torch.as_tensor(alphas, dtype=torch.float64, device=f.values.device)
     return f.values[:, None] / (f.values[:, None] + alpha)
+
+
+def _lost(f: Factor, alphas: Sequence[float] | Tensor) -> Tensor:
+    """(rank, strength): 1 - `_kept`, exact where nearly everything is kept."""
+    alpha = torch.as_tensor(alphas, dtype=torch.float64, device=f.values.device)
+    return alpha / (f.values[:, None] + alpha)
+
+
+def _complete(f: Factor) -> bool:
+    """Whether features span all that trials can differ in, so that no penalty leaves no residual."""
+    return len(f.values) == len(f.x) - 1
+
+
+def _unreached(f: Factor, centred: Tensor, coordinates: Tensor) -> Tensor | float:
+    """What of the centred targets (trial, target) features cannot reach: nothing, not its rounding,
+    where they span everything.
+    """
+    return 0.0 if _complete(f) else centred - f.left @ coordinates
 
 
 def _check(x: Tensor, rows: int, alphas: Sequence[float] | None) -> None:
@@ -164,18 +183,21 @@ def _same_size(groups: Array | None, n: int, device: torch.device) -> list[Tenso
     ]
 
 
-def _leverage(f: Factor, rows: Tensor, kept: Tensor) -> Tensor:
-    """I - H within each group (strength, group, row, row), float64; `kept` is (rank, strength)."""
+def _leverage(f: Factor, rows: Tensor, lost: Tensor) -> Tensor:
+    """I - H within each group (strength, group, row, row), float64; `lost` is (rank, strength)."""
     n, m = rows.shape
-    hat = torch.empty(kept.shape[1], n, m, m, dtype=torch.float64, device=f.left.device)
+    gap = torch.empty(lost.shape[1], n, m, m, dtype=torch.float64, device=f.left.device)
+    eye = torch.eye(m, dtype=gap.dtype, device=gap.device) - 1 / len(f.left)
     for b in _blocks(n, m * f.left.shape[1]):
         left = f.left[rows[b]].double()
+        unreached = 0.0 if _complete(f) else eye - left @ left.transpose(1, 2)
         if m == 1:
-            hat[:, b, 0, 0] = (left[:, 0].square_() @ kept).T
+            gap[:, b, 0, 0] = (left[:, 0].square() @ lost).T
+            gap[:, b] += unreached
             continue
-        for i, k in enumerate(kept.T):
-            hat[i, b] = (left * k) @ left.transpose(1, 2)
-    return torch.eye(m, dtype=hat.dtype, device=hat.device) - hat - 1 / len(f.left)
+        for i, k in enumerate(lost.T):
+            gap[i, b] = unreached + (left * k) @ left.transpose(1, 2)
+    return gap
 
 
 def _inflate(residual: Tensor, rows: list[Tensor], leverage: list[Tensor]) -> Tensor:
@@ -205,14 +227,15 @@ def left_out_errors(
     `groups` (trial,) names rows that are left out together, such as repeats of one stimulus.
     """
     rows = _same_size(groups, len(f.x), f.left.device)
-    kept = _kept(f, alphas)
-    leverage = [_leverage(f, r, kept) for r in rows]
+    lost = _lost(f, alphas)
+    leverage = [_leverage(f, r, lost) for r in rows]
     out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
     for b in _blocks(y.shape[1], len(f.x)):
         _, centred, coordinates = _projected(f, y, b)
-        for i, k in enumerate(kept.T):
-            fitted = f.left @ (coordinates * k[:, None].to(coordinates))
-            residual = _inflate(centred - fitted, rows, [every[i] for every in leverage])
+        unreached = _unreached(f, centred, coordinates)
+        for i, k in enumerate(lost.T):
+            residual = unreached + f.left @ (coordinates * k[:, None].to(coordinates))
+            residual = _inflate(residual, rows, [every[i] for every in leverage])
             out[i, b] = residual.square().mean(0, dtype=torch.float64)
     return out
 
@@ -220,14 +243,14 @@ def left_out_errors(
 def generalised_errors(f: Factor, y: Array, alphas: Sequence[float]) -> Tensor:
     """Generalised cross-validation errors (strength, target); far cheaper than leave-one-out."""
     n = len(f.x)
-    lost = (1 - _kept(f, alphas)).T
-    freedom = 1 - (1 + (1 - lost).sum(1)) / n
+    lost = _lost(f, alphas).T
+    freedom = (n - 1 - len(f.values) + lost.sum(1)) / n
     out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
     for b in _blocks(y.shape[1], n):
         _, centred, coordinates = _projected(f, y, b)
         power = coordinates.double().square()
-        outside = (centred - f.left @ coordinates).double().square().sum(0)
-        error = (outside + lost.square() @ power) / n / freedom[:, None].square()
+        unreached = torch.as_tensor(_unreached(f, centred, coordinates)).double()
+        error = (unreached.square().sum(0) + lost.square() @ power) / n / freedom[:, None].square()
         out[:, b] = torch.where(freedom[:, None] > 1e-7, error, torch.inf)
     return out
 
@@ -273,19 +296,25 @@ def choose(
     share: Array | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """The best strength of each target (target,), float64.
+    """The best strength of each target (target,), float64: of those whose errors differ by no more
+    than rounding, the largest.
 
     Targets of equal `share` (target,) get one strength; their errors are divided by `scale` (the
     variance of each) before they are added, so that no target rules by its unit.
     """
     alpha = torch.as_tensor(list(alphas), dtype=torch.float64, device=errors.device)
     if share is None:
-        return alpha[errors.argmin(0)]
+        return _best(errors, alpha)
     if scale is not None:
         errors = errors / torch.where(scale > 0, scale, 1).to(errors)
     _, member = torch.as_tensor(share).to(errors.device).unique(return_inverse=True)
     total = errors.new_zeros(len(errors), int(member.max()) + 1).index_add_(1, member, errors)
-    return alpha[total.argmin(0)][member]
+    return _best(total, alpha)[member]
+
+
+def _best(errors: Tensor, alpha: Tensor) -> Tensor:
+    worse = errors > errors.amin(0) * (1 + SAME)
+    return alpha[:, None].masked_fill(worse, -1).amax(0)
 
 
 def solve(f: Factor, y: Array, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,17 +342,19 @@ def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None)
     rows = _same_size(groups, n, f.left.device)
     alpha = alpha.to(f.values).expand(y.shape[1])
     used = alpha.unique()
-    kept = _kept(f, used)
-    leverage = [_leverage(f, r, kept) for r in rows]
+    lost = _lost(f, used)
+    leverage = [_leverage(f, r, lost) for r in rows]
     out = torch.empty(n, y.shape[1], dtype=f.left.dtype, device=f.left.device)
     for b in _blocks(y.shape[1], n):
         mean, centred, coordinates = _projected(f, y, b)
-        for i, (a, k) in enumerate(zip(used, kept.T, strict=True)):
+        unreached = torch.as_tensor(_unreached(f, centred, coordinates)).expand(centred.shape)
+        for i, (a, k) in enumerate(zip(used, lost.T, strict=True)):
             mine = alpha[b] == a
             if not bool(mine.any()):
                 continue
-            fitted = f.left @ (coordinates[:, mine] * k[:, None].to(coordinates))
-            residual = _inflate(centred[:, mine] - fitted, rows, [every[i] for every in leverage])
+            within = f.left @ (coordinates[:, mine] * k[:, None].to(coordinates))
+            residual = unreached[:, mine] + within
+            residual = _inflate(residual, rows, [every[i] for every in leverage])
             place = torch.arange(b.start, b.stop, device=out.device)[mine]
             out[:, place] = centred[:, mine] - residual + mean[mine].to(out)
     return out
