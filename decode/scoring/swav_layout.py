@@ -6,14 +6,13 @@ projection head and the prototypes of its training, which no score reads.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
+from decode.networks.weights import read_tensors
 
 WRAPPED = "module."
 TRAINING_ONLY = ("projection_head.", "prototypes.")
@@ -25,20 +24,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Raises InputError when the file is missing, damaged or holds other objects.
     """
-    try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
+    found = read_tensors(path, "SwAV's checkpoint, a file of tensors only")
+    other = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if other:
         raise InputError(
-            f"{path}: expected SwAV's checkpoint, a file of tensors only, got: {reason}; fetch it again"
-        ) from e
-    tensors = isinstance(found, Mapping) and all(isinstance(v, Tensor) for v in found.values())
-    if not tensors:
-        raise InputError(
-            f"{path}: expected SwAV's checkpoint, names and tensors, got {type(found).__name__} of "
-            "something else; fetch the pretrained ResNet-50, not a state of its training"
+            f"{path}: expected SwAV's checkpoint, names and tensors, got {other[0]!r} beside them; "
+            "fetch the pretrained ResNet-50, not a state of its training"
         )
-    return dict(found)
+    return found
 
 
 def trunk(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,210 @@
+"""DreamSim from files in its release's layout, against the authors' package."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from decode.core import InputError, Media, Results, Stimulus
+from decode.downloads import command
+from decode.metrics.image import ImageSuite
+from decode.networks.weights import read_tensors
+from decode.scoring.dreamsim import Dreamsim, open_ensemble
+from decode.scoring.dreamsim_layout import add_products, of_timm, read_scale
+
+ROOT = Path(__file__).resolve().parents[1]
+HUB = """
+import os, torch
+from dreamsim.feature_extraction.vision_transformer import vit_base
+dependencies = ["torch"]
+def dino_vitb16(pretrained=True):
+    network = vit_base(patch_size=16)
+    file = os.path.join(os.path.dirname(__file__), "..", "dino_vitbase16_pretrain.pth")
+    network.load_state_dict(torch.load(file, weights_only=True))
+    return network
+"""
+
+
+def tower(clip: bool) -> dict[str, torch.Tensor]:
+    """Random weights of a ViT-B/16 in the release's names."""
+    from dreamsim.feature_extraction.vision_transformer import vit_base
+
+    network = vit_base(patch_size=16)
+    if clip:
+        network.pos_drop = torch.nn.LayerNorm(768)
+    state = {k: v + 0.05 * torch.randn_like(v) for k, v in network.state_dict().items()}
+    return state | ({"proj": 0.1 * torch.randn(768, 512)} if clip else {})
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked ensemble, and the code that torch.hub would fetch, with random weights."""
+    import peft
+    from dreamsim.config import dreamsim_args
+    from dreamsim.model import PerceptualModel
+
+    folder = tmp_path_factory.mktemp("dreamsim")
+    torch.manual_seed(0)
+    torch.save(tower(clip=False), folder / "dino_vitbase16_pretrain.pth")
+    for name in ("clip", "open_clip"):
+        torch.save({"state_dict": tower(clip=True)}, folder / f"{name}_vitb16_pretrain.pth.tar")
+    head = {
+        f"module.head.mlp.{i}.{k}": torch.ones(1) for i in (0, 2, 4) for k in ("weight", "bias")
+    }
+    head["module.head.last_layer.weight"] = torch.ones(1)
+    torch.save({"student": head}, folder / "dino_vitb16_pretrain.pth")
+    (folder / "facebookresearch_dino_main").mkdir()
+    (folder / "facebookresearch_dino_main/hubconf.py").write_text(HUB)
+    bare = PerceptualModel(
+        **dreamsim_args["model_config"]["ensemble"], device="cpu", load_dir=str(folder)
+    )
+    told = peft.LoraConfig(r=16, lora_alpha=8, lora_dropout=0.3, target_modules=["qkv"])
+    tuned = peft.get_peft_model(bare, told)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    tuned.save_pretrained(folder / "ensemble_lora")
+    return folder
+
+
+def trials_of(pictures: torch.Tensor, made: torch.Tensor, folder: Path) -> Results:
+    shown = []
+    for i, picture in enumerate(pictures):
+        Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+        shown.append(Stimulus(f"s{i}", "image", str(folder / f"{i}.png")))
+    trials = pd.DataFrame({"subject": "a", "split": "test", "fold": 0}, index=range(len(shown)))
+    trials["stimulus"] = [s.uid for s in shown]
+    return Results(trials, {}, {}, shown, [Media("image", m) for m in made])
+
+
+@pytest.mark.slow  # three ViT-B/16, twice
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_it_is_the_distance_of_the_authors_package(release: Path, tmp_path: Path) -> None:
+    from dreamsim import dreamsim
+
+    out = tmp_path / "weights/dreamsim.safetensors"
+    main = runpy.run_path(str(ROOT / "scripts/convert_dreamsim.py"))["main"]
+    with pytest.raises(SystemExit) as left:
+        command(lambda: main([str(release), "--out", str(out)]))
+    assert left.value.code == 0
+    assert f"{out.stat().st_size / 1e9:.2f} GB" in (ROOT / "docs/weights.md").read_text()
+
+    shown = (torch.rand(4, 3, 224, 224) * 255).round() / 255
+    made = (0.5 * shown + 0.5 * torch.rand_like(shown)).mul(255).round() / 255
+    made[0] = shown[0]
+    theirs, _ = dreamsim(pretrained=True, device="cpu", cache_dir=str(release))
+    suite = ImageSuite(pairs=[], distance=[Dreamsim(str(out), device="cpu")], batch=3)
+    rows = suite(trials_of(shown, made, tmp_path))
+    assert set(rows["metric"]) == {"distance_dreamsim"}
+    assert set(rows["better"]) == {"lower"}
+    with torch.no_grad():
+        expected = theirs(made, shown).numpy()
+    assert expected[1:].min() > 1e-3
+    np.testing.assert_allclose(rows["value"], expected, rtol=1e-3, atol=2e-6)
+    # Without the products of training it is another distance: they are not lost on the way.
+    bare = load_file(out)
+    plain = torch.load(release / "dino_vitbase16_pretrain.pth", weights_only=True)
+    bare |= {f"dino.{k}": v for k, v in plain.items() if "qkv" in k}
+    network = open_ensemble(bare, "here", torch.device("cpu"))["dino"]
+    tuned = open_ensemble(load_file(out), "here", torch.device("cpu"))["dino"]
+    with torch.no_grad():
+        assert (network(shown[:1]) - tuned(shown[:1])).abs().max() > 1e-2
+
+
+def products(folder: Path, told: dict[str, Any], halves: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    save_file(halves, folder / "adapter_model.safetensors")
+    return folder
+
+
+def small() -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """Three networks of one layer, and a product for each in peft's names."""
+    torch.manual_seed(0)
+    states = {n: {"attn.qkv.weight": torch.randn(6, 4)} for n in ("dino", "clip", "open_clip")}
+    start = "base_model.model.extractor_list"
+    halves = {}
+    for i in range(3):
+        halves[f"{start}.{i}.model.attn.qkv.lora_A.weight"] = torch.randn(2, 4)
+        halves[f"{start}.{i}.model.attn.qkv.lora_B.weight"] = torch.randn(6, 2)
+    return states, halves
+
+
+@pytest.mark.parametrize("rooted", [False, True])
+def test_products_are_added_as_peft_scales_them(tmp_path: Path, rooted: bool) -> None:
+    states, halves = small()
+    before = {n: s["attn.qkv.weight"].clone() for n, s in states.items()}
+    told = {"r": 2, "lora_alpha": 6, "use_rslora": rooted}
+    add_products(states, products(tmp_path / "lora", told, halves))
+    for i, (name, state) in enumerate(states.items()):
+        a, b = (halves[f"base_model.model.extractor_list.{i}.model.attn.qkv.lora_{h}.weight"].numpy()
+                for h in "AB")  # fmt: skip
+        expected = before[name].numpy() + 6 / (np.sqrt(2) if rooted else 2) * b @ a
+        np.testing.assert_allclose(state["attn.qkv.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bias_of_patches_goes_into_their_places() -> None:
+    state = {"pos_embed": torch.zeros(1, 3, 2), "pos_drop.weight": torch.ones(2),
+             "patch_embed.proj.bias": torch.tensor([1.0, 2.0]), "proj": torch.eye(2)}  # fmt: skip
+    made = of_timm(state, Path("clip.pth.tar"))
+    assert made["pos_embed"].tolist() == [[[0, 0], [1, 2], [1, 2]]]
+    assert set(made) == {"pos_embed", "norm_pre.weight", "head.weight", "head.bias"}
+    assert state["pos_embed"].abs().max() == 0
+    with pytest.raises(InputError, match=r"clip\.pth\.tar: expected .*'proj' is missing"):
+        of_timm({k: v for k, v in state.items() if k != "proj"}, Path("clip.pth.tar"))
+
+
+def test_other_products_are_refused(tmp_path: Path) -> None:
+    told, folder = {"r": 2, "lora_alpha": 1}, tmp_path / "lora"
+    last = "base_model.model.extractor_list.2.model.attn.qkv.lora_B.weight"
+    for change, said in [
+        ({"head.weight": torch.ones(1)}, r"adapter_model.*got 'head.weight'"),
+        ({last.replace("list.2", "list.3"): torch.ones(6, 2)}, "of 3 networks"),
+        ({last: torch.ones(5, 2)}, r"'attn\.qkv\.weight' of open_clip does not fit"),
+        ({last.replace("qkv", "out"): torch.ones(6, 2)}, "does not fit"),
+    ]:
+        states, halves = small()
+        with pytest.raises(InputError, match=said):
+            add_products(states, products(folder, told, halves | change))
+    states, halves = small()
+    one = {k: v for k, v in halves.items() if "list.1" not in k}
+    with pytest.raises(InputError, match="no low-rank products for clip"):
+        add_products(states, products(folder, told, one))
+    for odd in ({"r": 2}, {"r": 0, "lora_alpha": 1}, told | {"use_dora": True},
+                told | {"bias": "all"}, [1]):  # fmt: skip
+        (folder / "adapter_config.json").write_text(json.dumps(odd))
+        with pytest.raises(InputError, match=r"adapter_config\.json: expected"):
+            read_scale(folder / "adapter_config.json")
+
+
+class Harm:
+    """Unpickling it would make a folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("harmed",)
+
+
+def test_code_in_a_file_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Harm()}, "bad.pth.tar")
+    with pytest.raises(InputError, match=r"bad\.pth\.tar: expected weights, got: .*fetch it again"):
+        read_tensors(Path("bad.pth.tar"), "weights")
+    assert not (tmp_path / "harmed").exists()
+    torch.save([torch.ones(1)], "list.pth")
+    with pytest.raises(InputError, match=r"list\.pth: expected weights, got list"):
+        read_tensors(Path("list.pth"), "weights")
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match=r"here: expected the weights of vit_base.* for dino"):
+        open_ensemble({"dino.cls_token": torch.ones(1, 1, 768)}, "here", torch.device("cpu"))
