@@ -254,6 +254,13 @@ def test_the_experiment_asks_on_the_twin_from_betas_to_scores(llava: Path, tmp_p
         "category": ["person", "dog"], "crops": str(info), "files": [write_instances(twin, tmp_path)],
     }  # fmt: skip
     config["metrics"]["retrieval"] |= {"n_way": [2], "k": [1]}
+    told = pd.DataFrame({"coco_id": [*twin.coco, *twin.coco]})
+    told["question"] = np.repeat(["dog", "person"], len(twin.coco))
+    told.assign(answer="yes").to_csv(tmp_path / "answers.csv", index=False)
+    asked = composed("experiment=nsd/umbrae", "+metric@metrics.answers=answers")["metrics"][
+        "answers"
+    ]
+    config["metrics"]["answers"] = asked | {"file": str(tmp_path / "answers.csv")}
     config["compute"] = {"device": "cpu"}
     run = Run(config)
     execute(run, until="evaluate", force=(), say=lambda s: None)
@@ -267,6 +274,8 @@ def test_the_experiment_asks_on_the_twin_from_betas_to_scores(llava: Path, tmp_p
     counts = scores.groupby("metric").size()
     for name in ("", "oracle/", "prior/", "nearest_text/", "shuffled/"):
         assert counts[f"{name}grounding_iou"] == counts[f"{name}grounding_accuracy"] == n
+        for kind in ("", "_dog", "_person"):
+            assert counts[f"{name}answers_accuracy{kind}"] == n
 
 
 def test_boxes_come_from_files_by_coco_number(tmp_path: Path) -> None:
@@ -293,7 +302,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         Grounding()(results(TEXTS, labels="other"))
     with pytest.raises(InputError, match="label 'coco_id'"):
         Grounding(files=["x.json"])(results(TEXTS))
-    with pytest.raises(InputError, match="made text"):
+    with pytest.raises(InputError, match="nothing was generated"):
         Grounding()(Results(results(TEXTS).trials, {}, {}, results(TEXTS).shown))
     with pytest.raises(InputError, match="largest or any"):
         Grounding(against="all")  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from decode.scoring.captions import (
     tokens,
 )
 from decode.scoring.meteor import Meteor
-from decode.scoring.rows import Gallery, galleries, scores, table
+from decode.scoring.rows import Gallery, galleries, made_texts, scores, table
 from decode.scoring.text_networks import TextNetwork
 
 CHANCE_PAIRS = 300
@@ -71,7 +71,7 @@ class Captions:
             )
 
     def __call__(self, results: Results) -> pd.DataFrame:
-        texts = made_texts(results)
+        texts = made_texts(results, "captions")
         written = [references(s) for s in results.shown]
         parts: list[pd.DataFrame] = []
         for gallery in galleries(results.trials, self.within):
@@ -138,24 +138,6 @@ class Captions:
         plain = clipscore(clip.pictures(shown), caption)
         name = clip.name
         return {name: plain, f"ref_{name}": ref_clipscore(plain, caption, near)}
-
-
-def made_texts(results: Results) -> list[str]:
-    """The made caption of each row; InputError where something else was made."""
-    if results.made is None:
-        raise InputError(
-            "metric captions: nothing was generated; add a generator of captions to the experiment "
-            "or drop this metric"
-        )
-    texts = []
-    for row, media in enumerate(results.made):
-        if media.kind != "text" or not isinstance(media.data, str):
-            raise InputError(
-                f"metric captions: expected made texts, row {row} is of kind {media.kind!r}; choose "
-                "a generator of captions or drop this metric"
-            )
-        texts.append(media.data)
-    return texts
 
 
 def references(stimulus: Stimulus) -> list[str]:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from decode.core import InputError, Results, Stimulus
 from decode.recordings.coco_boxes import WHOLE, Boxes, read_boxes, read_crops
+from decode.scoring.answers import answer_lines
 from decode.scoring.boxes import area, overlap, parse_boxes
-from decode.scoring.rows import Gallery, galleries, scores, table
+from decode.scoring.rows import Gallery, galleries, made_texts, scores, table
 
 
 class Grounding:
@@ -67,7 +68,7 @@ class Grounding:
         self._read: dict[int, Boxes] = {}
 
     def __call__(self, results: Results) -> pd.DataFrame:
-        made, told = self._answered(_texts(results)), self._told(results.shown)
+        made, told = self._answered(made_texts(results, "grounding")), self._told(results.shown)
         drawn = [self._wanted(told[s.uid]) for s in results.shown]
         parts: list[pd.DataFrame] = []
         for gallery in galleries(results.trials, self.within):
@@ -110,15 +111,7 @@ class Grounding:
         """The box (0 or 1, 4) of each text in answer to each category."""
         if not self.listed:
             return [[parse_boxes(text)[:1]] for text in texts]
-        lines = [dict(_halves(line) for line in text.splitlines()) for text in texts]
-        asked = set(self.categories).intersection(*lines)
-        missing = [c for c in self.categories if c not in asked]
-        # Texts that are no answers, such as the captions of a control, have no lines in common.
-        if asked and missing:
-            raise InputError(
-                f"metric grounding: expected a line for {missing[0]!r} in the made texts, which answer "
-                f"for {sorted(asked)}; name the same categories in the generator and here"
-            )
+        lines = answer_lines(texts, self.categories, "grounding")
         return [[parse_boxes(told.get(c, ""))[:1] for c in self.categories] for told in lines]
 
     def _wanted(self, told: Mapping[str, Sequence[Sequence[float]]]) -> list[np.ndarray]:
@@ -145,11 +138,6 @@ class Grounding:
         return {uid: self._read[n] for uid, n in number.items()}
 
 
-def _halves(line: str) -> tuple[str, str]:
-    category, _, answer = line.partition(":")
-    return category.strip(), answer
-
-
 def _best(made: np.ndarray, drawn: Sequence[np.ndarray]) -> np.ndarray:
     """(picture,): overlap of a made box (0 or 1, 4) with that of each picture's boxes it meets best."""
     if not len(made):
@@ -165,13 +153,3 @@ def _label(stimulus: Stimulus, name: str, other: str) -> Any:
             f"{sorted(stimulus.labels)}; give the data set that label {other}, or drop this metric"
         )
     return stimulus.labels[name]
-
-
-def _texts(results: Results) -> list[str]:
-    made = results.made or []
-    if len(made) != len(results.shown) or any(not isinstance(m.data, str) for m in made):
-        raise InputError(
-            "metric grounding: expected a made text per trial; choose a generator of texts or drop "
-            "this metric"
-        )
-    return [str(m.data) for m in made]

@@ -80,6 +80,24 @@ def vectors(results: Results, target: str) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
+def made_texts(results: Results, metric: str) -> list[str]:
+    """The made text of each row; InputError, naming `metric`, where something else was made."""
+    if results.made is None:
+        raise InputError(
+            f"metric {metric}: nothing was generated; add a generator of texts to the experiment or "
+            "drop this metric"
+        )
+    texts = []
+    for row, media in enumerate(results.made):
+        if media.kind != "text" or not isinstance(media.data, str):
+            raise InputError(
+                f"metric {metric}: expected made texts, row {row} is of kind {media.kind!r}; choose a "
+                "generator of texts or drop this metric"
+            )
+        texts.append(media.data)
+    return texts
+
+
 def scores(
     results: Results,
     metric: str,
