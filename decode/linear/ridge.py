@@ -99,11 +99,11 @@ def _complete(f: Factor) -> bool:
     return len(f.values) == len(f.x) - 1
 
 
-def _unreached(f: Factor, centred: Tensor, coordinates: Tensor) -> Tensor | float:
+def _unreached(f: Factor, centred: Tensor, coordinates: Tensor) -> Tensor:
     """What of the centred targets (trial, target) features cannot reach: nothing, not its rounding,
     where they span everything.
     """
-    return 0.0 if _complete(f) else centred - f.left @ coordinates
+    return centred.new_zeros(1, 1) if _complete(f) else centred - f.left @ coordinates
 
 
 def _check(x: Tensor, rows: int, alphas: Sequence[float] | None) -> None:
@@ -249,8 +249,8 @@ def generalised_errors(f: Factor, y: Array, alphas: Sequence[float]) -> Tensor:
     for b in _blocks(y.shape[1], n):
         _, centred, coordinates = _projected(f, y, b)
         power = coordinates.double().square()
-        unreached = torch.as_tensor(_unreached(f, centred, coordinates)).double()
-        error = (unreached.square().sum(0) + lost.square() @ power) / n / freedom[:, None].square()
+        unreached = _unreached(f, centred, coordinates).double().square().sum(0)
+        error = (unreached + lost.square() @ power) / n / freedom[:, None].square()
         out[:, b] = torch.where(freedom[:, None] > 1e-7, error, torch.inf)
     return out
 
@@ -347,7 +347,7 @@ def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None)
     out = torch.empty(n, y.shape[1], dtype=f.left.dtype, device=f.left.device)
     for b in _blocks(y.shape[1], n):
         mean, centred, coordinates = _projected(f, y, b)
-        unreached = torch.as_tensor(_unreached(f, centred, coordinates)).expand(centred.shape)
+        unreached = _unreached(f, centred, coordinates).expand(centred.shape)
         for i, (a, k) in enumerate(zip(used, lost.T, strict=True)):
             mine = alpha[b] == a
             if not bool(mine.any()):
