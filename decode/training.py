@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from decode.core import Batch, Encoder, InputError, Objective, Tensors
 from decode.progress import progress
 from decode.store import read_json, read_tensors, whole_file, write_json, write_tensors
 from decode.trials import Loader
+
+SAVED_EVERY = 2.0  # seconds of training that a killed run may lose, beside the epoch that it was in
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,9 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train in place; returns one row of losses per epoch.
 
-    State is saved in `folder` after every epoch. Random numbers are drawn anew from (seed, epoch), so
-    that a run killed in the middle ends with the weights of one that was not.
+    State is saved in `folder` after an epoch, when the last time is SAVED_EVERY seconds ago. Random
+    numbers are drawn anew from (seed, epoch), so that a run killed in the middle ends with the weights
+    of one that was not.
     """
     bundle = nn.ModuleDict({"encoder": encoder, "objectives": nn.ModuleDict(dict(objectives))})
     bundle.to(train.device)
@@ -185,12 +189,15 @@ def _validate(
 
 
 class _State:
-    """Everything that a killed training needs to go on: weights, optimiser, history, best so far."""
+    """Everything that a killed training needs to go on: weights, optimiser, history, best so far.
+
+    Files of tensors carry their epoch in their name: last.json, written after them, says which count.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.epoch, self.stale = 0, 0
-        self.best = math.inf
+        self.epoch, self.stale, self.best_epoch = 0, 0, 0
+        self.best, self.saved = math.inf, -math.inf
         self.history: list[dict[str, float]] = []
 
     @classmethod
@@ -200,6 +207,7 @@ class _State:
             return state
         saved = read_json(folder / "last.json")
         state.epoch, state.stale = saved["epoch"], saved["stale"]
+        state.best_epoch = saved["best_epoch"]
         state.best = math.inf if saved["best"] is None else saved["best"]
         state.history = saved["history"]
         tensors = read_tensors(folder / f"last-{state.epoch}.safetensors")
@@ -216,33 +224,49 @@ class _State:
         better = score < self.best or not math.isfinite(self.best)
         self.stale = 0 if better else self.stale + 1
         if better:
-            self.best = score
-            write_tensors(self.folder / "best.safetensors", bundle.state_dict())
+            self.best, self.best_epoch = score, self.epoch
+            if trainer.keep == "best":
+                write_tensors(self._best_file(), bundle.state_dict())
+        if time.monotonic() - self.saved >= SAVED_EVERY:
+            self._save(bundle, optimiser)
+
+    def _best_file(self) -> Path:
+        return self.folder / f"best-{self.best_epoch}.safetensors"
+
+    def _save(self, bundle: nn.Module, optimiser: Any) -> None:
+        last = self.folder / f"last-{self.epoch}.safetensors"
         tensors = {f"weights/{k}": v for k, v in bundle.state_dict().items()}
         tensors |= {f"optimiser/{k}": v for k, v in _optimiser_tensors(optimiser).items()}
-        # The tensors carry the epoch in their name: last.json, written after them, says which count.
-        write_tensors(self.folder / f"last-{self.epoch}.safetensors", tensors)
+        write_tensors(last, tensors)
         saved = {
             "epoch": self.epoch,
             "stale": self.stale,
             "best": self.best if math.isfinite(self.best) else None,
+            "best_epoch": self.best_epoch,
             "history": self.history,
         }
         write_json(self.folder / "last.json", saved)
-        (self.folder / f"last-{self.epoch - 1}.safetensors").unlink(missing_ok=True)
+        for path in _saved_tensors(self.folder):
+            if path not in (last, self._best_file()):
+                path.unlink()
+        self.saved = time.monotonic()
 
     def finish(self, bundle: nn.Module, trainer: Trainer) -> None:
-        """Put the kept weights into the model, write the history, drop what only resuming needs."""
-        if trainer.keep == "best" and (self.folder / "best.safetensors").is_file():
-            bundle.load_state_dict(read_tensors(self.folder / "best.safetensors"))
+        """Put the kept weights into the model and write the history."""
+        if trainer.keep == "best" and self._best_file().is_file():
+            bundle.load_state_dict(read_tensors(self._best_file()))
         with whole_file(self.folder / "history.jsonl") as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in self.history))
 
 
+def _saved_tensors(folder: Path) -> list[Path]:
+    return [*folder.glob("last-*.safetensors"), *folder.glob("best-*.safetensors")]
+
+
 def tidy(folder: Path) -> None:
     """Remove the files that only resuming needs."""
-    for path in [*folder.glob("last*"), *folder.glob("best.safetensors")]:
-        path.unlink()
+    for path in [folder / "last.json", *_saved_tensors(folder)]:
+        path.unlink(missing_ok=True)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -198,10 +198,17 @@ def test_consensus_scores_at_least_as_high_as_the_mean():
 def test_warps_keep_size_and_centre_and_repeat_with_the_seed():
     pictures = _strokes(3, seed=8)
     made = warped_pictures(pictures, 20, strength=0.7, seed=0)
-    assert torch.equal(made[:, 0], pictures)
+    assert torch.equal(made[:, 0], (pictures * 255).round().byte())
+    again = warped_pictures(pictures, 20, strength=0.7, seed=0)
+    assert torch.equal(made, again)
+    again.zero_()  # what is remembered is not what was given
     assert torch.equal(made, warped_pictures(pictures, 20, strength=0.7, seed=0))
     # A picture's warps are its own: they do not depend on the company it is in.
-    assert torch.equal(made[:1], warped_pictures(pictures[:1], 20, strength=0.7, seed=0))
+    assert torch.equal(made[1:2], warped_pictures(pictures[1:2], 20, strength=0.7, seed=0))
+    for other in ({"seed": 1}, {"strength": 0.6}):
+        changed = warped_pictures(pictures, 20, **{"strength": 0.7, "seed": 0, **other})
+        assert not torch.equal(made[:, 1:], changed[:, 1:])
+    made = made.float() / 255
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     for picture in made:
         mass = picture.sum((1, 2, 3))

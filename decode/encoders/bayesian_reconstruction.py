@@ -119,7 +119,7 @@ class BayesianReconstruction(Encoder):
         kernel = PictureKernel(pictures, blur=self.blur, reach=self.reach)
         versions = max(0, self.n_bank // len(pictures) - 1)
         made = warped_pictures(pictures, versions, strength=self.warp, seed=self.seed)
-        self.bank = (made.flatten(0, 1) * 255).round().to(torch.uint8)
+        self.bank = made.flatten(0, 1)
         self.source = torch.arange(len(pictures), device=pictures.device).repeat_interleave(
             versions + 1
         )

@@ -1,0 +1,102 @@
+"""A training that is cut off goes on as if nothing had happened, however rarely it was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from voxels import Voxels
+
+from decode import training
+from decode.core import Batch, Encoder, Objective
+from decode.encoders.mlp import MLP
+from decode.training import Trainer, fit, tidy
+
+EPOCHS, CUT, KEPT_ROWS = 12, 8, 40
+
+
+class Rows:
+    """A loader over some rows of a batch, all at once."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, batch: Batch, rows: slice) -> None:
+        self.batch = replace(
+            batch,
+            brain=batch.brain[rows],
+            targets={k: v[rows] for k, v in batch.targets.items()},
+            subject=batch.subject[rows],
+            stimulus=batch.stimulus[rows],
+            trial=batch.trial[rows],
+        )
+        self.trials = range(len(self.batch))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield self.batch
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        yield self.batch
+
+
+class Squares(Objective):
+    """Squared error with a momentum of its own; stops the run in the epoch `cut`."""
+
+    def __init__(self, cut: int | None) -> None:
+        super().__init__()
+        self.cut = cut
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, encoder: Any, batch: Batch, progress: float) -> dict[str, Tensor]:
+        if self.cut is not None and progress >= self.cut / EPOCHS:
+            raise KeyboardInterrupt
+        return {"squares": (self.scale * encoder(batch)["z"] - batch.targets["z"]).square().mean()}
+
+
+def learn(folder: Path, keep: str, cut: int | None) -> tuple[Encoder, list[dict[str, float]]]:
+    world = Voxels({"z": (6,)}, voxels=(30,), n=60, noise=6.0)
+    torch.manual_seed(0)
+    encoder = MLP(world.layouts, world.shapes, width=16, blocks=1, contrastive=())
+    folder.mkdir(exist_ok=True)
+    trainer = Trainer(epochs=EPOCHS, rate=0.1, keep=keep, patience=EPOCHS)
+    train: Any = Rows(world.batch, slice(KEPT_ROWS))
+    held: Any = Rows(world.batch, slice(KEPT_ROWS, None))
+    history = fit(
+        encoder, {"squares": Squares(cut)}, train, held, trainer, folder=folder, seed=1, label="x"
+    )
+    return encoder, history
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("saved", [(1,), (1, 2, 3, 4, 5, 6, 7), (1, 4)], ids=str)
+def test_a_run_cut_off_ends_as_one_that_was_not(
+    keep: str, saved: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, history = learn(tmp_path / "whole", keep, None)
+    best = min(range(EPOCHS), key=lambda i: history[i]["validation"])
+    assert 4 < best < CUT, "the best epoch must lie between a save and the cut"
+    state, after = training._State, training._State.after_epoch
+
+    def at(self: Any, row: dict[str, float], *rest: Any) -> None:
+        due = int(row["epoch"]) + 1 in saved
+        monkeypatch.setattr(training, "SAVED_EVERY", 0.0 if due else float("inf"))
+        after(self, row, *rest)
+
+    monkeypatch.setattr(state, "after_epoch", at)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "cut", keep, CUT)
+    left = [int(p.stem.split("-")[1]) for p in (tmp_path / "cut").glob("last-*.safetensors")]
+    assert left == [max(saved)]
+    again, told = learn(tmp_path / "cut", keep, None)
+    assert told == history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    tidy(tmp_path / "cut")
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["history.jsonl"]
