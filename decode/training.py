@@ -113,7 +113,8 @@ def fit(
     """
     bundle = nn.ModuleDict({"encoder": encoder, "objectives": nn.ModuleDict(dict(objectives))})
     bundle.to(train.device)
-    optimiser = torch.optim.AdamW(_parameter_groups(bundle, trainer), lr=trainer.rate)
+    groups = _parameter_groups(bundle, trainer)
+    optimiser = torch.optim.AdamW(groups, lr=trainer.rate, fused=True)
     state = _State.resume(folder, bundle, optimiser)
     total = max(1, trainer.epochs * len(train))
     epochs = range(state.epoch, trainer.epochs)

@@ -16,6 +16,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Files whose tests take longest go first, so that no process waits at the end for the last of another.
+LONG = ("test_experiments", "test_more_experiments", "test_nsd_experiments", "test_dynadiff")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of real recordings; DECODE_DATA names another one."""

@@ -154,7 +154,7 @@ def teach_versatile(folder: Path, pictures: np.ndarray) -> None:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, steps)
         for _ in range(steps):
             optimiser.zero_grad()
-            loss(torch.randint(len(pixels), (64,))).backward()
+            loss(torch.randint(len(pixels), (32,))).backward()
             optimiser.step()
             schedule.step()
 

@@ -321,7 +321,7 @@ def small(folder: Path, place: Path) -> dict[str, Any]:
     config["encoder"] |= {"width": 64}
     config["baselines"] = {"ridge": {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}}
     config["objectives"]["denoising"] |= {"model": str(folder), "precision": "float32"}
-    config["trainer"] |= {"epochs": 15, "rate": 5e-3, "batch_size": 64, "precision": "float32"}
+    config["trainer"] |= {"epochs": 10, "rate": 7e-3, "batch_size": 64, "precision": "float32"}
     shrink_sampling(config, folder)
     config["generator"]["steps"] = STEPS
     config["metrics"]["image"]["two_way"] = [{"_target_": "decode.scoring.feature_networks.Pixels"}]

@@ -97,14 +97,14 @@ DIGITS = {
 }
 
 
-# Steering costs more than all the rest; tests/test_guidance.py tries it.
-UNSTEERED = ("generator.energy=null", "generator.candidates=2")
+# Steering and choosing cost more than all the rest; tests/test_guidance.py tries them.
+PLAIN = ("generator.energy=null", "generator.judge=null", "generator.candidates=1")
 
 
 @pytest.mark.slow
 def test_quickstart_to_its_notebook(tmp_path: Path) -> None:
-    """One test, so that the quickstart runs once, without steering."""
-    summary = run(tmp_path, "experiment=quickstart", *UNSTEERED)
+    """One test, so that the quickstart runs once, its pictures neither steered nor chosen."""
+    summary = run(tmp_path, "experiment=quickstart", *PLAIN)
     scores_are_above_their_controls(summary)
     a_second_run_finds_everything_done(tmp_path)
     the_report_needs_no_network(tmp_path)
@@ -122,18 +122,23 @@ def scores_are_above_their_controls(summary: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("modality", ["eeg", "meg"])
-def test_quickstart_of_sensors(modality: str, tmp_path: Path) -> None:
-    summary = run(tmp_path, f"experiment=quickstart_{modality}", "generator.steps=5")
-    for subject in ("sub-01", "sub-02"):
-        row = summary[(summary["metric"] == "retrieval_top5") & (summary["subject"] == subject)]
-        assert row["ci_low"].iloc[0] > 2 * row["chance"].iloc[0]
-        assert row["value"].iloc[0] <= row["ceiling"].iloc[0] + 1e-6
-    at_chance(summary)
+def test_quickstarts_of_sensors(tmp_path: Path) -> None:
+    """Both look at the same scenes, whose features are made once. Pictures are drawn by one of them."""
+    runs = {"meg": ("generator.steps=5",), "eeg": ("~generator", "~metric@metrics.image")}
+    made = []
+    for modality, changes in runs.items():
+        summary = run(tmp_path, f"experiment=quickstart_{modality}", *changes)
+        made.append({p: p.stat().st_mtime_ns for p in (tmp_path / "features").rglob("*.npy")})
+        for subject in ("sub-01", "sub-02"):
+            row = summary[(summary["metric"] == "retrieval_top5") & (summary["subject"] == subject)]
+            assert row["ci_low"].iloc[0] > 2 * row["chance"].iloc[0]
+            assert row["value"].iloc[0] <= row["ceiling"].iloc[0] + 1e-6
+        at_chance(summary)
+    assert made[0] == made[1]
 
 
 def a_second_run_finds_everything_done(folder: Path) -> None:
-    command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}", *UNSTEERED]
+    command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}", *PLAIN]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stderr.strip() == ""
 

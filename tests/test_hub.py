@@ -27,7 +27,7 @@ from decode.core import InputError
 try:
 {body}
 except InputError as e:
-    sys.exit(f"error: {{e}}")
+    print(f"error: {{e}}", file=sys.stderr)
 """
 
 
@@ -37,21 +37,23 @@ def elsewhere(home: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow  # its own process: addresses and caches are read when libraries are imported
-@pytest.mark.parametrize("library", OPEN)
-def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path, library: str) -> None:
-    body = "\n".join(f"    {line}" for line in OPEN[library].splitlines())
-    command = [sys.executable, "-W", "ignore", "-c", LINE.format(body=body)]
-    # The libraries by themselves ask for about a minute.
+def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
+    tries = [code.replace("\n", "\n    ") for code in OPEN.values()]
+    script = "".join(LINE.format(body="    " + code) for code in tries)
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    # The libraries by themselves ask for about a minute each.
     done = subprocess.run(
-        command, capture_output=True, text=True, env=elsewhere(tmp_path), check=False, timeout=50
+        command, capture_output=True, text=True, env=elsewhere(tmp_path), check=False, timeout=80
     )
-    assert done.returncode == 1
+    assert done.returncode == 0
     assert done.stdout == ""
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: model ")
-    assert f"is not on this machine and {NOBODY} cannot be reached: no network" in line
-    assert line.endswith("or give a local folder")
-    assert "spelling" not in line
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == len(OPEN), done.stderr
+    for line in lines:
+        assert line.startswith("error: model ")
+        assert f"is not on this machine and {NOBODY} cannot be reached: no network" in line
+        assert line.endswith("or give a local folder")
+        assert "spelling" not in line
 
 
 CACHED = """

@@ -87,7 +87,7 @@ def quick(
     config: dict[str, Any],
     folder: Path,
     encoder: Mapping[str, Any],
-    epochs: int = 25,
+    epochs: int = 16,
     batch: int = 24,
 ) -> dict[str, Any]:
     """A composed experiment with pixels for targets, few weights and epochs, and no pictures made."""
@@ -98,7 +98,7 @@ def quick(
     config["encoder"] = updated(config["encoder"], encoder)
     if config["trainer"]["epochs"]:
         config["trainer"] |= {
-            "epochs": epochs, "rate": 2e-3, "batch_size": batch, "precision": "float32", "keep": "last",
+            "epochs": epochs, "rate": 3e-3, "batch_size": batch, "precision": "float32", "keep": "last",
         }  # fmt: skip
     config["compute"] = {"device": "cpu"}
     return config
@@ -156,8 +156,8 @@ def test_another_data_set_takes_the_place_of_nsd(system: str, data: str) -> None
 # What starts from the weights of other subjects: the experiment that trained them, whose small encoder,
 # and epochs of both.
 ADAPTED = {
-    "mindeye2_adapt": ("mindeye2_pretrain", "mindeye2", 25, 50),
-    "voxel_tokens_adapt": ("voxel_tokens_pretrain", "voxel_tokens", 40, 100),
+    "mindeye2_adapt": ("mindeye2_pretrain", "mindeye2", 15, 30),
+    "voxel_tokens_adapt": ("voxel_tokens_pretrain", "voxel_tokens", 30, 80),
     "mindbridge_adapt": ("mindbridge", "mindbridge", 40, 100),
     "umbrae_adapt": ("umbrae", "umbrae", 40, 100),
 }
