@@ -54,7 +54,8 @@ class Answers:
 
     def __call__(self, results: Results) -> pd.DataFrame:
         told = self._told()
-        kinds = dict(zip(told["question"], told.get("category", told["question"]), strict=True))
+        kind = told.get("category", told["question"]).map(slug)
+        kinds = dict(zip(told["question"], kind, strict=True))
         of_uid = by_uid(told, results.shown)
         given = [of_uid[s.uid] for s in results.shown]
         said = answer_lines(made_texts(results, "answers"), list(kinds), "answers")
@@ -69,7 +70,7 @@ class Answers:
             )
         named = {"answers_accuracy": every}
         if every["kind"].nunique() > 1:
-            named |= {f"answers_accuracy_{slug(str(k))}": d for k, d in every.groupby("kind")}
+            named |= {f"answers_accuracy_{k}": d for k, d in every.groupby("kind")}
         found = []
         for name, part in named.items():
             trial = part.groupby("row")[["value", "chance"]].mean()
