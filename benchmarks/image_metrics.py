@@ -7,7 +7,6 @@ is left out); all read the same pictures from the same files.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.memory import peak
 
 N, BATCH = 1000, 32
 
@@ -142,12 +143,11 @@ def measure(variant: str, folder: Path, size: int) -> dict[str, float]:
 
     import decode.metrics.image  # noqa: F401
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     start = time.perf_counter()
     score = VARIANTS[variant](folder, size)
     seconds = time.perf_counter() - start
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": seconds, "peak_mb": peak, "score": score}
+    return {"seconds": seconds, "peak_mb": peak() - before, "score": score}
 
 
 if __name__ == "__main__":

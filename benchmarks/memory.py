@@ -20,13 +20,22 @@ def anonymous() -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
+def peak() -> float:
+    """The most memory that this program has held, MB.
+
+    `getrusage` counts what the process that started it held, too.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def watched(call: Callable[[], T], *, every: float) -> tuple[T, float, float]:
     """What the call gives, its seconds, and the most that no file backed, looked at `every` seconds, MB."""
-    peak, done = [0.0], threading.Event()
+    most, done = [0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(every):
-            peak[0] = max(peak[0], anonymous())
+            most[0] = max(most[0], anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -37,4 +46,4 @@ def watched(call: Callable[[], T], *, every: float) -> tuple[T, float, float]:
     finally:
         done.set()
         watcher.join()
-    return made, seconds, peak[0]
+    return made, seconds, most[0]

@@ -8,7 +8,6 @@ after the other, so that peak memory is its own.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks.memory import peak
 
 SIZES = ((1500, 1500, 512), (750, 6000, 512), (6000, 1000, 512))
 ALPHAS = tuple(10.0**e for e in range(0, 7))
@@ -68,18 +69,18 @@ def measure(name: str, n: int, p: int, t: int) -> dict[str, Any]:
     """One contender on one size, in this process."""
     x, y, new, truth = arrays(n, p, t)
     CONTENDERS[name](x[:50, :20], y[:50, :3], new[:, :20])  # imports and first-call work
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     start = time.perf_counter()
     made = CONTENDERS[name](x, y, new)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    more = peak() - before
     error = float(np.square(made - truth).mean() / truth.var())
     return {
         "benchmark": "ridge",
         "what": name,
         "size": f"{n} trials x {p} features x {t} targets",
         "seconds": round(seconds, 3),
-        "peak_mb": round(peak / 1024, 1),
+        "peak_mb": round(more, 1),
         "test_error": round(error, 4),
     }
 
@@ -89,7 +90,7 @@ def rows(sizes: tuple[tuple[int, int, int], ...] = SIZES) -> list[dict[str, Any]
     out = []
     for size in sizes:
         for name in CONTENDERS:
-            command = [sys.executable, __file__, name, *map(str, size)]
+            command = [sys.executable, "-m", "benchmarks.ridge", name, *map(str, size)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             out.append(json.loads(done.stdout.splitlines()[-1]))
     return out

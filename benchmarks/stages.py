@@ -14,7 +14,8 @@ from typing import Any
 
 STAGES = ("preprocess", "split", "features", "train", "predict", "reconstruct", "evaluate")
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
+from benchmarks.memory import peak
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from decode.cli import CONFIGS
@@ -25,12 +26,11 @@ with initialize_config_dir(str(CONFIGS), version_base="1.3"):
     composed = compose("config", overrides=overrides)
 config = OmegaConf.to_container(composed, resolve=True)
 run = Run(config)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
 start = time.perf_counter()
 execute(run, until=stage, force=[], say=lambda s: None)
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "peak_mb": peak, "above_imports_mb": peak - before}))
+print(json.dumps({"seconds": seconds, "peak_mb": peak(), "above_imports_mb": peak() - before}))
 """
 BASE_TRAIN, BASE_TEST = 250, 40
 

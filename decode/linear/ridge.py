@@ -190,11 +190,12 @@ def _leverage(f: Factor, rows: Tensor, lost: Tensor) -> Tensor:
     eye = torch.eye(m, dtype=gap.dtype, device=gap.device) - 1 / len(f.left)
     for b in _blocks(n, m * f.left.shape[1]):
         left = f.left[rows[b]].double()
-        unreached = 0.0 if _complete(f) else eye - left @ left.transpose(1, 2)
         if m == 1:
-            gap[:, b, 0, 0] = (left[:, 0].square() @ lost).T
-            gap[:, b] += unreached
+            power = left[:, 0].square_()
+            unreached = 0.0 if _complete(f) else eye[0, 0] - power.sum(1)
+            gap[:, b, 0, 0] = (power @ lost).T + unreached
             continue
+        unreached = 0.0 if _complete(f) else eye - left @ left.transpose(1, 2)
         for i, k in enumerate(lost.T):
             gap[i, b] = unreached + (left * k) @ left.transpose(1, 2)
     return gap
@@ -234,8 +235,8 @@ def left_out_errors(
         _, centred, coordinates = _projected(f, y, b)
         unreached = _unreached(f, centred, coordinates)
         for i, k in enumerate(lost.T):
-            residual = unreached + f.left @ (coordinates * k[:, None].to(coordinates))
-            residual = _inflate(residual, rows, [every[i] for every in leverage])
+            residual = f.left @ (coordinates * k[:, None].to(coordinates))
+            residual = _inflate(residual.add_(unreached), rows, [every[i] for every in leverage])
             out[i, b] = residual.square().mean(0, dtype=torch.float64)
     return out
 
