@@ -237,6 +237,7 @@ def expected_ceiling(response: np.ndarray) -> np.ndarray:
     return np.mean(made, axis=0)
 
 
+@pytest.mark.slow
 def test_the_experiment_on_nsd_scores_the_published_regions(tmp_path: Path) -> None:
     """As it ships, with pixels in the place of networks: the twin's voxels read coarse pixels."""
     config = composed("experiment=nsd/mindeye2_brain_correlation", f"paths.outputs={tmp_path}/out")

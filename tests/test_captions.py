@@ -526,6 +526,7 @@ class SayNearest(Generator):
         return [Media("text", self.texts[int(i)]) for i in nearest]
 
 
+@pytest.mark.slow
 def test_texts_go_through_a_whole_run(tmp_path: Path) -> None:
     metrics = {
         "captions": {"_target_": "decode.metrics.captions.Captions"},

@@ -140,6 +140,7 @@ def test_named_nodes_set_to_null_are_none(tmp_path: Path) -> None:
     assert keys[0] == keys[1] != []
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = decode(f"paths.outputs={tmp_path}", "subjects=[sub-09]", "debug=true")
     assert done.returncode != 0

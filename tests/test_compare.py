@@ -172,6 +172,7 @@ def module() -> ModuleType:
     return made
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_table(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     base = rng.random(50)

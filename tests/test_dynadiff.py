@@ -264,6 +264,7 @@ def test_zeros_guide_where_no_picture_does(folder: Path) -> None:
     assert torch.allclose(guided, plain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_tells_right_pairs_from_wrong_ones_on_held_out_trials(tmp_path: Path) -> None:
     folder = save_versatile(tmp_path, prediction_type="sample")
     train, test = world(512, seed=2), world(128, seed=3)

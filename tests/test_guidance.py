@@ -47,6 +47,7 @@ def pictures(predicted: Tensors, seeds: list[int] = SEEDS, **knobs: object) -> T
     return torch.stack([torch.as_tensor(m.data) for m in made])
 
 
+@pytest.mark.slow
 def test_an_energy_falls_where_it_steers() -> None:
     """Embeddings of four scenes are steered towards the coarse colours of four others."""
     scenes = Pictures.of(training_scenes(8, seed=5))
@@ -156,6 +157,7 @@ def test_the_tower_sees_what_the_target_sees(tmp_path: Path) -> None:
     assert torch.allclose(grey, torch.full((1, 3, 4, 4), 0.5), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_report_says_that_pictures_were_chosen_and_steered(tmp_path: Path) -> None:
     """A whole run with the shipped choice, made short."""
     node = yaml.safe_load((CONFIGS / "generator" / "tiny_unclip_guided.yaml").read_text())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("torch", "mne", "nilearn", "diffusers", "transformers", "open_clip", "hydra", "sklearn")
 
 
@@ -22,6 +24,7 @@ def test_the_command_starts_without_torch() -> None:
     assert _loaded("import decode.cli; decode.cli.list_choices(decode.cli.CONFIGS)") == set()
 
 
+@pytest.mark.slow
 def test_binding_an_experiment_loads_no_generator_library() -> None:
     statement = (
         "from test_configs import composed\n"

@@ -124,6 +124,7 @@ def test_sampling_starts_from_the_inverted_picture(
     assert "FeatureInversion" in started.disclosure
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_prediction_and_seed_only(
     folder: Path, vgg: Path, predicted: Tensors
 ) -> None:
