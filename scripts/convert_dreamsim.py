@@ -15,7 +15,7 @@ from pathlib import Path
 
 from decode.downloads import command
 from decode.scoring.dreamsim_layout import read_release
-from decode.store import whole_file
+from decode.store import write_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,15 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     import torch
-    from safetensors.torch import save_file
 
     from decode.scoring.dreamsim import open_ensemble
 
     weights = read_release(args.folder)
     open_ensemble(weights, str(args.folder), torch.device("cpu"))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(args.out) as part:
-        save_file(weights, part)
+    write_tensors(args.out, weights)
     print(f"{args.out}: {len(weights)} tensors")
 
 

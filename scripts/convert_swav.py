@@ -14,7 +14,7 @@ from pathlib import Path
 
 from decode.downloads import command
 from decode.scoring.swav_layout import read_checkpoint, trunk
-from decode.store import whole_file
+from decode.store import write_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,15 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     import torch
-    from safetensors.torch import save_file
     from torchvision.models import resnet50
 
     with torch.device("meta"):
         network = resnet50(weights=None)
     weights = trunk(read_checkpoint(args.checkpoint), network)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(args.out) as part:
-        save_file(weights, part)
+    write_tensors(args.out, weights)
     print(f"{args.out}: {len(weights)} tensors")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 from functools import cache
 from pathlib import Path
@@ -15,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_swav import Harm
 
 from decode.core import InputError, Media, Results, Stimulus
 from decode.downloads import command
 from decode.metrics.image import ImageSuite
-from decode.networks.weights import read_tensors
+from decode.networks.weights import read_torch_file
 from decode.scoring.dreamsim import Dreamsim, open_ensemble
 from decode.scoring.dreamsim_layout import add_products, of_timm, read_scale
 
@@ -140,12 +140,17 @@ def small() -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tensor]
     return states, halves
 
 
+@pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("rooted", [False, True])
-def test_products_are_added_as_peft_scales_them(tmp_path: Path, rooted: bool) -> None:
+def test_products_are_added_as_peft_scales_them(tmp_path: Path, rooted: bool, binary: bool) -> None:
     states, halves = small()
     before = {n: s["attn.qkv.weight"].clone() for n, s in states.items()}
     told = {"r": 2, "lora_alpha": 6, "use_rslora": rooted}
-    add_products(states, products(tmp_path / "lora", told, halves))
+    folder = products(tmp_path / "lora", told, halves)
+    if binary:
+        torch.save(halves, folder / "adapter_model.bin")
+        (folder / "adapter_model.safetensors").unlink()
+    add_products(states, folder)
     for i, (name, state) in enumerate(states.items()):
         a, b = (halves[f"base_model.model.extractor_list.{i}.model.attn.qkv.lora_{h}.weight"].numpy()
                 for h in "AB")  # fmt: skip
@@ -187,22 +192,15 @@ def test_other_products_are_refused(tmp_path: Path) -> None:
             read_scale(folder / "adapter_config.json")
 
 
-class Harm:
-    """Unpickling it would make a folder."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("harmed",)
-
-
 def test_code_in_a_file_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Harm()}, "bad.pth.tar")
     with pytest.raises(InputError, match=r"bad\.pth\.tar: expected weights, got: .*fetch it again"):
-        read_tensors(Path("bad.pth.tar"), "weights")
+        read_torch_file(Path("bad.pth.tar"), "weights")
     assert not (tmp_path / "harmed").exists()
     torch.save([torch.ones(1)], "list.pth")
     with pytest.raises(InputError, match=r"list\.pth: expected weights, got list"):
-        read_tensors(Path("list.pth"), "weights")
+        read_torch_file(Path("list.pth"), "weights")
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:

@@ -302,7 +302,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         Grounding()(results(TEXTS, labels="other"))
     with pytest.raises(InputError, match="label 'coco_id'"):
         Grounding(files=["x.json"])(results(TEXTS))
-    with pytest.raises(InputError, match="nothing was generated"):
+    with pytest.raises(InputError, match="made text"):
         Grounding()(Results(results(TEXTS).trials, {}, {}, results(TEXTS).shown))
     with pytest.raises(InputError, match="largest or any"):
         Grounding(against="all")  # type: ignore[arg-type]

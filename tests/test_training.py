@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,7 @@ class Rows:
     device = torch.device("cpu")
 
     def __init__(self, batch: Batch, rows: slice) -> None:
-        self.batch = replace(
-            batch,
-            brain=batch.brain[rows],
-            targets={k: v[rows] for k, v in batch.targets.items()},
-            subject=batch.subject[rows],
-            stimulus=batch.stimulus[rows],
-            trial=batch.trial[rows],
-        )
+        self.batch = batch._map(lambda x: x[rows])
         self.trials = range(len(self.batch))
 
     def __len__(self) -> int:

@@ -160,8 +160,11 @@ def factor(x: Array) -> Factor:
 
 
 def strengths(f: Factor, *, n: int = 21, span: float = 6.0) -> list[float]:
-    """A logarithmic grid of `n` strengths, `span` decades on each side of the mean eigenvalue."""
-    centre = float(f.values.mean()) if len(f.values) else 1.0
+    """A logarithmic grid of `n` strengths, `span` decades on each side of the mean eigenvalue.
+
+    Its last digits, which turn with the order of a sum, are left out.
+    """
+    centre = float(f"{float(f.values.mean()):.12g}") if len(f.values) else 1.0
     return [centre * 10.0**e for e in np.linspace(-span, span, n)]
 
 

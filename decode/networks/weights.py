@@ -236,22 +236,17 @@ def load_efficientnet_lite() -> Any:
     return network.eval()
 
 
-def read_tensors(path: Path, what: str) -> dict[str, Any]:
-    """The content of a .safetensors file, or of one of torch.save with tensors and plain containers.
+def read_torch_file(path: Path, what: str) -> dict[str, Any]:
+    """The content of a file of torch.save that holds nothing but tensors and plain containers.
 
     Nothing in it is run. Raises InputError, naming `what` was expected, when the file is missing,
     damaged or holds anything else.
     """
     import pickle
 
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         found = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
         reason = " ".join(str(e).split())[:200] or type(e).__name__
         raise InputError(f"{path}: expected {what}, got: {reason}; fetch it again") from e
     if not isinstance(found, Mapping):

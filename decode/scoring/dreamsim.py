@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.weights import choose_device, read_tensors
+from decode.networks.weights import choose_device
 from decode.scoring.feature_networks import IMAGENET_MEAN, IMAGENET_STD, flat, normalised
 from decode.scoring.picture_scores import Resize
+from decode.store import read_tensors
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -47,7 +48,7 @@ class Dreamsim:
         if not self._networks:
             self._place = choose_device(self.device)
             file = Path(self.file).expanduser()
-            state = read_tensors(file, "what scripts/convert_dreamsim.py writes")
+            state = read_tensors(file, remedy="make it with scripts/convert_dreamsim.py")
             self._networks = open_ensemble(state, str(file), self._place)
         ready, found = self.resize(pictures), []
         with torch.inference_mode():

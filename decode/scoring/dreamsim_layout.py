@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError
-from decode.networks.weights import read_tensors
+from decode.networks.weights import read_torch_file
+from decode.store import read_tensors
 
 # Files of the release, in the order in which the products count the networks; DINO's own is not in it.
 FILES = {
@@ -36,14 +37,14 @@ def read_release(folder: Path) -> dict[str, Tensor]:
     """
     states = {}
     for name, file in FILES.items():
-        found = read_tensors(folder / file, "weights of DreamSim's release, tensors only")
+        found = read_torch_file(folder / file, "weights of DreamSim's release, tensors only")
         states[name] = dict(found.get("state_dict", found))
         if name != "dino":
             states[name] = of_timm(states[name], folder / file)
     add_products(states, folder / PRODUCTS)
     # The class token is taken before the last normalisation of DINO.
     states["dino"] = {k: v for k, v in states["dino"].items() if not k.startswith("norm.")}
-    return {f"{name}.{k}": v.contiguous() for name, s in states.items() for k, v in s.items()}
+    return {f"{name}.{k}": v for name, s in states.items() for k, v in s.items()}
 
 
 def of_timm(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -73,9 +74,11 @@ def add_products(states: Mapping[str, dict[str, Tensor]], folder: Path) -> None:
     """Add the low-rank products of `folder`, in peft's format, to the weights that they belong to."""
     scale = read_scale(folder / "adapter_config.json")
     file = folder / "adapter_model.safetensors"
-    if not file.is_file():
+    if file.is_file():
+        halves = read_tensors(file, remedy="unpack DreamSim's release again")
+    else:
         file = folder / "adapter_model.bin"
-    halves = read_tensors(file, "low-rank products in peft's format")
+        halves = read_torch_file(file, "low-rank products in peft's format")
     names, pairs = list(states), dict[tuple[str, str], dict[str, Tensor]]()
     for key, value in halves.items():
         found = PRODUCT.search(key)

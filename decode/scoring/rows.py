@@ -84,8 +84,8 @@ def made_texts(results: Results, metric: str) -> list[str]:
     """The made text of each row; InputError, naming `metric`, where something else was made."""
     if results.made is None:
         raise InputError(
-            f"metric {metric}: nothing was generated; add a generator of texts to the experiment or "
-            "drop this metric"
+            f"metric {metric}: nothing was generated, expected made texts; add a generator of texts to "
+            "the experiment or drop this metric"
         )
     texts = []
     for row, media in enumerate(results.made):

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.weights import read_tensors
+from decode.networks.weights import read_torch_file
 
 WRAPPED = "module."
 TRAINING_ONLY = ("projection_head.", "prototypes.")
@@ -24,7 +24,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Raises InputError when the file is missing, damaged or holds other objects.
     """
-    found = read_tensors(path, "SwAV's checkpoint, a file of tensors only")
+    found = read_torch_file(path, "SwAV's checkpoint, a file of tensors only")
     other = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if other:
         raise InputError(
