@@ -279,14 +279,26 @@ class FeatureStore:
         )
         self.refresh()
 
-    def rows(self, digests: Sequence[str]) -> Tensor:
-        """(len(digests), *shape) float32, reading only the rows asked for."""
-        out = np.empty((len(digests), *self.shape), np.float32)
+    @property
+    def bytes_each(self) -> int:
+        """What one stimulus' vector takes on disk."""
+        return int(np.prod(self.shape)) * self._dtype().itemsize
+
+    def _dtype(self) -> np.dtype[Any]:
+        return np.result_type(*(values.dtype for values in self._shards))
+
+    def stored(self, digests: Sequence[str]) -> Tensor:
+        """(len(digests), *shape) in the precision of the store, reading only the rows asked for."""
+        out = np.empty((len(digests), *self.shape), self._dtype())
         shard, row = np.array([self._place[d] for d in digests], np.int64).reshape(-1, 2).T
         for number in np.unique(shard):
             here = shard == number
             out[here] = self._shards[number][row[here]]
         return torch.from_numpy(out)
+
+    def rows(self, digests: Sequence[str]) -> Tensor:
+        """(len(digests), *shape) float32, reading only the rows asked for."""
+        return self.stored(digests).float()
 
     def columns(self, digests: Sequence[str], block: slice) -> Tensor:
         """(len(digests), columns of the flattened vectors) float32, reading no other columns."""

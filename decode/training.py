@@ -19,7 +19,9 @@ from decode.progress import progress
 from decode.store import read_json, read_tensors, whole_file, write_json, write_tensors
 from decode.trials import Loader
 
-SAVED_EVERY = 2.0  # seconds of training that a killed run may lose, beside the epoch that it was in
+# Seconds of training that a killed run may lose beside the epoch that it was in, and the share of the
+# time that saving may take: MindEye2's state is 27 GB.
+SAVED_EVERY, SAVING_SHARE = 2.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +109,13 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train in place; returns one row of losses per epoch.
 
-    State is saved in `folder` after an epoch, when the last time is SAVED_EVERY seconds ago. Random
-    numbers are drawn anew from (seed, epoch), so that a run killed in the middle ends with the weights
-    of one that was not.
+    State is saved in `folder` after an epoch, when the last time is SAVED_EVERY seconds ago, or as
+    much longer as keeps saving at SAVING_SHARE of the time. Random numbers are drawn anew from (seed,
+    epoch), so that a run killed in the middle ends with the weights of one that was not.
     """
     bundle = nn.ModuleDict({"encoder": encoder, "objectives": nn.ModuleDict(dict(objectives))})
     bundle.to(train.device)
-    groups = _parameter_groups(bundle, trainer)
-    optimiser = torch.optim.AdamW(groups, lr=trainer.rate, fused=True)
+    optimiser = optimiser_of(bundle, trainer)
     state = _State.resume(folder, bundle, optimiser)
     total = max(1, trainer.epochs * len(train))
     epochs = range(state.epoch, trainer.epochs)
@@ -124,24 +125,13 @@ def fit(
         torch.manual_seed(seed * 100_003 + epoch)
         bundle.train()
         sums: dict[str, float] = {}
-        for step, batch in enumerate(train.epoch(epoch)):
-            done = epoch * len(train) + step
+        for number, batch in enumerate(train.epoch(epoch)):
+            done = epoch * len(train) + number
             _set_rate(optimiser, trainer, done / total)
-            with _autocast(train.device, trainer):
-                terms = loss_terms(encoder, objectives, batch, done / total)
-                loss = torch.stack([t.float() for t in terms.values()]).sum()
-            if not torch.isfinite(loss):
-                raise InputError(
-                    f"{label}: the loss became {float(loss)} in epoch {epoch}; lower trainer.rate or "
-                    "check the scale of the targets"
-                )
-            optimiser.zero_grad()
-            loss.backward()
-            if trainer.clip:
-                torch.nn.utils.clip_grad_norm_(bundle.parameters(), trainer.clip)
-            optimiser.step()
+            where = f"{label}, epoch {epoch}"
+            terms = step(encoder, objectives, batch, optimiser, trainer, done / total, where)
             for k, v in terms.items():
-                sums[f"train/{k}"] = sums.get(f"train/{k}", 0.0) + float(v.detach()) * len(batch)
+                sums[f"train/{k}"] = sums.get(f"train/{k}", 0.0) + float(v) * len(batch)
         row = {"epoch": float(epoch), **{k: v / len(train.trials) for k, v in sums.items()}}
         if validation is not None:
             row.update(_validate(encoder, objectives, validation, (epoch + 1) / trainer.epochs))
@@ -150,19 +140,50 @@ def fit(
     return state.history
 
 
+def step(
+    encoder: Encoder,
+    objectives: Mapping[str, Objective],
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    trainer: Trainer,
+    at: float,
+    where: str,
+) -> Tensors:
+    """Change the weights by one batch, `at` this share of the training; returns the terms of the loss.
+
+    Raises InputError, which says `where`, when the loss is no number.
+    """
+    with _autocast(batch.brain.device, trainer):
+        terms = loss_terms(encoder, objectives, batch, at)
+        loss = torch.stack([t.float() for t in terms.values()]).sum()
+    if not torch.isfinite(loss):
+        raise InputError(
+            f"{where}: expected a finite loss, got {float(loss)}; lower trainer.rate or check the scale "
+            "of the targets"
+        )
+    optimiser.zero_grad()
+    loss.backward()
+    if trainer.clip:
+        changed = [p for group in optimiser.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(changed, trainer.clip)
+    optimiser.step()
+    return {k: v.detach() for k, v in terms.items()}
+
+
+def optimiser_of(modules: nn.Module, trainer: Trainer) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and temperatures are not decayed."""
+    parameters = [p for p in modules.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": trainer.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=trainer.rate, fused=True)
+
+
 def _autocast(device: torch.device, trainer: Trainer) -> torch.autocast:
     """bfloat16 needs no loss scaling, so that one switch is all there is to it."""
     enabled = trainer.precision == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def _parameter_groups(bundle: nn.Module, trainer: Trainer) -> list[dict[str, Any]]:
-    """Biases, norms and temperatures are not decayed."""
-    parameters = [p for p in bundle.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": trainer.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def _set_rate(optimiser: Any, trainer: Trainer, at: float) -> None:
@@ -198,7 +219,7 @@ class _State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.epoch, self.stale, self.best_epoch = 0, 0, 0
-        self.best, self.saved = math.inf, -math.inf
+        self.best, self.saved, self.took = math.inf, -math.inf, 0.0
         self.history: list[dict[str, float]] = []
 
     @classmethod
@@ -228,8 +249,11 @@ class _State:
             self.best, self.best_epoch = score, self.epoch
             if trainer.keep == "best":
                 write_tensors(self._best_file(), bundle.state_dict())
-        if time.monotonic() - self.saved >= SAVED_EVERY:
+        start = time.monotonic()
+        if start - self.saved >= max(SAVED_EVERY, self.took / SAVING_SHARE):
             self._save(bundle, optimiser)
+            self.saved = time.monotonic()
+            self.took = self.saved - start
 
     def _best_file(self) -> Path:
         return self.folder / f"best-{self.best_epoch}.safetensors"
@@ -250,7 +274,6 @@ class _State:
         for path in _saved_tensors(self.folder):
             if path not in (last, self._best_file()):
                 path.unlink()
-        self.saved = time.monotonic()
 
     def finish(self, bundle: nn.Module, trainer: Trainer) -> None:
         """Put the kept weights into the model and write the history."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,8 @@ from decode.scalers import Scaler, is_test_conditioned
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,21 +166,19 @@ class Trials:
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        workers: int = 0,
         resident_bytes: int = RESIDENT_BYTES,
     ) -> Loader:
         """Batches of these trials; `digests` maps a stimulus uid to the digest of its content."""
-        return Loader(
-            self, features, digests, batch_size, shuffle, seed, device, workers, resident_bytes
-        )
+        return Loader(self, features, digests, batch_size, shuffle, seed, device, resident_bytes)
 
 
 class Loader:
     """Batches, epoch after epoch; the same seed and epoch give the same batches either way.
 
-    *Resident* when all windows and targets fit in `resident_bytes`: they are read once, kept on
-    `device`, and a batch is an index select. *Streaming* otherwise: both are read from disk by
-    worker processes.
+    *Resident* when all windows and each stimulus' targets fit in `resident_bytes`: they are read
+    once, kept on `device`, and a batch is an index select. *Streaming* otherwise: a thread reads the
+    next batch from disk while this one is used. Targets stay in the precision of their store, read
+    once where two names share one, until the batch that needs them as float32.
     """
 
     def __init__(
@@ -188,12 +190,11 @@ class Loader:
         shuffle: bool,
         seed: int,
         device: torch.device | str,
-        workers: int,
         resident_bytes: int,
     ) -> None:
         self.trials, self.features = trials, features
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.device, self.workers = torch.device(device), workers
+        self.device = torch.device(device)
         table = trials.table
         order = list(trials.signals)
         self._subject = torch.tensor([order.index(s) for s in table["subject"]], dtype=torch.int64)
@@ -204,9 +205,11 @@ class Loader:
         layouts = trials.layouts.values()
         self._width = max(layout.n_channels for layout in layouts)
         self._times = max(layout.n_times for layout in layouts)
-        numbers = self._width * self._times + sum(math.prod(s.shape) for s in features.values())
-        self.resident = len(trials) * numbers * 4 <= resident_bytes
-        self._kept: Batch | None = None
+        self._stores = {str(store.folder): store for store in features.values()}
+        windows = len(trials) * self._width * self._times * 4
+        each = sum(store.bytes_each for store in self._stores.values())
+        self.resident = windows + len(self._digests) * each <= resident_bytes
+        self._kept: tuple[Batch, Tensors] | None = None
 
     def __len__(self) -> int:
         return -(-len(self.trials) // self.batch_size)
@@ -220,76 +223,84 @@ class Loader:
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
             rows = torch.randperm(len(self.trials), generator=generator)
-        chunks = list(rows.split(self.batch_size))
+        chunks = rows.split(self.batch_size)
         if self.resident:
-            everything = self._resident()
+            trials, stored = self._resident()
             for chunk in chunks:
                 here = chunk.to(self.device)
-                yield everything._map(lambda x, here=here: x.index_select(0, here))
+                batch = trials._map(lambda x, here=here: x.index_select(0, here))
+                which = batch.stimulus
+                yield self._named(batch, {k: v.index_select(0, which) for k, v in stored.items()})
             return
-        loader = torch.utils.data.DataLoader(
-            _Chunks(self, chunks),
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=2 if self.workers else None,
-        )
-        for batch in loader:
-            yield batch.to(self.device)
-
-    def read(self, rows: Tensor, targets: Sequence[str] | None = None) -> Batch:
-        """One batch of the given trials, on the CPU, from disk; with all targets or those named."""
-        brain = torch.zeros(len(rows), self._width, self._times)
-        subject = self._subject[rows]
-        for number in subject.unique().tolist():
-            mine = torch.nonzero(subject == number).flatten()
-            windows = torch.from_numpy(self.trials.brain(rows[mine].numpy()))
-            brain[mine, : windows.shape[1], : windows.shape[2]] = windows
-        stimulus = self._stimulus[rows]
-        which, inverse = stimulus.unique(return_inverse=True)
-        names = [self._digests[int(i)] for i in which]
-        wanted = self.features if targets is None else targets
-        read: Tensors = {k: self.features[k].rows(names)[inverse] for k in wanted}
-        return Batch(brain, read, subject, stimulus, rows.clone())
+        for batch, stored in one_ahead(self._read, chunks):
+            there = {k: v.to(self.device, non_blocking=True) for k, v in stored.items()}
+            yield self._named(batch.to(self.device), there)
 
     def without_targets(self) -> Iterator[Batch]:
         """All trials in order, with empty `targets`: read them with `columns`."""
         for rows in torch.arange(len(self.trials)).split(self.batch_size):
-            yield self.read(rows, targets=()).to(self.device)
+            yield self._windows(rows).to(self.device)
 
     def columns(self, names: Sequence[str], trial: Tensor) -> Columns:
         """Targets of the given trials, read from disk a block of columns at a time."""
         digests = [self._digests[int(i)] for i in self._stimulus[trial.cpu()]]
         return Columns([self.features[name] for name in names], digests)
 
-    def _resident(self) -> Batch:
+    def _windows(self, rows: Tensor) -> Batch:
+        """The given trials without targets, on the CPU, from disk."""
+        brain = torch.zeros(len(rows), self._width, self._times)
+        subject = self._subject[rows]
+        for number in subject.unique().tolist():
+            mine = torch.nonzero(subject == number).flatten()
+            windows = torch.from_numpy(self.trials.brain(rows[mine].numpy()))
+            brain[mine, : windows.shape[1], : windows.shape[2]] = windows
+        return Batch(brain, {}, subject, self._stimulus[rows], rows.clone())
+
+    def _read(self, rows: Tensor) -> tuple[Batch, Tensors]:
+        """The given trials and, by store, their targets as they are stored; pinned for a GPU."""
+        batch = self._windows(rows)
+        names = [self._digests[int(i)] for i in batch.stimulus]
+        stored = {key: store.stored(names) for key, store in self._stores.items()}
+        if self.device.type == "cuda":
+            return batch.pin_memory(), {k: v.pin_memory() for k, v in stored.items()}
+        return batch, stored
+
+    def _named(self, batch: Batch, stored: Tensors) -> Batch:
+        """The batch with its targets by name, float32."""
+        wide = {key: values.float() for key, values in stored.items()}
+        targets = {name: wide[str(store.folder)] for name, store in self.features.items()}
+        return replace(batch, targets=targets)
+
+    def _resident(self) -> tuple[Batch, Tensors]:
         if self._kept is None:
-            parts = [self.read(rows) for rows in torch.arange(len(self.trials)).split(512)]
-            self._kept = _join(parts).to(self.device)
+            parts = [self._windows(rows) for rows in torch.arange(len(self.trials)).split(512)]
+            stored = {k: store.stored(self._digests) for k, store in self._stores.items()}
+            there = {k: v.to(self.device) for k, v in stored.items()}
+            self._kept = (_join(parts).to(self.device), there)
         return self._kept
 
 
+def one_ahead(read: Callable[[T], R], asked: Iterable[T]) -> Iterator[R]:
+    """What `read` gives for each thing asked for, in order; a thread reads one ahead."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: deque[Future[R]] = deque()
+        for one in asked:
+            coming.append(thread.submit(read, one))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
 def _join(parts: Sequence[Batch]) -> Batch:
+    """One batch of several without targets."""
     return Batch(
         torch.cat([p.brain for p in parts]),
-        {k: torch.cat([p.targets[k] for p in parts]) for k in parts[0].targets},
+        {},
         torch.cat([p.subject for p in parts]),
         torch.cat([p.stimulus for p in parts]),
         torch.cat([p.trial for p in parts]),
     )
-
-
-class _Chunks(torch.utils.data.Dataset[Batch]):
-    """Batch number i, for worker processes."""
-
-    def __init__(self, loader: Loader, chunks: Sequence[Tensor]) -> None:
-        self.loader, self.chunks = loader, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, i: int) -> Batch:
-        return self.loader.read(self.chunks[i])
 
 
 def open_trials(folders: Mapping[str, Path]) -> Trials:

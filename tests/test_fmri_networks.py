@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from decode.networks.causal import CausalVolumes
 from decode.networks.flow import between, travel
 from decode.networks.heads import FactorisedHead, TokenHeads
 from decode.networks.low_level import LowLevelHead
-from decode.networks.prior_dalle2 import Dalle2Prior, rotate
+from decode.networks.prior_dalle2 import SHARPNESS, Dalle2Prior, hear, rotate
 from decode.networks.voxel_autoencoder import divergence
 from decode.objectives.cycle import Cycle
 from decode.objectives.flow import Flow
@@ -140,6 +141,18 @@ def test_rotation_keeps_lengths_and_sees_only_distances() -> None:
     products = a @ b.T
     assert torch.allclose(products.diagonal(2), products[0, 2].expand(7), atol=1e-4)
     assert not torch.allclose(products[0], products[0, :1].expand(9), atol=1e-2)
+
+
+def test_queries_hear_shared_keys_by_likeness_and_bias() -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, 4, 5, dtype=torch.float64)  # a width that is no multiple of eight
+    k, v = torch.randn(2, 2, 6, 5, dtype=torch.float64)
+    bias = torch.randn(3, 4, 6, dtype=torch.float64)
+    heard = hear(q, k, v, bias)
+    for b, h, i in itertools.product(range(2), range(3), range(4)):
+        weight = torch.stack([SHARPNESS * q[b, h, i] @ key for key in k[b]]) + bias[h, i]
+        expected = sum(w * value for w, value in zip(weight.softmax(0), v[b], strict=True))
+        torch.testing.assert_close(heard[b, h, i], expected)
 
 
 def test_the_published_prior_forgets_a_dropped_condition() -> None:

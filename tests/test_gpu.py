@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from worlds import config
 
+from decode.core import Layout
 from decode.generators.unclip import Unclip
+from decode.networks.prior_dalle2 import hear
 from decode.pipeline import execute
 from decode.plan import Run
-from decode.store import read_json
+from decode.store import FeatureStore, read_json
+from decode.trials import SubjectSignal, Trials
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,6 +60,47 @@ def test_offloading_needs_less_memory(embeddings: torch.Tensor) -> None:
         pictures(embeddings, device="cuda", precision="float16", offload=offload)
         peak[offload] = torch.cuda.max_memory_allocated()
     assert peak["sequential"] < peak["none"]
+
+
+@pytest.mark.parametrize("budget", [0, 2**30], ids=["streaming", "resident"])
+def test_batches_on_the_device_are_those_of_the_cpu(tmp_path: Path, budget: int) -> None:
+    n = 50
+    rng = np.random.default_rng(0)
+    layout = Layout("fmri", ("v",) * 30, np.zeros((30, 3)), ("",) * 30, 1.0, 1)
+    signal = SubjectSignal(rng.standard_normal((n, 30)).astype(np.float32), layout, None)
+    names = [f"{i % 20}" for i in range(n)]
+    store = FeatureStore(tmp_path)
+    store.append(sorted(set(names)), rng.standard_normal((20, 4, 6)).astype(np.float16))
+    table = pd.DataFrame({"subject": "a", "start": np.arange(n), "stimulus": names})
+
+    def batches(device: str) -> list[torch.Tensor]:
+        loader = Trials.of(table, {"a": signal}).loader(
+            {"image": store}, {u: u for u in names}, batch_size=8, shuffle=True,
+            device=device, resident_bytes=budget,
+        )  # fmt: skip
+        assert loader.resident == (budget > 0)
+        made = [b for epoch in range(3) for b in loader.epoch(epoch)]
+        assert all(b.brain.device.type == device for b in made)
+        return [t.cpu() for b in made for t in (b.brain, b.targets["image"], b.stimulus, b.trial)]
+
+    for a, b in zip(batches("cuda"), batches("cpu"), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_of_the_prior_and_its_gradients_are_those_of_the_cpu(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    unit = torch.nn.functional.normalize
+    wide = [unit(torch.randn(2, 4, 65, 52), dim=-1), unit(torch.randn(2, 66, 52), dim=-1),
+            torch.randn(2, 66, 52), torch.randn(4, 65, 66)]  # fmt: skip
+    found = {}
+    for device, kind in (("cpu", torch.float64), ("cuda", dtype)):
+        given = [x.to(device, kind).requires_grad_() for x in wide]
+        heard = hear(*given)
+        found[device] = [heard, *torch.autograd.grad(heard.square().sum(), given)]
+    near = 1e-4 if dtype == torch.float32 else 2e-2
+    for a, b in zip(found["cuda"], found["cpu"], strict=True):
+        assert (a.cpu().double() - b).norm() / b.norm() < near
 
 
 def test_training_on_the_device_scores_as_on_the_cpu(tmp_path: Path) -> None:

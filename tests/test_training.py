@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -82,6 +84,7 @@ def test_a_run_cut_off_ends_as_one_that_was_not(
         after(self, row, *rest)
 
     monkeypatch.setattr(state, "after_epoch", at)
+    monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path / "cut", keep, CUT)
     left = [int(p.stem.split("-")[1]) for p in (tmp_path / "cut").glob("last-*.safetensors")]
@@ -92,3 +95,27 @@ def test_a_run_cut_off_ends_as_one_that_was_not(
         assert torch.equal(value, again.state_dict()[name]), name
     tidy(tmp_path / "cut")
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["history.jsonl"]
+
+
+@pytest.mark.parametrize("seconds", [2**-10, 3.0])
+def test_saving_takes_a_twentieth_of_the_time_at_most(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saved = [0.0], []
+
+    def save(self: Any, bundle: Any, optimiser: Any) -> None:
+        saved.append(now[0])
+        now[0] += seconds
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(training._State, "_save", save)
+    state = training._State(tmp_path)
+    for epoch in range(1000):
+        now[0] += 1.0
+        row = {"epoch": float(epoch), "validation": 1.0}
+        state.after_epoch(row, torch.nn.Linear(1, 1), None, Trainer(keep="last"))
+    between = np.diff(saved) - seconds
+    wanted = max(training.SAVED_EVERY, seconds / training.SAVING_SHARE)
+    assert len(between) > 10
+    assert (between >= wanted).all()
+    assert (between < wanted + 2).all()

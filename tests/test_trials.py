@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from decode.core import Layout
+from decode.core import InputError, Layout
 from decode.scalers import ZScore
 from decode.store import FeatureStore
-from decode.trials import SubjectSignal, Trials
+from decode.trials import SubjectSignal, Trials, one_ahead
 
 
 def _layout(channels: int, n_times: int) -> Layout:
@@ -34,9 +35,9 @@ def trials() -> Trials:
     return Trials.of(pd.DataFrame(rows), signals)
 
 
-def _features(folder: Path) -> tuple[FeatureStore, dict[str, str]]:
+def _features(folder: Path, precision: type = float) -> tuple[FeatureStore, dict[str, str]]:
     store = FeatureStore(folder)
-    store.append([f"d{i}" for i in range(8)], np.arange(16.0).reshape(8, 2))
+    store.append([f"d{i}" for i in range(8)], np.arange(16, dtype=precision).reshape(8, 2))
     return store, {f"u{i}": f"d{i}" for i in range(8)}
 
 
@@ -84,40 +85,73 @@ def test_scaling_happens_before_averaging(trials: Trials) -> None:
     )
 
 
+@pytest.mark.parametrize("precision", [np.float16, np.float32])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_resident_and_streaming_batches_are_the_same(
-    trials: Trials, tmp_path: Path, shuffle: bool
+    trials: Trials, tmp_path: Path, shuffle: bool, precision: type
 ) -> None:
-    store, digests = _features(tmp_path)
+    store, digests = _features(tmp_path / "a", precision)
+    more, _ = _features(tmp_path / "b", precision)
+    features = {"image": store, "retrieval": FeatureStore(store.folder), "more": more}
 
-    def batches(budget: int, workers: int) -> list[torch.Tensor]:
+    def batches(budget: int) -> list[torch.Tensor]:
         loader = trials.loader(
-            {"image": store}, digests, batch_size=7, shuffle=shuffle, seed=3,
-            resident_bytes=budget, workers=workers,
-        )  # fmt: skip
+            features, digests, batch_size=7, shuffle=shuffle, seed=3, resident_bytes=budget
+        )
         assert loader.resident == (budget > 0)
         made = []
         for epoch in range(2):
             for b in loader.epoch(epoch):
-                made += [b.brain, b.targets["image"], b.subject, b.stimulus, b.trial]
+                assert all(t.dtype == torch.float32 for t in b.targets.values())
+                made += [b.brain, *(b.targets[n] for n in features), b.subject, b.stimulus, b.trial]
         return made
 
-    one, two = batches(2**30, 0), batches(0, 0)
-    assert len(one) == len(two) == 2 * 6 * 5
+    one, two = batches(2**30), batches(0)
+    assert len(one) == len(two) == 2 * 6 * 7
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_targets_count_for_what_is_resident(trials: Trials, tmp_path: Path) -> None:
-    store, digests = _features(tmp_path)
+@pytest.mark.parametrize("precision", [np.float16, np.float32])
+def test_targets_count_for_what_is_resident(
+    trials: Trials, tmp_path: Path, precision: type
+) -> None:
+    store, digests = _features(tmp_path / "a", precision)
+    other, _ = _features(tmp_path / "b", precision)
 
     def resident(features: dict[str, FeatureStore], budget: int) -> bool:
         return trials.loader(features, digests, batch_size=7, resident_bytes=budget).resident
 
     windows = next(b for b in range(8, 2**20, 8) if resident({}, b))
-    assert not resident({"image": store}, windows)
-    assert resident({"image": store}, windows + 4 * len(trials) * store.shape[0])
-    assert not resident({"image": store, "more": store}, windows + 4 * len(trials) * store.shape[0])
+    seen = trials.table["stimulus"].nunique()
+    assert seen < len(trials)
+    targets = np.dtype(precision).itemsize * seen * store.shape[0]
+    assert not resident({"image": store}, windows + targets - 1)
+    assert resident({"image": store}, windows + targets)
+    assert not resident({"image": store, "more": other}, windows + targets)
+    # Two names of one store: it is read and kept once.
+    same = FeatureStore(store.folder)
+    assert resident({"image": store, "retrieval": same}, windows + targets)
+
+
+def test_one_batch_is_read_ahead_in_order_and_a_fault_arrives_where_it_happened() -> None:
+    asked: list[int] = []
+
+    def read(n: int) -> int:
+        asked.append(n)
+        if n == 3:
+            raise InputError("the disk is gone")
+        return 10 * n
+
+    coming = one_ahead(read, range(6))
+    assert next(coming) == 0
+    deadline = time.monotonic() + 5
+    while len(asked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert asked == [0, 1]  # the next one is there, nothing beyond it
+    assert [next(coming), next(coming)] == [10, 20]
+    with pytest.raises(InputError, match="gone"):
+        next(coming)
 
 
 def test_batches_pad_channels_and_align_targets(trials: Trials, tmp_path: Path) -> None:

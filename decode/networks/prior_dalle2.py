@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu
+from torch.nn.functional import normalize, pad, scaled_dot_product_attention, silu
 
 from decode.core import Shape
 from decode.networks.prior import DiffusionPrior, sinusoid
@@ -125,9 +125,21 @@ class _Attention(nn.Module):
         k, v = self.key_value(x).chunk(2, 2)
         null_k, null_v = self.null.to(x.dtype)[:, None, None].expand(2, len(x), 1, -1)
         k, v = torch.cat([null_k, rotate(k, self.turned)], 1), torch.cat([null_v, v], 1)
-        likeness = SHARPNESS * normalize(q, dim=-1) @ normalize(k, dim=-1)[:, None].transpose(2, 3)
-        seen = (likeness + bias).float().softmax(-1).to(v.dtype) @ v[:, None]
+        seen = hear(normalize(q, dim=-1), normalize(k, dim=-1), v, bias)
         return self.out(seen.transpose(1, 2).flatten(2))
+
+
+def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Queries (batch, head, token, width) ask keys that all heads share, (batch, key, width), whose
+    values have the same shape; `bias` is (head, token, key).
+    """
+    width = q.shape[-1]
+    # Widths of GPU kernels are multiples of eight: zeros change no product.
+    q, k, v = (pad(x.to(v.dtype), (0, -width % 8)) for x in (q, k, v))
+    shape = (*q.shape[:2], *k.shape[1:])
+    k, v = (x[:, None].expand(shape) for x in (k, v))
+    mask = bias.to(q.dtype).expand(len(q), -1, -1, -1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=SHARPNESS)[..., :width]
 
 
 class _GatedFeed(nn.Module):
