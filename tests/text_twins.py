@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,58 @@ def save(folder: Path, network: Any, tokeniser: Any) -> None:
     network.save_pretrained(folder)
     tokeniser.save_pretrained(folder)
     processor(folder)
+
+
+# LLaVA 1.5's conversation: a picture, what is asked, and whose turn it is.
+CHAT = (
+    "{% for m in messages %}USER: {% for part in m['content'] %}{% if part['type'] == 'image' %}<image>\n"
+    "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT:"
+)
+
+
+def tiny_describer(folder: Path) -> tuple[Any, Any]:
+    """(network, processor) of a LLaVA that is saved in `folder` with its processor's chat template."""
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
+    network, tokeniser = tiny_llava(folder)
+    made = LlavaProcessor(
+        CLIPImageProcessor(size=16, crop_size=16), tokeniser, patch_size=VISION["patch_size"],
+        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=CHAT,
+    )  # fmt: skip
+    made.save_pretrained(folder)
+    return network, made
+
+
+def tiny_parser(
+    folder: Path, answers: Mapping[str, Sequence[str]], steps: int = 80
+) -> tuple[Any, Any]:
+    """(network, tokeniser) of a T5 that has learnt, mostly, what to answer to each text, and is saved in
+    `folder`. Parts of answers are single tokens to it.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    parts = sorted({part for answer in answers.values() for part in answer})
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *WORDS, *parts])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokeniser = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+    config = T5Config(
+        vocab_size=len(vocabulary), d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2,
+        dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    network = T5ForConditionalGeneration(config)
+    asked = tokeniser(list(answers), padding=True, return_tensors="pt")
+    longest = 1 + max(map(len, answers.values()))
+    learnt = [[*(vocabulary[p] for p in a), 1] for a in answers.values()]
+    labels = torch.tensor([a + [-100] * (longest - len(a)) for a in learnt])
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        network(asked["input_ids"], asked["attention_mask"], labels=labels).loss.backward()
+        optimiser.step()
+    network.eval().save_pretrained(folder)
+    tokeniser.save_pretrained(folder)
+    return network, tokeniser

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from decode.core import InputError
+from decode.scoring.wordnet import open_wordnet
 
 
 class Meteor:
@@ -30,26 +29,7 @@ class Meteor:
         return float(self._score(references, candidate))
 
     def _open(self) -> Callable[..., float]:
-        folder = Path(self.wordnet).expanduser().resolve()
-        remedy = f"fetch it with `python -m nltk.downloader -d {folder} wordnet`"
-        try:
-            import nltk
-            from nltk.corpus import wordnet
-            from nltk.translate.meteor_score import meteor_score
-        except ImportError as e:
-            raise InputError(
-                "metric meteor: expected the package nltk, it is not installed; pip install 'decode[meteor]'"
-            ) from e
-        if not list(folder.glob("corpora/wordnet*")):
-            raise InputError(
-                f"meteor.wordnet: expected WordNet in {folder}/corpora, found none; {remedy}"
-            )
-        nltk.data.path.insert(0, str(folder))
-        try:
-            wordnet.ensure_loaded()
-        except (OSError, LookupError, ValueError) as e:
-            reason = " ".join(str(e).split())[:200]
-            raise InputError(
-                f"{folder}: expected a whole WordNet database, got {reason}; {remedy} again"
-            ) from e
+        open_wordnet(self.wordnet, "meteor")
+        from nltk.translate.meteor_score import meteor_score
+
         return meteor_score
