@@ -25,6 +25,10 @@ EXACT = {
     "grounding_accuracy": "Share of written boxes that overlap enough with the one that people drew.",
     "two_way_same_class": "Two-way identification by pixels among shown pictures of the same class "
     "only.",
+    "details_objects": "Objects that descriptions of the made and of the shown picture share (F1).",
+    "details_attributes": "Attributes that descriptions of the made and of the shown picture share (F1).",
+    "details_relations": "Relations that descriptions of the made and of the shown picture share (F1).",
+    "details": "Mean of the three F1 scores of descriptions, objects and attributes weighted 5, relations 2.",
 }
 PATTERNS = (
     (
@@ -70,6 +74,21 @@ PATTERNS = (
         "the classes that either has.",
     ),
     (r"distance_(.*)$", "One minus the correlation of {0} features; lower is better."),
+    (
+        r"foreground_iou_(.*)$",
+        "Intersection over union of all that {0} finds in the made and in the shown picture together, "
+        "whatever it is.",
+    ),
+    (
+        r"(instance|part)_iou_(.*)$",
+        "Intersection over union of each {0} that {1} finds with its partner in the other picture; 0 "
+        "without a partner.",
+    ),
+    (
+        r"(instance|part)_ap_(.*)$",
+        "COCO's average precision of each {0} mask that {1} finds in the made picture, with those of the "
+        "shown one as truth.",
+    ),
 )
 
 
