@@ -24,7 +24,7 @@ from decode.networks.weights import PACKAGE, find_weights
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "device", "offload", "workers", "checkpointing"})
 # Arguments that name a file or folder which may be written anew under the same name.
-CONTENTS = frozenset({"weights"})
+CONTENTS = frozenset({"weights", "questions", "table"})
 
 
 def locate(path: str, where: str) -> Any:

@@ -294,11 +294,13 @@ class Generator:
     """Predictions -> one Media per row.
 
     `disclosure` is what a reader has to know about how its media were chosen or steered; the report
-    prints it among the limits. `tunable` ones take weights that an objective has trained.
+    prints it among the limits. `tunable` ones take weights that an objective has trained. One that
+    `asks` answers questions that differ from stimulus to stimulus, and is not called otherwise.
     """
 
     makes: ClassVar[Kind] = "image"
     tunable: ClassVar[bool] = False
+    asks: bool = False
     needs: tuple[str, ...] = ()
     disclosure: str = ""
 
@@ -325,6 +327,16 @@ class Generator:
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One Media per row of `predicted`; row i depends on its prediction and seeds[i] only."""
         raise NotImplementedError(f"{type(self).__name__} must say how it generates")
+
+    def asked_of(self, shown: Stimulus) -> Sequence[str]:
+        """Where `asks`: the questions about this stimulus, and nothing else of it."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it asks")
+
+    def replies(self, predicted: Tensors, asked: Sequence[Sequence[str]]) -> list[Media]:
+        """Where `asks`: one text per row, a line `QUESTION: ANSWER` for each of its questions; an
+        answer depends on the row's prediction and that question only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how it answers")
 
 
 class Metric(Protocol):

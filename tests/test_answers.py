@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from worlds import PixelWorld, config
 
-from decode.core import InputError, Media, Results, Stimulus
+from decode.core import Generator, InputError, Kind, Media, Results, Stimulus, Tensors
 from decode.metrics.answers import Answers
+from decode.pictures import read_image
+from decode.pipeline import execute
+from decode.plan import Run
+from decode.recordings.answers import read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
+from decode.stages.reconstruct import read_media
 
 PEOPLE, COLOUR = "Are there people?", "What colour is largest?"
 
@@ -108,6 +118,138 @@ def test_others_are_of_the_same_subject(tmp_path: Path) -> None:
     assert rows["chance"].tolist() == [0.5, 0.5, 1, 1]
 
 
+OWN = [
+    ("s0", "Who eats?", "a dog", "who"), ("s0", "Who eats?", "dog", "who"),
+    ("s0", "Who eats?", "cat", "who"), ("s0", "Who eats?", "the dog", "who"),
+    ("s0", "How many: dogs?", "two", "count"), ("s1", "Who sleeps?", "cat", "who"),
+    ("s2", "How many wheels?", "2", "count"), ("s2", "How many doors?", "4", "count"),
+]  # fmt: skip
+SAID = ["Who eats?: A dog.\nHow many: dogs?: 3", "Who sleeps?: dog",
+        "How many wheels?: two\nHow many doors?: 2", ""]  # fmt: skip
+
+
+def own(tmp_path: Path, *, kinds: bool = True) -> Answers:
+    told = pd.DataFrame(OWN, columns=["stimulus", "question", "answer", "category"])
+    told.drop(columns=[] if kinds else ["category"]).to_csv(tmp_path / "own.csv", index=False)
+    return Answers(str(tmp_path / "own.csv"), own=True)
+
+
+def test_questions_of_ones_own_picture(tmp_path: Path) -> None:
+    rows = own(tmp_path)(results(SAID))
+    found = {name: part.set_index("trial") for name, part in rows.groupby("metric")}
+    # Three of four said dog: of the others of each person at least two of three, or three of three.
+    dog, cat = (
+        by_leaving_out("dog", ["dog"] * 3 + ["cat"]),
+        by_leaving_out("cat", ["dog"] * 3 + ["cat"]),
+    )
+    who = found["answers_accuracy_who"]
+    assert who["value"].to_dict() == pytest.approx({0: dog, 1: 0})
+    # Drawn from both questions alike: dog 3/8, cat 1/8 + 1/2.
+    assert who["chance"].to_dict() == pytest.approx({0: 3 / 8 * dog + 5 / 8 * cat, 1: 5 / 8})
+    count = found["answers_accuracy_count"]
+    assert count["value"].to_dict() == {0: 0, 2: 0.5}
+    assert count["chance"].to_dict() == pytest.approx({0: 2 / 3, 2: (2 / 3 + 1 / 3) / 2})
+    every = found["answers_accuracy"]
+    assert every["value"].to_dict() == pytest.approx({0: dog / 2, 1: 0, 2: 0.5})
+    (alone,) = set(own(tmp_path, kinds=False)(results(SAID))["metric"])
+    assert alone == "answers_accuracy"
+
+
+def test_an_own_question_without_an_answer_is_named(tmp_path: Path) -> None:
+    half = [SAID[0].splitlines()[0], *SAID[1:]]
+    with pytest.raises(InputError, match="expected a line for 'How many: dogs\\?'"):
+        own(tmp_path)(results(half))
+    assert (own(tmp_path)(results(["a dog eats"] * 4))["value"] == 0).all()
+    with pytest.raises(InputError, match="set one of the two"):
+        Answers("a.csv", own=True, questions=["Who eats?"])
+
+
+@dataclass
+class Quiz(Generator):
+    """Says of a predicted picture whether a colour of a corner is bright, as the question asks."""
+
+    table: str
+    makes: ClassVar[Kind] = "text"
+    asks = True
+    needs = ("pixels",)
+
+    def asked_of(self, shown: Stimulus) -> Sequence[str]:
+        told = read_answers(Path(self.table))
+        return tuple(told["question"][told["stimulus"] == shown.uid])
+
+    def replies(self, predicted: Tensors, asked: Sequence[Sequence[str]]) -> list[Media]:
+        made = []
+        for pixels, questions in zip(predicted["pixels"], asked, strict=True):
+            lines = [
+                f"{q}: {'yes' if bright(pixels, *q.split()[1:4]) else 'no'}" for q in questions
+            ]
+            made.append(Media("text", "\n".join(lines)))
+        return made
+
+
+def bright(pixels: torch.Tensor, colour: str, row: str, column: str) -> bool:
+    half = pixels.shape[-1] // 2
+    corner = pixels[int(colour), int(row) * half :, int(column) * half :][:half, :half]
+    return float(corner.mean()) > 0.5
+
+
+def test_each_trial_is_asked_about_its_picture_and_shuffled_pairs_are_at_chance(
+    tmp_path: Path,
+) -> None:
+    rows = []
+    for uid, stimulus in PixelWorld(str(tmp_path / "world"), n=160).stimuli().items():
+        pixels = read_image(stimulus)
+        for place in itertools.product("012", "01", "01"):
+            answer = "yes" if bright(pixels, *place) else "no"
+            rows.append((uid, f"{uid}: {' '.join(place)} bright?", answer, f"colour {place[0]}"))
+    told = pd.DataFrame(rows, columns=["stimulus", "question", "answer", "category"])
+    file = str(tmp_path / "quiz.csv")
+    told.to_csv(file, index=False)
+    changes: dict[str, Any] = {
+        "generator": {"_target_": f"{__name__}.Quiz", "table": file},
+        "metrics": {
+            "answers": {"_target_": "decode.metrics.answers.Answers", "table": file, "own": True}
+        },
+    }
+    node = config(tmp_path, **changes)
+    node["data"]["n"] = 160
+    node["trainer"]["epochs"] = 20
+    run = Run(node)
+    execute(run, until="report", force=[], say=lambda s: None)
+    scores = pd.read_parquet(Path(run.folder("evaluate") or "") / "scores.parquet")
+    mean = scores.groupby("metric")[["value", "chance"]].mean()
+    assert mean["value"]["oracle/answers_accuracy"] == 1
+    assert mean["value"]["answers_accuracy"] > 0.8
+    shuffled = mean.loc["shuffled/answers_accuracy"]
+    assert shuffled["value"] == pytest.approx(shuffled["chance"], abs=0.1)
+    folder = Path(run.folder("reconstruct") or "") / "published-00"
+    n = len(list((folder / "decoded").iterdir()))
+    asked, said = {}, {}
+    for source in ("decoded", "shuffled", "prior"):
+        lines = [str(m.data).splitlines() for m in read_media(folder / source, n)]
+        asked[source] = [[line.rpartition(":")[0] for line in one] for one in lines]
+        said[source] = {tuple(line.rpartition(":")[2] for line in one) for one in lines}
+    assert asked["decoded"] == asked["shuffled"] == asked["prior"]
+    assert {len(questions) for questions in asked["decoded"]} == {12}
+    # Without a brain all stimuli get the same answers.
+    assert len(said["prior"]) == 1 < len(said["shuffled"])
+
+
+def test_a_run_knows_its_table_by_content(tmp_path: Path) -> None:
+    file = Path(write(tmp_path / "answers.csv"))
+    metric = {"_target_": "decode.metrics.answers.Answers", "table": str(file)}
+
+    def key() -> str:
+        return Run(config(tmp_path, metrics={"it": metric}, generator=None)).of("evaluate")[0].key
+
+    before = key()
+    file.rename(tmp_path / "moved.csv")
+    metric["table"] = str(tmp_path / "moved.csv")
+    assert key() == before
+    (tmp_path / "moved.csv").write_text("coco_id,question,answer\n70,Is it day?,yes\n")
+    assert key() != before
+
+
 def test_captions_of_a_control_are_wrong_answers(tmp_path: Path) -> None:
     rows = Answers(write(tmp_path / "answers.csv"))(results(["A dog: it runs."] * 4))
     assert (rows["value"] == 0).all()
@@ -137,5 +279,5 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
 
 
 def test_lines_keep_what_follows_the_first_colon() -> None:
-    (line,) = answer_lines(["What time is it?: 12:30"], ["What time is it?"], "answers")
+    (line,) = answer_lines(["What time is it?: 12:30"], [["What time is it?"]], "answers")
     assert line == {"What time is it?": "12:30"}

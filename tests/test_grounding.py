@@ -236,10 +236,17 @@ def write_instances(twin: Twin, file: Path) -> str:
     return str(write_coco(file, images, boxes))
 
 
-@pytest.mark.slow
-def test_the_experiment_asks_on_the_twin_from_betas_to_scores(llava: Path, tmp_path: Path) -> None:
-    twin = write_nsd(tmp_path / "nsd", n_images=80, n_shared=12, size=16)
-    config = composed("experiment=nsd/umbrae_grounding", f"paths.outputs={tmp_path}/outputs")
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Twin]:
+    folder = tmp_path_factory.mktemp("asked")
+    return folder, write_nsd(folder / "nsd", n_images=80, n_shared=12, size=16)
+
+
+def on_the_twin(name: str, llava: Path, folder: Path, twin: Twin, *more: str) -> dict[str, Any]:
+    """The experiment by a tiny LLaVA, one epoch of training."""
+    config = composed(
+        f"experiment=nsd/{name}", f"paths.outputs={folder}/outputs", f"paths.data={folder}", *more
+    )
     config["data"] |= {"root": str(twin.root), "captions": write_captions(twin)}
     config["subjects"], config["published"] = ["subj01"], None
     config["targets"]["image"] |= {"model": str(llava / "clip"), "device": "cpu"}
@@ -247,35 +254,74 @@ def test_the_experiment_asks_on_the_twin_from_betas_to_scores(llava: Path, tmp_p
     config["trainer"] |= {"epochs": 1, "precision": "float32"}
     config["generator"] |= {
         "model": str(llava), "tokens": 4, "width": 16, "precision": "float32", "device": "cpu",
-        "max_new_tokens": 3, "categories": ["dog", "person"], "template": "user : <image> {prompt}",
-    }  # fmt: skip
-    info = twin.root / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
-    config["metrics"]["grounding"] |= {
-        "category": ["person", "dog"], "crops": str(info), "files": [write_instances(twin, tmp_path)],
+        "max_new_tokens": 3, "template": "user : <image> {prompt}",
     }  # fmt: skip
     config["metrics"]["retrieval"] |= {"n_way": [2], "k": [1]}
+    config["compute"] = {"device": "cpu"}
+    return config
+
+
+def scores_of(run: Run) -> tuple[Path, int, pd.Series]:
+    """Folder of the media, number of trials, rows of every score."""
+    execute(run, until="evaluate", force=(), say=lambda s: None)
+    predicted, made, scored = (
+        Path(run.folder(n) or "") for n in ("predict", "reconstruct", "evaluate")
+    )
+    n = len(Frame.read(predicted / "shared982-00").table)
+    counts = pd.read_parquet(scored / "scores.parquet").groupby("metric").size()
+    return made / "shared982-00", n, counts
+
+
+@pytest.mark.slow
+def test_the_experiment_asks_on_the_twin_from_betas_to_scores(
+    llava: Path, place: tuple[Path, Twin]
+) -> None:
+    folder, twin = place
     told = pd.DataFrame({"coco_id": [*twin.coco, *twin.coco]})
     told["question"] = np.repeat(["dog", "person"], len(twin.coco))
-    told.assign(answer="yes").to_csv(tmp_path / "answers.csv", index=False)
-    asked = composed("experiment=nsd/umbrae", "+metric@metrics.answers=answers")["metrics"][
-        "answers"
-    ]
-    config["metrics"]["answers"] = asked | {"file": str(tmp_path / "answers.csv")}
-    config["compute"] = {"device": "cpu"}
-    run = Run(config)
-    execute(run, until="evaluate", force=(), say=lambda s: None)
-    places = {n: run.folder(n) or tmp_path for n in ("predict", "reconstruct", "evaluate")}
-    n = len(Frame.read(places["predict"] / "shared982-00").table)
+    told.assign(answer="yes").to_csv(folder / "answers.csv", index=False)
+    config = on_the_twin("umbrae_grounding", llava, folder, twin, "+metric@metrics.answers=answers")
+    config["generator"]["categories"] = ["dog", "person"]
+    info = twin.root / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+    files = [write_instances(twin, folder)]
+    config["metrics"]["grounding"] |= {
+        "category": ["person", "dog"], "crops": str(info), "files": files,
+    }  # fmt: skip
+    made, n, counts = scores_of(Run(config))
     for source in ("decoded", "oracle", "prior"):
-        for media in read_media(places["reconstruct"] / "shared982-00" / source, n):
+        for media in read_media(made / source, n):
             lines = str(media.data).split("\n")
             assert [line.partition(":")[0] for line in lines] == ["dog", "person"]
-    scores = pd.read_parquet(places["evaluate"] / "scores.parquet")
-    counts = scores.groupby("metric").size()
     for name in ("", "oracle/", "prior/", "nearest_text/", "shuffled/"):
         assert counts[f"{name}grounding_iou"] == counts[f"{name}grounding_accuracy"] == n
         for kind in ("", "_dog", "_person"):
             assert counts[f"{name}answers_accuracy{kind}"] == n
+
+
+@pytest.mark.slow
+def test_the_experiment_asks_what_belongs_to_each_picture(
+    llava: Path, place: tuple[Path, Twin]
+) -> None:
+    folder, twin = place
+    rows = [(n, f"Is {n} a star?", "yes", "kind") for n in twin.coco]
+    rows += [(n, f"Where is {n}: red?", "there", "place") for n in twin.coco if n % 2]
+    told = pd.DataFrame(rows, columns=["coco_id", "question", "answer", "category"])
+    told.to_csv(folder / "answers.csv", index=False)
+    config = on_the_twin("umbrae_questions", llava, folder, twin)
+    run = Run(config)
+    made, n, counts = scores_of(run)
+    table = Frame.read(Path(run.folder("predict") or "") / "shared982-00").table
+    stimuli = run.dataset.stimuli()
+    numbers = [int(stimuli[uid].labels["coco_id"]) for uid in table["stimulus"]]
+    for source in ("decoded", "oracle", "prior", "shuffled"):
+        for number, media in zip(numbers, read_media(made / source, n), strict=True):
+            asked = [line.rpartition(":")[0] for line in str(media.data).split("\n")]
+            assert asked == [q for i, q, *_ in rows if i == number]
+    odd = sum(number % 2 for number in numbers)
+    assert 0 < odd < n
+    for name in ("", "oracle/", "prior/", "shuffled/"):
+        for kind, expected in (("", n), ("_kind", n), ("_place", odd)):
+            assert counts[f"{name}answers_accuracy{kind}"] == expected
 
 
 def test_boxes_come_from_files_by_coco_number(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_every_experiment_is_tried_small() -> None:
         "dynadiff",  # tests/test_dynadiff.py
         "neuropictor",  # tests/test_nsd_surface.py
         "brain_captioning_pictures",
-        "umbrae_grounding",
+        *("umbrae_grounding", "umbrae_questions"),  # tests/test_grounding.py
         # tests/test_more_experiments.py
         *(f"{name}_packed" for name in ("brain_diffuser", "mindeye1", "mindeye2")),
         *(f"{name}_adapt" for name in ("mindbridge", "mindeye2", "umbrae", "voxel_tokens")),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -160,10 +161,56 @@ def test_llava_is_asked_for_each_category_in_turn(llava: Build, stimuli: list[St
     assert "all of 3 categories, whatever was shown" in generator.disclosure
 
 
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    """What is asked of the first four pictures: three, one, none and two questions."""
+    asked = {"s0": ["disc", "red  square", "star"], "s1": ["small green star there"],
+             "s3": ["two: stripes", "disc"]}  # fmt: skip
+    rows = [(uid, question) for uid, each in asked.items() for question in each]
+    told = pd.DataFrame(rows, columns=["stimulus", "question"])
+    # A second person's answer to the same question does not ask it again.
+    pd.concat([told, told[:2]]).assign(answer="yes").to_csv(tmp_path / "asked.csv", index=False)
+    return str(tmp_path / "asked.csv")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_llava_is_asked_what_belongs_to_each_picture(
+    llava: Build, stimuli: list[Stimulus], questions: str, batch_size: int
+) -> None:
+    """Line by line what it answers when all are asked that question alone."""
+    prompt = "where is a {category}"
+    generator = llava(prompt=prompt, questions=questions, batch_size=batch_size)
+    assert generator.asks
+    tokens = tokens_of(generator, stimuli)
+    asked = [generator.asked_of(s) for s in stimuli[:4]]
+    assert asked[0] == ("disc", "red square", "star")
+    assert asked[2] == ()
+    found = generator.replies({"image": tokens[:4]}, asked)
+    for row, (media, names) in enumerate(zip(found, asked, strict=True)):
+        alone = [run(llava(prompt=prompt.replace("{category}", n)), tokens)[row] for n in names]
+        lines = [f"{name}: {text}" for name, text in zip(names, alone, strict=True)]
+        assert str(media.data) == "\n".join(lines)
+    assert len({str(m.data) for m in found}) == 4
+    assert "may give its answer away" in generator.disclosure
+
+
+def test_a_table_of_questions_is_looked_for_before_training(llava: Build, tmp_path: Path) -> None:
+    generator = llava(prompt="a {category}", questions=str(tmp_path / "none.csv"))
+    with pytest.raises(InputError, match=r"expected a table of answers at .*none\.csv"):
+        generator.check({"image": (4, 16)})
+
+
 def test_categories_and_their_place_in_the_prompt_belong_together(llava: Build) -> None:
-    for knobs in ({"prompt": "a {category}"}, {"prompt": "a", "categories": ["dog"]}):
+    for knobs in (
+        {"prompt": "a {category}"},
+        {"prompt": "a", "categories": ["dog"]},
+        {"prompt": "a", "questions": "asked.csv"},
+    ):
         with pytest.raises(InputError, match="belong together"):
             llava(**knobs)
+    both = {"categories": ["dog"], "questions": "asked.csv"}
+    with pytest.raises(InputError, match="leave one out"):
+        llava(prompt="a {category}", **both)
     for names in (["dog", "dog"], ["dog: big"], [" "], ["a\nb"]):
         with pytest.raises(InputError, match="different names"):
             llava(prompt="a {category}", categories=names)

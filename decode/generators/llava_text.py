@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import InputError, Media, Shape, Stimulus, Tensors
 from decode.networks.writer import Writer
+from decode.recordings.answers import about, name_of, read_answers
 
 PLACE, NAME = "<image>", "{category}"
 
@@ -29,18 +31,23 @@ class LlavaText(Writer):
     kept as it is written. With `categories` the prompt is asked once for each of them, which takes the
     place of `{category}` in it, and the text has a line `CATEGORY: ANSWER` for each, in their order.
     All rows are asked for all of them, whatever was shown, so that nothing about the stimulus is given
-    away; the time grows with their number. `template` is the conversation that the model was trained
-    with, with `<image>` and `{prompt}` in their places. See `Writer` for the other knobs.
+    away; the time grows with their number. `questions` is a table (.csv, see `read_answers`) whose
+    questions about the shown stimulus take that place in turn; of the table nothing else is used, and
+    what the questions themselves give away shows in the control `prior`. `template` is the
+    conversation that the model was trained with, with `<image>` and `{prompt}` in their places. See
+    `Writer` for the other knobs.
     """
 
     model: str = field(default="llava-hf/llava-1.5-7b-hf", kw_only=False)
     prompt: str = "Describe this image in one short sentence."
     categories: Sequence[str] = ()
+    questions: str | None = None
     template: str = "USER: <image>\n{prompt} ASSISTANT:"
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._asked: Callable[[Stimulus], Sequence[str]] | None = None
         if self.template.count(PLACE) != 1 or self.template.count("{prompt}") != 1:
             raise InputError(
                 f"llava_text generator: template holds {PLACE} and {{prompt}} once each, got "
@@ -50,10 +57,16 @@ class LlavaText(Writer):
             raise InputError(
                 f"llava_text generator: {PLACE} belongs into template, prompt has it too; remove it"
             )
-        if (NAME in self.prompt) != bool(self.categories):
+        self.asks = self.questions is not None
+        if self.categories and self.asks:
             raise InputError(
-                f"llava_text generator: {NAME} in the prompt and categories belong together, got the "
-                f"prompt {self.prompt!r} and {list(self.categories)}; correct one of them"
+                "llava_text generator: categories and questions both say what is asked; leave one out"
+            )
+        if (NAME in self.prompt) != (bool(self.categories) or self.asks):
+            raise InputError(
+                f"llava_text generator: {NAME} in the prompt and categories or questions belong "
+                f"together, got the prompt {self.prompt!r}, {list(self.categories)} and "
+                f"{self.questions}; correct one of them"
             )
         wrong = [c for c in self.categories if not c.strip() or ":" in c or "\n" in c]
         if wrong or len(set(self.categories)) < len(self.categories):
@@ -65,6 +78,11 @@ class LlavaText(Writer):
         if self.categories:
             n = len(self.categories)
             self.disclosure += f" It was asked for all of {n} categories, whatever was shown."
+        if self.asks:
+            self.disclosure = (
+                f"Texts answer {self.prompt!r} with the questions that a table has about the shown "
+                "stimulus: a question may give its answer away, which the control prior shows."
+            )
 
     def kind(self) -> Any:
         from transformers import LlavaForConditionalGeneration
@@ -80,34 +98,71 @@ class LlavaText(Writer):
         joined = 1 if isinstance(layers, int) else len(layers)
         return patches + first - dropped, vision.hidden_size * joined
 
+    def check(self, shapes: Mapping[str, Shape]) -> None:
+        """Also read the table of questions, where there is one."""
+        super().check(shapes)
+        if self.questions is not None:
+            self._asked = questions_of(Path(self.questions))
+
+    def asked_of(self, shown: Stimulus) -> Sequence[str]:
+        assert self.questions is not None
+        if self._asked is None:
+            self._asked = questions_of(Path(self.questions))
+        return self._asked(shown)
+
+    def replies(self, predicted: Tensors, asked: Sequence[Sequence[str]]) -> list[Media]:
+        rows = [i for i, questions in enumerate(asked) for _ in questions]
+        prompts = [self.prompt.replace(NAME, q) for questions in asked for q in questions]
+        said = iter(self.written(
+            predicted[self.image], rows,
+            lambda seen, part: self.spelt(self.reply(seen, prompts[part])),
+        ))  # fmt: skip
+        lines = [[f"{question}: {next(said)}" for question in questions] for questions in asked]
+        return [Media("text", "\n".join(one)) for one in lines]
+
     def answer(self, tokens: Tensor) -> list[str]:
         if not self.categories:
             return super().answer(tokens)
         asked = []
         for category in self.categories:
-            words = self.reply(tokens, self.prompt.replace(NAME, category))
+            words = self.reply(tokens, [self.prompt.replace(NAME, category)] * len(tokens))
             asked.append([f"{category}: {text}" for text in self.spelt(words)])
         return ["\n".join(lines) for lines in zip(*asked, strict=True)]
 
     def write(self, tokens: Tensor) -> Tensor:
-        return self.reply(tokens, self.prompt)
+        return self.reply(tokens, [self.prompt] * len(tokens))
 
-    def reply(self, tokens: Tensor, prompt: str) -> Tensor:
-        """Image tokens (row, token, width) and one prompt -> numbers (row, word)."""
-        network, (rows, n) = self._network, tokens.shape[:2]
-        text = self.template.replace("{prompt}", prompt).replace(PLACE, PLACE * n)
-        words = self._tokeniser(text, return_tensors="pt").input_ids.to(tokens.device)
+    def open(self) -> Any:
+        network = super().open()
+        if self._tokeniser.pad_token is None:
+            self._tokeniser.pad_token = self._tokeniser.eos_token
+        return network
+
+    def reply(self, tokens: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Image tokens (row, token, width) and a prompt for each row -> numbers (row, word)."""
+        network, n = self._network, tokens.shape[1]
+        texts = [self.template.replace("{prompt}", p).replace(PLACE, PLACE * n) for p in prompts]
+        # Shorter ones begin later, so that all are continued at one place.
+        read = self._tokeniser(texts, return_tensors="pt", padding=True, padding_side="left")
+        words = read.input_ids.to(tokens.device)
         here = words == network.config.image_token_id
-        if int(here.sum()) != n:
+        if bool((here.sum(1) != n).any()):
             raise InputError(
                 f"llava_text generator: the tokeniser of {self.model!r} has no token {PLACE} with "
                 f"the number {network.config.image_token_id} that config.json gives; copy the "
                 "model's tokeniser files again"
             )
         seen = network.model.multi_modal_projector(tokens)
-        words, here = words.expand(rows, -1), here.expand(rows, -1)
         embedded = network.get_input_embeddings()(words)
         embedded = embedded.masked_scatter(here[..., None], seen.to(embedded))
-        return network.generate(
-            inputs_embeds=embedded, attention_mask=here.new_ones(here.shape).long(), **self.greedy()
-        )
+        mask = read.attention_mask.to(tokens.device)
+        return network.generate(inputs_embeds=embedded, attention_mask=mask, **self.greedy())
+
+
+def questions_of(file: Path) -> Callable[[Stimulus], Sequence[str]]:
+    """What a table asks about a stimulus, in its order, each question once."""
+    told = read_answers(file)
+    asked: dict[str, dict[str, None]] = {}
+    for name, question in zip(about(told), told["question"], strict=True):
+        asked.setdefault(name, {})[question] = None
+    return lambda shown: tuple(asked.get(name_of(told, shown), ()))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Results, Stimulus
+from decode.recordings.answers import about, name_of, read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
 from decode.scoring.feature_networks import slug
 from decode.scoring.rows import Gallery, galleries, made_texts, scores, table
@@ -21,27 +22,31 @@ Given = Mapping[str, Sequence[str]]
 class Answers:
     """`answers_accuracy`, and `answers_accuracy_<category>` for each kind of question.
 
-    All trials are asked the same `questions` (null: all of the file), the `categories` of the
-    generator, whose texts hold a line `QUESTION: ANSWER` for each; so a question gives nothing away
-    about the picture. What a picture has no answer for is not scored. An answer is right when it is,
+    All trials are asked the same `questions` (null: all of the table), the `categories` of the
+    generator; so a question gives nothing away about the picture. With `own` each trial is asked what
+    the table asks about its own picture, the `questions` of the generator. Texts hold a line `QUESTION:
+    ANSWER` for each. What a picture has no answer for is not scored. An answer is right when it is,
     as `plain` writes it, the given one; with several people's answers it is scored as in VQA
     (`agreement`). A trial's score is the mean over its questions.
 
-    `file` is a table (.csv) with a row per answer: `stimulus` (the stimulus' uid) or `coco_id` (its
+    `table` is a file (.csv) with a row per answer: `stimulus` (the stimulus' uid) or `coco_id` (its
     label), `question`, `answer`, and where questions form kinds `category`.
 
     Chance is the same answer scored on pictures drawn at random among those of the gallery that have
-    one to the question, the own one included: to always say yes is, of one question, chance. Raises
-    InputError for questions that are not in the table and where nothing can be scored.
+    one to the question, the own one included: to always say yes is, of one question, chance. With
+    `own` it is an answer drawn from those that people gave to all questions of that kind about
+    pictures of the gallery. Raises InputError for questions that are not in the table and where
+    nothing can be scored.
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
 
     def __init__(
         self,
-        file: str,
+        table: str,
         *,
         questions: Sequence[str] | None = None,
+        own: bool = False,
         within: Sequence[str] = ("subject", "split"),
     ) -> None:
         listed = list(questions or ())
@@ -50,22 +55,31 @@ class Answers:
                 f"metric answers: questions is a list of different ones or null, got {listed}; name "
                 "those that the generator asks"
             )
-        self.file, self.questions, self.within = Path(file), tuple(listed), tuple(within)
+        if own and listed:
+            raise InputError(
+                f"metric answers: own asks what the table has for each picture, so questions must be "
+                f"null, got {listed}; set one of the two"
+            )
+        self.table, self.questions, self.within = Path(table), tuple(listed), tuple(within)
+        self.own = own
 
     def __call__(self, results: Results) -> pd.DataFrame:
         told = self._told()
-        kind = told.get("category", told["question"]).map(slug)
-        kinds = dict(zip(told["question"], kind, strict=True))
         of_uid = by_uid(told, results.shown)
         given = [of_uid[s.uid] for s in results.shown]
-        said = answer_lines(made_texts(results, "answers"), list(kinds), "answers")
+        kinds = dict(zip(told["question"], self._kinds(told), strict=True))
+        asked = [list(answers) if self.own else list(kinds) for answers in given]
+        said = answer_lines(made_texts(results, "answers"), asked, "answers")
         parts = []
         for gallery in galleries(results.trials, self.within):
-            parts += [judge(q, said, given, gallery).assign(kind=k) for q, k in kinds.items()]
+            if self.own:
+                parts.append(judge_own(kinds, said, given, gallery))
+            else:
+                parts += [judge(q, said, given, gallery).assign(kind=k) for q, k in kinds.items()]
         every = pd.concat(parts, ignore_index=True)
         if every.empty:
             raise InputError(
-                f"metric answers: {self.file} has no answer for any of {len(results.shown)} shown "
+                f"metric answers: {self.table} has no answer for any of {len(results.shown)} shown "
                 "pictures; give the table of these pictures"
             )
         named = {"answers_accuracy": every}
@@ -80,15 +94,23 @@ class Answers:
 
     def _told(self) -> pd.DataFrame:
         """The rows of the file about the questions that are asked."""
-        told = read_answers(self.file)
+        told = read_answers(self.table)
         known = set(told["question"])
         unknown = [q for q in self.questions if q not in known]
         if unknown:
             raise InputError(
                 f"metric answers: expected the question {unknown[0]!r} ({len(unknown)} such) in "
-                f"{self.file}, which has {sorted(known)[:5]}; write it as it stands there"
+                f"{self.table}, which has {sorted(known)[:5]}; write it as it stands there"
             )
         return told[told["question"].isin(self.questions or known)]
+
+    def _kinds(self, told: pd.DataFrame) -> list[str]:
+        """The kind of each row's question: its category; without, each question or, of pictures'
+        own ones, all of them.
+        """
+        if "category" in told:
+            return [slug(category) for category in told["category"]]
+        return ["every"] * len(told) if self.own else [slug(q) for q in told["question"]]
 
 
 def judge(
@@ -105,29 +127,33 @@ def judge(
     return pd.DataFrame(found, columns=["row", "value", "chance"])
 
 
+def judge_own(
+    kinds: Mapping[str, str],
+    said: Sequence[Mapping[str, str]],
+    given: Sequence[Given],
+    gallery: Gallery,
+) -> pd.DataFrame:
+    """A row per trial of the gallery and question about its picture: row, kind, value, chance."""
+    # Of each kind, how likely an answer is that one of the people gave to one of its questions.
+    likely: dict[str, dict[str, float]] = {kind: {} for kind in kinds.values()}
+    for row in gallery.rows[gallery.first]:
+        for question, answers in given[row].items():
+            for answer in answers:
+                drawn = likely[kinds[question]]
+                drawn[answer] = drawn.get(answer, 0.0) + 1 / len(answers)
+    found = []
+    for row in gallery.rows:
+        for question, answers in given[row].items():
+            drawn = likely[kinds[question]]
+            right = sum(drawn[a] * agreement(a, answers) for a in set(answers))
+            value = agreement(plain(said[row].get(question, "")), answers)
+            found.append((row, kinds[question], value, right / sum(drawn.values())))
+    return pd.DataFrame(found, columns=["row", "kind", "value", "chance"])
+
+
 def by_uid(told: pd.DataFrame, shown: Sequence[Stimulus]) -> dict[str, Given]:
     """People's plain answers by stimulus and question; none for a stimulus that the table lacks."""
-    column = "coco_id" if "coco_id" in told else "stimulus"
     answers: dict[str, dict[str, list[str]]] = {}
-    for name, question, answer in zip(told[column], told["question"], told["answer"], strict=True):
+    for name, question, answer in zip(about(told), told["question"], told["answer"], strict=True):
         answers.setdefault(name, {}).setdefault(question, []).append(plain(answer))
-    numbered = column == "coco_id"
-    names = {s.uid: str(s.labels.get("coco_id", "")) if numbered else s.uid for s in shown}
-    return {uid: answers.get(name, {}) for uid, name in names.items()}
-
-
-def read_answers(file: Path) -> pd.DataFrame:
-    """The table of answers as text; InputError when it is missing or lacks a column."""
-    try:
-        told = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as e:
-        raise InputError(
-            f"metric answers: expected a table of answers at {file}, got: {e}; see docs/metrics.md"
-        ) from e
-    missing = [c for c in ("question", "answer") if c not in told]
-    if missing or not {"coco_id", "stimulus"} & set(told):
-        raise InputError(
-            f"metric answers: expected the columns question, answer and coco_id or stimulus in {file}, "
-            f"got {list(told)}; rename them"
-        )
-    return told
+    return {s.uid: answers.get(name_of(told, s), {}) for s in shown}

@@ -111,7 +111,7 @@ class Grounding:
         """The box (0 or 1, 4) of each text in answer to each category."""
         if not self.listed:
             return [[parse_boxes(text)[:1]] for text in texts]
-        lines = answer_lines(texts, self.categories, "grounding")
+        lines = answer_lines(texts, [self.categories] * len(texts), "grounding")
         return [[parse_boxes(told.get(c, ""))[:1] for c in self.categories] for told in lines]
 
     def _wanted(self, told: Mapping[str, Sequence[Sequence[float]]]) -> list[np.ndarray]:

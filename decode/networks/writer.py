@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -131,19 +131,29 @@ class Writer(Generator):
         """Remember the mean norm of the training tokens."""
         self._norm = mean_norm(truth[self.image])
 
-    @torch.no_grad()
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One text per row; seeds do not matter."""
-        tokens = self._conditioned(predicted[self.image].float())
+        tokens = predicted[self.image]
+        texts = self.written(tokens, range(len(tokens)), lambda seen, _: self.answer(seen))
+        return [Media("text", text) for text in texts]
+
+    @torch.no_grad()
+    def written(
+        self, tokens: Tensor, rows: Sequence[int], write: Callable[[Tensor, slice], list[str]]
+    ) -> list[str]:
+        """Texts of rows of predicted tokens, by `write` of some rows' tokens and their places in
+        `rows`, with the network in place.
+        """
+        tokens = self._conditioned(tokens.float())
         if self._network is None:
             self._network = self.open()
-        made: list[Media] = []
+        made: list[str] = []
         with at_work(self._network, self.offload, check_place(self)) as device, quiet():
-            starts = range(0, len(tokens), self.batch_size)
+            starts = range(0, len(rows), self.batch_size)
             for start in progress(starts, "texts", total=len(starts)):
-                part = tokens[start : start + self.batch_size]
-                texts = self.answer(part.to(device, choose_dtype(self.precision)))
-                made += [Media("text", text) for text in texts]
+                part = slice(start, start + self.batch_size)
+                seen = tokens[list(rows[part])]
+                made += write(seen.to(device, choose_dtype(self.precision)), part)
         return made
 
     def answer(self, tokens: Tensor) -> list[str]:

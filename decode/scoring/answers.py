@@ -13,26 +13,34 @@ DROPPED = {"a", "an", "the"}
 ENOUGH = 3
 
 
-def answer_lines(texts: Sequence[str], asked: Collection[str], metric: str) -> list[dict[str, str]]:
-    """What each text says on its line `NAME: ANSWER` of every name.
+def answer_lines(
+    texts: Sequence[str], asked: Sequence[Collection[str]], metric: str
+) -> list[dict[str, str]]:
+    """What each text says on its lines `NAME: ANSWER`, of the names that it was asked for.
 
-    Raises InputError when all texts answer for some of `asked`, but not for others; texts that are no
-    answers, such as the captions of a control, have no line in common and are let through.
+    Raises InputError when all texts answer for something, but one not for all that it was asked;
+    texts that are no answers, such as the captions of a control, are let through.
     """
-    lines = [dict(_halves(line) for line in text.splitlines()) for text in texts]
-    common = set(asked).intersection(*lines)
-    missing = [name for name in asked if name not in common]
-    if common and missing:
-        raise InputError(
-            f"metric {metric}: expected a line for {missing[0]!r} in the made texts, which answer for "
-            f"{sorted(common)}; name the same categories in the generator and here"
-        )
-    return lines
+    said = [_lines(text.splitlines(), names) for text, names in zip(texts, asked, strict=True)]
+    if all(found or not names for found, names in zip(said, asked, strict=True)):
+        for found, names in zip(said, asked, strict=True):
+            missing = [name for name in names if name not in found]
+            if missing:
+                raise InputError(
+                    f"metric {metric}: expected a line for {missing[0]!r} in the made texts, got one "
+                    f"that answers for {sorted(found)}; let the generator ask for what is scored here"
+                )
+    return said
 
 
-def _halves(line: str) -> tuple[str, str]:
-    name, _, answer = line.partition(":")
-    return name.strip(), answer.strip()
+def _lines(lines: Sequence[str], names: Collection[str]) -> dict[str, str]:
+    """The answer of the first line of each name that has one."""
+    found = {}
+    for name in names:
+        mine = [line for line in lines if line.startswith(f"{name}:")]
+        if mine:
+            found[name] = mine[0].removeprefix(f"{name}:").strip()
+    return found
 
 
 def plain(answer: str) -> str:

@@ -17,7 +17,7 @@ from decode.folds import fold_folder
 from decode.progress import progress
 from decode.scoring.bootstrap import interval
 from decode.stages.predict import pooled
-from decode.stages.reconstruct import read_media
+from decode.stages.reconstruct import SHUFFLED, read_media, shuffled_rows
 from decode.stages.respond import SHOWN, read_responses
 from decode.store import Frame, write_json, write_table
 
@@ -46,8 +46,9 @@ def run(
     rows = []
     for name in split["by"]:
         frame = pooled(predicted, name)
+        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED)
         for control, results in sources(frame, made, responses, stimuli, baselines, name):
-            rows.append(_score(results, metrics, control, seed))
+            rows.append(_score(results, metrics, control, seed, others))
         rows += [_score_part(frame, stimuli, metrics, part) for part in parts]
     scores = pd.concat([r for r in rows if len(r)], ignore_index=True)
     write_table(out / "scores.parquet", scores)
@@ -101,9 +102,15 @@ def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) ->
 
 
 def _score(
-    results: Results, metrics: Mapping[str, Metric], control: str, seed: int
+    results: Results,
+    metrics: Mapping[str, Metric],
+    control: str,
+    seed: int,
+    others: list[Media] | None,
 ) -> pd.DataFrame:
-    """Rows of all metrics that apply; the decoder's own are followed by shuffled pairs."""
+    """Rows of all metrics that apply; the decoder's own are followed by shuffled pairs, those of
+    media by `others` where they were made of other trials' predictions for this.
+    """
     rows = []
     label = f"evaluate {control or 'decoded'}"
     for metric in progress(metrics.values(), label, total=len(metrics)):
@@ -116,10 +123,10 @@ def _score(
             continue
         rows.append(_labelled(metric(results), results, control))
         if not control:
-            shuffled = [
-                _labelled(metric(shuffle(results, seed + i)), results, "shuffled")
-                for i in range(SHUFFLES[metric.looks_at])
-            ]
+            pairs = [shuffle(results, seed + i) for i in range(SHUFFLES[metric.looks_at])]
+            if metric.looks_at == "media" and others is not None:
+                pairs = [replace(results, made=others)]
+            shuffled = [_labelled(metric(pair), results, "shuffled") for pair in pairs]
             keys = [c for c in shuffled[0].columns if c not in ("value", "chance")]
             every = pd.concat(shuffled)
             rows.append(every.groupby(keys, sort=False, dropna=False).mean().reset_index())
@@ -155,10 +162,7 @@ def _labelled(rows: pd.DataFrame, results: Results, control: str) -> pd.DataFram
 
 def shuffle(results: Results, seed: int) -> Results:
     """Pair every trial with the prediction and the picture of another trial of the same subject."""
-    rng = np.random.default_rng([seed, 11])
-    order = np.arange(len(results.trials))
-    for rows in results.trials.groupby("subject", sort=False).indices.values():
-        order[rows] = rng.permutation(rows)
+    order = shuffled_rows(results.trials, seed)
     index, brain = torch.from_numpy(order), results.brain
     return replace(
         results,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from decode.stages.train import TUNED
 from decode.store import Frame, read_tensors, whole_file
 
 CHUNK = 50
+SHUFFLED = "shuffled"
 NEAREST_BLOCK = 256
 ENDINGS: dict[Kind, str] = {"image": ".png", "text": ".txt"}
 
@@ -45,6 +47,9 @@ def run(
     picture and `nearest_image` the training picture nearest to the prediction; where texts are made,
     `nearest_text` is the first text of that training stimulus.
 
+    A generator that asks about each stimulus also answers from another trial's prediction,
+    `shuffled`: pairs of answers and stimuli that are shuffled later would not fit the questions.
+
     A generator that was tuned with an encoder makes that encoder's media, and `prior` is made by the
     one of the decoder; `oracle` comes from the generator as published, whose conditions the true
     targets are.
@@ -65,11 +70,20 @@ def run(
         label = f"reconstruct {split} {fold}"
         weights = fold_folder(trained, split, fold)
         tuned = tuned_with("encoder", weights)
+        asked = None
+        if generator.asks:
+            asked = {u: generator.asked_of(stimuli[u]) for u in frame.table["stimulus"]}
+        make = partial(_make, generator, asked, seed=seed, label=label)
         for source in ("encoder", *baselines):
             name = "decoded" if source == "encoder" else source
             generator.tune(tuned if source == "encoder" else tuned_with(source, weights))
-            _make(generator, frame.tensors(source), frame.table, folder / name, seed, label)
-        _controls(generator, tuned, frame, shown, truth, key, folder, seed, label)
+            make(frame.tensors(source), frame.table, folder / name)
+        if generator.asks:
+            generator.tune(tuned)
+            order = torch.from_numpy(shuffled_rows(frame.table, seed))
+            others = {k: v[order] for k, v in frame.tensors("encoder").items()}
+            make(others, frame.table, folder / SHUFFLED)
+        _controls(generator, make, tuned, frame, shown, truth, key, folder)
         n += len(frame.table)
     return {"n_reconstructions": n, "disclosure": generator.disclosure}
 
@@ -106,30 +120,51 @@ def seed_of(seed: int, stimulus: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{stimulus}".encode()).digest()[:4], "big")
 
 
+def shuffled_rows(table: pd.DataFrame, seed: int) -> np.ndarray:
+    """(trial,): another trial of the same subject for each, drawn at random."""
+    rng = np.random.default_rng([seed, 11])
+    order = np.arange(len(table))
+    for rows in table.groupby("subject", sort=False).indices.values():
+        order[rows] = rng.permutation(rows)
+    return order
+
+
 def _make(
-    generator: Generator, wanted: Tensors, table: pd.DataFrame, folder: Path, seed: int, label: str
+    generator: Generator,
+    asked: Mapping[str, Sequence[str]] | None,
+    wanted: Tensors,
+    table: pd.DataFrame,
+    folder: Path,
+    *,
+    seed: int,
+    label: str,
 ) -> None:
-    """Pictures that are not there yet, in batches, one file each."""
+    """Media that are not there yet, in batches, one file each; answers where there are questions
+    `asked` by stimulus.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed_of(seed, s) for s in table["stimulus"]]
     todo = [i for i in range(len(table)) if not place(folder, i, generator.makes).is_file()]
     chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
     for chunk in progress(chunks, f"{label} {folder.name}"):
-        made = generator({k: v[chunk] for k, v in wanted.items()}, seeds=[seeds[i] for i in chunk])
+        part = {k: v[chunk] for k, v in wanted.items()}
+        if asked is None:
+            made = generator(part, seeds=[seeds[i] for i in chunk])
+        else:
+            made = generator.replies(part, [asked[table["stimulus"].iloc[i]] for i in chunk])
         for row, media in zip(chunk, made, strict=True):
             write_media(folder, row, media)
 
 
 def _controls(
     generator: Generator,
+    make: Callable[[Tensors, pd.DataFrame, Path], None],
     tuned: Tensors,
     frame: Frame,
     shown: Sequence[Stimulus],
     truth: Tensors,
     key: str,
     folder: Path,
-    seed: int,
-    label: str,
 ) -> None:
     table = frame.table
     uids = table["stimulus"].drop_duplicates()
@@ -147,7 +182,7 @@ def _controls(
         generator.tune(weights)
         # Subjects who saw the same stimulus share these pictures: they do not depend on the brain.
         shared = folder / f"{name}-once"
-        _make(generator, wanted, once, shared, seed, label)
+        make(wanted, once, shared)
         row_of = {u: i for i, u in enumerate(uids)}
         rows = [row_of[u] for u in table["stimulus"]]
         _link(shared, folder / name, rows, generator.makes)
