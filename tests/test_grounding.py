@@ -181,6 +181,19 @@ def test_a_list_of_one_is_its_category() -> None:
     pd.testing.assert_frame_equal(one(results(TEXTS)), several(results(lines)))
 
 
+def test_groups_are_scored_as_lists_of_their_own() -> None:
+    groups = {"Salient creatures": ["dog"], "all": ["dog", "cat"]}
+    found = Grounding(category=["cat", "dog"], groups=groups)(results(SEVERAL))
+    for ending, category in (("salient_creatures", ["dog"]), ("all", ["cat", "dog"])):
+        alone = Grounding(category=category)(results(SEVERAL))
+        mine = found[found["metric"].str.endswith(f"_{ending}")].reset_index(drop=True)
+        mine["metric"] = mine["metric"].str.removesuffix(f"_{ending}")
+        pd.testing.assert_frame_equal(mine, alone)
+    for wrong in ({"far": ["dog", "horse"]}, {"none": []}):
+        with pytest.raises(InputError, match="groups of categories that `category` lists"):
+            Grounding(category=["cat", "dog"], groups=wrong)
+
+
 def test_texts_without_lines_have_no_box_and_a_category_not_asked_for_is_named() -> None:
     written = ["cat: it sleeps", *["A dog [0, 0, 0.5, 0.5]."] * 3]
     captions = scored(Grounding(category=["cat", "dog"]), results(written))
@@ -199,6 +212,11 @@ def test_the_experiment_asks_for_the_categories_that_it_scores() -> None:
     asked = config["generator"]["categories"]
     assert config["metrics"]["grounding"]["category"] == asked
     assert len(asked) == len(set(asked)) == 80
+    groups = config["metrics"]["grounding"]["groups"]
+    creatures, objects = groups["salient creatures"], groups["salient objects"]
+    assert (len(creatures), len(objects), len(groups["inconspicuous"])) == (11, 17, 52)
+    assert set(groups["salient"]) == {*creatures, *objects}
+    assert {*groups["salient"], *groups["inconspicuous"]} == set(asked)
     assert "{category}" in config["generator"]["prompt"]
 
 
@@ -286,6 +304,7 @@ def test_the_experiment_asks_on_the_twin_from_betas_to_scores(
     files = [write_instances(twin, folder)]
     config["metrics"]["grounding"] |= {
         "category": ["person", "dog"], "crops": str(info), "files": files,
+        "groups": {"salient creatures": ["person"]},
     }  # fmt: skip
     made, n, counts = scores_of(Run(config))
     for source in ("decoded", "oracle", "prior"):
@@ -294,6 +313,7 @@ def test_the_experiment_asks_on_the_twin_from_betas_to_scores(
             assert [line.partition(":")[0] for line in lines] == ["dog", "person"]
     for name in ("", "oracle/", "prior/", "nearest_text/", "shuffled/"):
         assert counts[f"{name}grounding_iou"] == counts[f"{name}grounding_accuracy"] == n
+        assert 0 < counts[f"{name}grounding_iou_salient_creatures"] < n
         for kind in ("", "_dog", "_person"):
             assert counts[f"{name}answers_accuracy{kind}"] == n
 

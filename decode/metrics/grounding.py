@@ -13,6 +13,7 @@ from decode.core import InputError, Results, Stimulus
 from decode.recordings.coco_boxes import WHOLE, Boxes, read_boxes, read_crops
 from decode.scoring.answers import answer_lines
 from decode.scoring.boxes import area, overlap, parse_boxes
+from decode.scoring.feature_networks import slug
 from decode.scoring.rows import Gallery, galleries, made_texts, scores, table
 
 
@@ -29,6 +30,8 @@ class Grounding:
     list of them in `category` reads those lines: a trial's score is the mean over the categories of
     the list that its picture has, what was written about others is not looked at. Every picture
     counts once, where UMBRAE counts every pair of picture and category. A text without lines has no box.
+    `groups` names parts of that list, such as BrainHub's by salience: each gives `grounding_iou_<group>`
+    and `grounding_accuracy_<group>` besides, over the pictures that have a category of it.
 
     Boxes are the stimulus' label `boxes`, category -> list of [left, top, right, bottom] as shares of
     the picture, or, with `files`, come from COCO's instances_*.json by the label `coco_id`; `crops` is
@@ -47,6 +50,7 @@ class Grounding:
         category: str | Sequence[str] | None = None,
         against: Literal["largest", "any"] = "largest",
         threshold: float = 0.5,
+        groups: Mapping[str, Sequence[str]] | None = None,
         files: Sequence[str] = (),
         crops: str | None = None,
         within: Sequence[str] = ("subject", "split"),
@@ -63,6 +67,15 @@ class Grounding:
                 f"metric grounding: category is a name, a list of different names or null, got "
                 f"{category!r}; correct it"
             )
+        self.groups = {slug(name): tuple(members) for name, members in (groups or {}).items()}
+        strange = [
+            c for members in self.groups.values() for c in members if c not in self.categories
+        ]
+        if strange or not all(self.groups.values()):
+            raise InputError(
+                f"metric grounding: expected groups of categories that `category` lists, got "
+                f"{strange[0] if strange else 'an empty one'!r}; correct one of them"
+            )
         self.against, self.threshold = against, threshold
         self.files, self.crops, self.within = [Path(f) for f in files], crops, tuple(within)
         self._read: dict[int, Boxes] = {}
@@ -75,11 +88,16 @@ class Grounding:
             asked = self._asked(made, drawn, gallery)
             if not len(asked):
                 continue
-            trial = asked.groupby("row").mean()
-            for name in ("iou", "accuracy"):
-                level, value = float(trial[f"chance_{name}"].mean()), trial[name].to_numpy()
-                rows = trial.index.to_numpy()
-                parts.append(scores(results, f"grounding_{name}", rows, value, chance=level))
+            of = {"": self.categories, **{f"_{name}": c for name, c in self.groups.items()}}
+            for ending, members in of.items():
+                part = asked[asked["category"].isin([self.categories.index(c) for c in members])]
+                if part.empty:
+                    continue
+                trial = part.drop(columns="category").groupby("row").mean()
+                for score in ("iou", "accuracy"):
+                    level, value = float(trial[f"chance_{score}"].mean()), trial[score].to_numpy()
+                    name, rows = f"grounding_{score}{ending}", trial.index.to_numpy()
+                    parts.append(scores(results, name, rows, value, chance=level))
         if not parts:
             raise InputError(
                 f"metric grounding: none of {len(results.shown)} pictures has a box of category "
@@ -93,15 +111,17 @@ class Grounding:
         drawn: Sequence[Sequence[np.ndarray]],
         gallery: Gallery,
     ) -> pd.DataFrame:
-        """A row per trial and category that its picture has, with the scores of both and by chance."""
+        """A row per trial and category that its picture has, with the scores of both and by chance;
+        `category` is its place in the list.
+        """
         found = []
         for k in range(len(self.categories)):
             first = [drawn[i][k] for i in gallery.rows[gallery.first] if len(drawn[i][k])]
             for row in (i for i in gallery.rows if len(drawn[i][k])):
                 own, others = (_best(made[row][k], boxes) for boxes in ([drawn[row][k]], first))
                 right, by_chance = (x >= self.threshold for x in (own, others))
-                found.append((row, own.mean(), others.mean(), right.mean(), by_chance.mean()))
-        columns = ["row", "iou", "chance_iou", "accuracy", "chance_accuracy"]
+                found.append((row, k, own.mean(), others.mean(), right.mean(), by_chance.mean()))
+        columns = ["row", "category", "iou", "chance_iou", "accuracy", "chance_accuracy"]
         return pd.DataFrame(found, columns=columns)
 
     def _said(self) -> str:

@@ -74,6 +74,7 @@ PATTERNS = (
         "the classes that either has.",
     ),
     (r"distance_(.*)$", "One minus the correlation of {0} features; lower is better."),
+    (r"grounding_(iou|accuracy)_(.*)$", "grounding_{0} of the group of categories {1}."),
     (
         r"foreground_iou_(.*)$",
         "Intersection over union of all that {0} finds in the made and in the shown picture together, "
