@@ -337,6 +337,7 @@ def test_the_experiment_asks_what_belongs_to_each_picture(
         for number, media in zip(numbers, read_media(made / source, n), strict=True):
             asked = [line.rpartition(":")[0] for line in str(media.data).split("\n")]
             assert asked == [q for i, q, *_ in rows if i == number]
+    assert not (made / "nearest_text").exists()  # a caption answers nothing
     odd = sum(number % 2 for number in numbers)
     assert 0 < odd < n
     for name in ("", "oracle/", "prior/", "shuffled/"):

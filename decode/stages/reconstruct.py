@@ -45,7 +45,7 @@ def run(
     Controls: `oracle` drives the generator with the true targets (how good it can get), `prior` with
     the mean training target (what it makes of no brain at all), `mean_image` shows the mean training
     picture and `nearest_image` the training picture nearest to the prediction; where texts are made,
-    `nearest_text` is the first text of that training stimulus.
+    `nearest_text` is the first text of that training stimulus, unless texts answer its own questions.
 
     A generator that asks about each stimulus also answers from another trial's prediction,
     `shuffled`: pairs of answers and stimuli that are shuffled later would not fit the questions.
@@ -189,7 +189,7 @@ def _controls(
     nearest = nearest_rows(frame.tensors("encoder")[key], truth[key])
     if generator.makes == "text":
         texts = [first_text(s) for s in shown]
-        if all(texts):
+        if all(texts) and not generator.asks:
             _write_once(folder / "nearest_text", [Media("text", texts[i]) for i in nearest])
         return
     pictures = [s for s in shown if s.kind == "image"]
