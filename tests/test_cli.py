@@ -202,9 +202,7 @@ SMALL = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", "joblib"])
-def test_a_sweep_runs_every_point_and_the_scripts_stop_at_their_stage(
-    launcher: str, tmp_path: Path
-) -> None:
+def test_a_sweep_runs_every_point(launcher: str, tmp_path: Path) -> None:
     where = f"paths.outputs={tmp_path}/o"
     done = decode("-m", f"launcher={launcher}", "seed=0,1", where, *SMALL)
     assert done.returncode == 0, done.stderr
@@ -213,6 +211,11 @@ def test_a_sweep_runs_every_point_and_the_scripts_stop_at_their_stage(
     rows = json.loads(reports[0].read_text())
     assert {"metric", "subject", "n", "value", "chance", "ci_low", "ci_high"} <= set(rows[0])
     assert (tmp_path / "o" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_scripts_stop_at_their_stage(tmp_path: Path) -> None:
+    where = f"paths.outputs={tmp_path}/o"
     script = [sys.executable, str(ROOT / "scripts" / "train.py"), where, "seed=2", *SMALL]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -97,18 +97,28 @@ DIGITS = {
 }
 
 
-# Steering and choosing cost more than all the rest; tests/test_guidance.py tries them.
-PLAIN = ("generator.energy=null", "generator.judge=null", "generator.candidates=1")
+# Steering and choosing cost more than all the rest; tests/test_guidance.py tries them. With half the steps
+# the pictures correlate alike with what was seen.
+PLAIN = (
+    "generator.energy=null", "generator.judge=null", "generator.candidates=1", "generator.steps=5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quickstarts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs of all quickstarts: whichever comes first makes the features of the scenes of training."""
+    return tmp_path_factory.mktemp("quickstarts")
 
 
 @pytest.mark.slow
-def test_quickstart_to_its_notebook(tmp_path: Path) -> None:
+def test_quickstart_to_its_notebook(quickstarts: Path) -> None:
     """One test, so that the quickstart runs once, its pictures neither steered nor chosen."""
-    summary = run(tmp_path, "experiment=quickstart", *PLAIN)
+    summary = run(quickstarts, "experiment=quickstart", *PLAIN)
     scores_are_above_their_controls(summary)
-    a_second_run_finds_everything_done(tmp_path)
-    the_report_needs_no_network(tmp_path)
-    the_notebook_reads_a_finished_run(tmp_path)
+    a_second_run_finds_everything_done(quickstarts)
+    (report,) = (quickstarts / "report").glob("quickstart-*/")
+    the_report_needs_no_network(report)
+    the_notebook_reads_a_finished_run(report)
 
 
 def scores_are_above_their_controls(summary: pd.DataFrame) -> None:
@@ -122,13 +132,21 @@ def scores_are_above_their_controls(summary: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
-def test_quickstarts_of_sensors(tmp_path: Path) -> None:
-    """Both look at the same scenes, whose features are made once. Pictures are drawn by one of them."""
-    runs = {"meg": ("generator.steps=5",), "eeg": ("~generator", "~metric@metrics.image")}
+def test_quickstarts_of_sensors(quickstarts: Path) -> None:
+    """Both look at the same scenes, whose features are made once. One draws pictures, of the decoder and its
+    controls; the other trains the baseline, which nothing is asked of, for an epoch. A few windows do.
+    """
+    few = ("parts.window.width=0.2", "parts.window.step=0.2")
+    runs = {
+        "meg": ("generator.steps=5", "~encoder@baselines.ridge_mlp"),
+        "eeg": (
+            "~generator", "~metric@metrics.image", "trainer.epochs=1", "data.train_repeats=1",
+        ),
+    }  # fmt: skip
     made = []
     for modality, changes in runs.items():
-        summary = run(tmp_path, f"experiment=quickstart_{modality}", *changes)
-        made.append({p: p.stat().st_mtime_ns for p in (tmp_path / "features").rglob("*.npy")})
+        summary = run(quickstarts, f"experiment=quickstart_{modality}", *few, *changes)
+        made.append({p: p.stat().st_mtime_ns for p in (quickstarts / "features").rglob("*.npy")})
         for subject in ("sub-01", "sub-02"):
             row = summary[(summary["metric"] == "retrieval_top5") & (summary["subject"] == subject)]
             assert row["ci_low"].iloc[0] > 2 * row["chance"].iloc[0]
@@ -143,22 +161,22 @@ def a_second_run_finds_everything_done(folder: Path) -> None:
     assert done.stderr.strip() == ""
 
 
-def the_report_needs_no_network(folder: Path) -> None:
-    (page,) = (folder / "report").glob("*/report.html")
-    text = page.read_text()
+def the_report_needs_no_network(report: Path) -> None:
+    text = (report / "report.html").read_text()
     for word in ("<script src", "<link", "url(http", 'src="http', "@import"):
         assert word not in text
     for word in ("simulated data", "shuffled", "nearest_image", "prior", "oracle", "ridge"):
         assert word in text
-    assert page.parent.name in (folder / "index.html").read_text()
+    assert report.name in (report.parents[1] / "index.html").read_text()
 
 
-def the_notebook_reads_a_finished_run(folder: Path) -> None:
-    (report,) = (folder / "report").glob("*/")
+def the_notebook_reads_a_finished_run(report: Path) -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "reconstructions.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
     os.environ["DECODE_RUN"] = str(report)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(report.parents[1])}}
+    )
     client.execute()
     text = str(notebook.cells)
     assert "the true stimulus is number" in text
@@ -169,7 +187,9 @@ def the_notebook_reads_a_finished_run(folder: Path) -> None:
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_sweep_runs_as_slurm_jobs(tmp_path: Path) -> None:
-    if shutil.which("sinfo") is None or subprocess.run(["sinfo", "-h"], check=False).returncode:
+    # Without a controller, sinfo asks for nine seconds and scontrol knows at once.
+    asked = (["scontrol", "ping"], ["sinfo", "-h"])
+    if any(shutil.which(c[0]) is None or subprocess.run(c, check=False).returncode for c in asked):
         pytest.skip("no Slurm cluster answers sinfo")
     from test_cli import SMALL
 

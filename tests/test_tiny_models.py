@@ -151,16 +151,18 @@ def test_the_pipeline_takes_a_picture_too(clip, pipe, shown) -> None:
 
 
 @pytest.mark.slow
-def test_the_script_makes_the_same_folders_twice(tmp_path) -> None:
+def test_the_script_makes_the_same_folders_twice(tmp_path, monkeypatch) -> None:
     spec = importlib.util.spec_from_file_location("make_tiny_models", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     few = [f"--{name}-steps=2" for name in STEPS]
-    few += ["--unet-scenes=200"]
+    few += ["--unet-scenes=130"]
     for name in ("one", "two"):
-        script.main([f"--out={tmp_path / name}", "--scenes=200", "--threads=1", *few])
+        script.main([f"--out={tmp_path / name}", "--scenes=100", "--threads=1", *few])
+        # Nothing below reads what is measured: once shows that it runs.
+        monkeypatch.setattr(script, "measure", lambda *_: {})
     made = [sorted(p for p in (tmp_path / n).rglob("*") if p.is_file()) for n in ("one", "two")]
     shipped = {p.relative_to(TINY) for p in TINY.rglob("*") if p.is_file()}
     assert {p.relative_to(tmp_path / "one") for p in made[0]} == shipped
