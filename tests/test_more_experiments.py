@@ -200,11 +200,9 @@ def test_a_new_subject_starts_from_the_weights_of_others(name: str, nsd: Twin) -
     paths = [f"paths.data={place}/data", f"paths.outputs={place}/outputs"]
     given = [f"encoder.weights={weights}"]
     if name == "mindeye2_adapt":
-        given += [f"baselines.lora.weights={weights}"]
+        given += [f"baselines.{b}.weights={weights}" for b in ("input", "lora")]
     config = composed(f"experiment=nsd/{name}", "subjects=[subj01]", *given, *paths)
     config["data"]["captions"] = None
-    # Training the inputs alone is what the other experiments do.
-    config["baselines"].pop("input", None)
     ladder = len(config["splits"]) > 1
     if ladder:
         assert set(config["splits"]) == {f"sessions_{n}" for n in (1, 2, 4, 10, 40)}
