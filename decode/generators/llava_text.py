@@ -74,15 +74,19 @@ class LlavaText(Writer):
                 "llava_text generator: categories are different names without a colon or a line break, "
                 f"got {wrong or list(self.categories)}; correct them"
             )
-        self.disclosure = f"Texts answer the prompt {self.prompt!r}, the same for every trial."
-        if self.categories:
-            n = len(self.categories)
-            self.disclosure += f" It was asked for all of {n} categories, whatever was shown."
+        self.disclosure = self._disclosed()
+
+    def _disclosed(self) -> str:
         if self.asks:
-            self.disclosure = (
+            return (
                 f"Texts answer {self.prompt!r} with the questions that a table has about the shown "
                 "stimulus: a question may give its answer away, which the control prior shows."
             )
+        said = f"Texts answer the prompt {self.prompt!r}, the same for every trial."
+        if self.categories:
+            n = len(self.categories)
+            said += f" It was asked for all of {n} categories, whatever was shown."
+        return said
 
     def kind(self) -> Any:
         from transformers import LlavaForConditionalGeneration
