@@ -421,10 +421,12 @@ def test_networks_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> N
         network: Any = change(tmp_path / "gaps")
         with pytest.raises(InputError, match="expected weights for every layer, 1 are missing"):
             network(read, 1) if name == "llava" else network(["a disc"])
-    network = describer(folder)
-    scores = torch.full((1, 3), torch.nan)
-    with pytest.raises(InputError, match="hold NaN in float32; set precision"):
-        network._finite(scores, scores)
+    weights = load_file(folder / "llava" / "model.safetensors")
+    (last,) = (k for k in weights if "lm_head" in k)
+    weights[last] *= torch.nan
+    save_file(weights, tmp_path / "gaps/llava/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="a score for each word, got NaN; set precision"):
+        describer(tmp_path / "gaps")(read, 1)
 
 
 def test_arguments_are_checked() -> None:

@@ -130,8 +130,9 @@ class _Attention(nn.Module):
 
 
 def hear(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Queries (batch, head, token, width) ask keys that all heads share, (batch, key, width), whose
-    values have the same shape; `bias` is (head, token, key).
+    """What queries (batch, head, token, width) hear from keys that all heads share, (batch, key, width),
+    and their values of the same shape: likeness is SHARPNESS times the product, plus `bias` (head,
+    token, key).
     """
     width = q.shape[-1]
     # Widths of GPU kernels are multiples of eight: zeros change no product.

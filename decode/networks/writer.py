@@ -244,6 +244,6 @@ def no_nan(words: Tensor, scores: Tensor) -> Tensor:
     """Scores as they are; InputError where half precision has overflowed, which would go unseen."""
     if bool(scores.isnan().any()):
         raise InputError(
-            "generator: scores of words hold NaN; set precision to bfloat16 or float32"
+            "expected a score for each word, got NaN; set precision to bfloat16 or float32"
         )
     return scores
