@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import combinations
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from decode.metrics.vector_correlation import VectorCorrelation
 from decode.scoring.feature_networks import EfficientNetLite0, OpenClip, Pixels, Torchvision
 from decode.scoring.identification import references, share_beaten
 from decode.scoring.picture_scores import Resize, pixel_correlation, ssim
+from decode.stages.evaluate import SHUFFLES, _score
 
 YAMLS = sorted((Path(__file__).parents[1] / "configs" / "metric").glob("*.yaml"))
 
@@ -557,3 +559,22 @@ def test_efficientnet_lite_gives_the_same_features_alone_and_in_a_batch() -> Non
     assert together.shape == (3, 1280)
     assert network(x[1:2])["efficientnet_lite0"][0] == pytest.approx(together[1], abs=1e-4)
     assert np.corrcoef(together)[0, 1] < 0.999
+
+
+def test_shuffled_predictions_are_held_one_at_a_time() -> None:
+    """Those of image tokens take gigabytes, and are shuffled fifty times."""
+    seen: list[weakref.ref[torch.Tensor]] = []
+    most = [0]
+
+    class Watched(Retrieval):
+        def __call__(self, results: Results) -> pd.DataFrame:
+            seen.append(weakref.ref(results.predicted["retrieval"]))
+            most[0] = max(most[0], sum(one() is not None for one in seen))
+            return super().__call__(results)
+
+    vectors = np.random.default_rng(0).normal(size=(6, 4))
+    results = make_results(vectors, vectors, repeats=1)
+    rows = _score(results, {"it": Watched(k=(1,))}, "", 0, None)
+    assert len(seen) == 1 + SHUFFLES["predictions"]
+    assert most[0] <= 3  # the decoder's own, this one and the one before
+    assert set(rows["metric"]) >= {"retrieval_top1", "shuffled/retrieval_top1"}

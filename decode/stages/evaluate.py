@@ -123,14 +123,23 @@ def _score(
             continue
         rows.append(_labelled(metric(results), results, control))
         if not control:
-            pairs = [shuffle(results, seed + i) for i in range(SHUFFLES[metric.looks_at])]
-            if metric.looks_at == "media" and others is not None:
-                pairs = [replace(results, made=others)]
+            pairs = _pairs(results, metric, seed, others)
             shuffled = [_labelled(metric(pair), results, "shuffled") for pair in pairs]
             keys = [c for c in shuffled[0].columns if c not in ("value", "chance")]
             every = pd.concat(shuffled)
             rows.append(every.groupby(keys, sort=False, dropna=False).mean().reset_index())
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def _pairs(
+    results: Results, metric: Metric, seed: int, others: list[Media] | None
+) -> Iterator[Results]:
+    """Shuffled results, one at a time: each holds the predictions anew."""
+    if metric.looks_at == "media" and others is not None:
+        yield replace(results, made=others)
+        return
+    for i in range(SHUFFLES[metric.looks_at]):
+        yield shuffle(results, seed + i)
 
 
 def _score_part(
