@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from decode.core import InputError, Results
-from decode.networks.hub import opening
-from decode.networks.weights import check_complete, choose_device, find_weights, quiet
 from decode.scoring.album import Album, batches
 from decode.scoring.feature_networks import slug
 from decode.scoring.mask_matching import Agreement, Instances, agreement, pack
-from decode.scoring.picture_scores import Resize, eight_bit
+from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
+from decode.scoring.segmenter import open_segmenter
 
 Level = Literal["instance", "part"]
 # Those whose output is a class and a mask per query; OneFormer also wants to be told a task.
@@ -124,22 +123,18 @@ class Masks:
         return table(parts)
 
     def _open(self) -> None:
-        from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
-
-        source = find_weights(self.model)
-        self._place = choose_device(self.device)
-        with quiet(), opening(self.model):
-            self._processor: Any = AutoImageProcessor.from_pretrained(source)
-            network, found = AutoModelForUniversalSegmentation.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
-            )
-        if network.config.model_type not in FAMILIES:
+        self._segmenter = open_segmenter(
+            "AutoModelForUniversalSegmentation",
+            self.model,
+            self.device,
+            "give a model that was trained to find instances",
+        )
+        kind = self._segmenter.network.config.model_type
+        if kind not in FAMILIES:
             raise InputError(
-                f"metric masks: expected a model of {' or '.join(FAMILIES)}, {self.model!r} is "
-                f"{network.config.model_type}; give one of those in `model`"
+                f"metric masks: expected a model of {' or '.join(FAMILIES)}, {self.model!r} is {kind}; "
+                "give one of those in `model`"
             )
-        check_complete(found, self.model, "give a model that was trained to find instances")
-        self._network = network.to(self._place).eval()
 
     def _found(
         self,
@@ -161,8 +156,7 @@ class Masks:
 
     @torch.inference_mode()
     def _segment(self, pictures: Tensor) -> list[Instances]:
-        pixels = self._processor(list(eight_bit(pictures)), return_tensors="pt")
-        found = self._network(pixels["pixel_values"].to(self._place))
+        found = self._segmenter(pictures)
         pairs = zip(found.class_queries_logits, found.masks_queries_logits, strict=True)
         return [instances(c.float(), m.float(), self.threshold, POINTS) for c, m in pairs]
 

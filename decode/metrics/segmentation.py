@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from decode.core import InputError, Results
-from decode.networks.hub import opening
-from decode.networks.weights import check_complete, choose_device, find_weights, quiet
 from decode.scoring.album import Album, batches
 from decode.scoring.feature_networks import slug
-from decode.scoring.picture_scores import Resize, eight_bit
+from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
+from decode.scoring.segmenter import open_segmenter
 
 
 class Segmentation:
@@ -55,7 +54,12 @@ class Segmentation:
 
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, self.quantise)
-        self._open()
+        self._segment = open_segmenter(
+            "AutoModelForSemanticSegmentation",
+            self.model,
+            self.device,
+            "give a model that was trained to segment",
+        )
         made = self._maps(album.read_made, len(album.own), "made")
         shown = self._maps(album.read_shown, len(album.pictures), "shown")
         if made.shape[1:] != shown.shape[1:]:
@@ -67,19 +71,6 @@ class Segmentation:
         every = np.arange(len(own))
         return table([scores(results, self.name, every, own, chance=chance)])
 
-    def _open(self) -> None:
-        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-
-        source = find_weights(self.model)
-        self._place = choose_device(self.device)
-        with quiet(), opening(self.model):
-            self._processor: Any = AutoImageProcessor.from_pretrained(source)
-            network, found = AutoModelForSemanticSegmentation.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
-            )
-        check_complete(found, self.model, "give a model that was trained to segment")
-        self._network = network.to(self._place).eval()
-
     def _maps(self, read: Callable[[np.ndarray], Tensor], n: int, what: str) -> np.ndarray:
         """Class of each pixel (picture, row, column)."""
         parts = batches(n, self.batch, f"{self.name}, {what}")
@@ -87,8 +78,7 @@ class Segmentation:
 
     @torch.inference_mode()
     def _classes(self, pictures: Tensor) -> np.ndarray:
-        pixels = self._processor(list(eight_bit(pictures)), return_tensors="pt")
-        found = self._network(pixels["pixel_values"].to(self._place)).logits
+        found = self._segment(pictures).logits
         size = pictures.shape[-2:]
         return interpolate(found, size, mode="bilinear").argmax(1).to(torch.int16).cpu().numpy()
 
