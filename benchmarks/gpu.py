@@ -21,12 +21,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
+from benchmarks.steps import seconds_per_batch, seconds_per_step
+from benchmarks.training import layout
 from decode.building import build
 from decode.cli import CONFIGS
-from decode.core import Layout, Shape
+from decode.core import Shape
 from decode.store import FeatureStore
-from decode.training import Trainer, optimiser_of, step
-from decode.trials import Loader, SubjectSignal, Trials
+from decode.training import Trainer, optimiser_of
+from decode.trials import SubjectSignal, Trials
 
 VOXELS = {"subj01": 15724, "subj02": 14278, "subj05": 13039, "subj07": 12682}
 BIGG, VITL = (256, 1664), (257, 768)
@@ -48,11 +50,10 @@ def composed(*overrides: str) -> dict[str, Any]:
 def trials(subjects: Mapping[str, int], n: int) -> Trials:
     """`n` trials, shared among subjects of as many voxels as given, each of a picture of its own."""
     rng = np.random.default_rng(0)
-    signals = {}
-    for name, voxels in subjects.items():
-        names = tuple(f"v{i}" for i in range(voxels))
-        layout = Layout("fmri", names, np.full((voxels, 3), np.nan), ("",) * voxels, 1.0, 1)
-        signals[name] = SubjectSignal(rng.standard_normal((n, voxels), np.float32), layout, None)
+    signals = {
+        name: SubjectSignal(rng.standard_normal((n, voxels), np.float32), layout(voxels), None)
+        for name, voxels in subjects.items()
+    }
     table = pd.DataFrame({"subject": np.resize(list(subjects), n), "start": np.arange(n)})
     table["stimulus"] = [f"{i:06d}" for i in range(n)]
     return Trials.of(table, signals)
@@ -111,7 +112,9 @@ def training(
     rows = []
     for phase, at in (("early", EARLY), ("late", LATE)):
         with peak_of(device) as most:
-            seconds = seconds_per_step(bundle, loader, optimiser, trainer, at)
+            seconds = seconds_per_step(
+                bundle, loader, optimiser, trainer, at, warm=WARM, steps=STEPS
+            )
         rows.append({
             "what": f"{what}, {phase}", "size": f"batch {size}, {precision}",
             "weights_m": round(weights), "trained_m": round(trained),
@@ -119,39 +122,6 @@ def training(
             "reading_seconds": reading,
         })  # fmt: skip
     return rows
-
-
-def seconds_per_step(
-    bundle: nn.ModuleDict, loader: Loader, optimiser: Any, trainer: Trainer, at: float
-) -> float:
-    """Mean over STEPS steps, reading of their batches included."""
-    encoder: Any = bundle["encoder"]
-    objectives: Any = dict(bundle["objectives"].items())  # type: ignore[operator]
-    start = 0.0
-    for number, batch in enumerate(loader.epoch(1)):
-        if number == WARM:
-            wait(loader.device)
-            start = time.perf_counter()
-        step(encoder, objectives, batch, optimiser, trainer, at, "benchmark")
-    wait(loader.device)
-    return (time.perf_counter() - start) / (len(loader) - WARM)
-
-
-def seconds_per_batch(loader: Loader) -> float:
-    """Mean time to have a batch on the device; what a resident loader reads first is not counted."""
-    for _ in loader.epoch(0):
-        pass
-    wait(loader.device)
-    start = time.perf_counter()
-    for _ in loader.epoch(1):
-        pass
-    wait(loader.device)
-    return (time.perf_counter() - start) / len(loader)
-
-
-def wait(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
 
 
 @contextmanager

@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
+from torch import nn
 
+from benchmarks.steps import seconds_per_batch, seconds_per_step
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.core import Encoder, Layout
@@ -32,7 +34,7 @@ from decode.simulation.tiny_clip import load_clip
 from decode.simulation.visual_cortex import Responses, make_cortex
 from decode.store import FeatureStore
 from decode.targets.open_clip import block_tokens
-from decode.training import Trainer, fit, loss_terms
+from decode.training import Trainer, fit, optimiser_of
 from decode.trials import Loader, SubjectSignal, Trials
 
 SCALE = 16
@@ -89,22 +91,11 @@ def data_path(folder: Path) -> list[dict[str, Any]]:
         "contrast": InfoNCE(target="retrieval"),
         "prior": Prior(),
     }
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    next(iter(batches.epoch(0)))  # the one read from disk
-    start = time.perf_counter()
-    for _ in batches.epoch(1):
-        pass
-    reading = (time.perf_counter() - start) / len(batches)
-    model.train()
-    start = time.perf_counter()
-    for step, batch in enumerate(batches.epoch(2)):
-        if step == STEPS:
-            break
-        loss = torch.stack(list(loss_terms(model, objectives, batch, 0.5).values())).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    whole = (time.perf_counter() - start) / STEPS
+    bundle = nn.ModuleDict({"encoder": model, "objectives": nn.ModuleDict(objectives)}).train()
+    trainer = Trainer(rate=1e-4, batch_size=BATCH)
+    reading = seconds_per_batch(batches)
+    optimiser = optimiser_of(bundle, trainer)
+    whole = seconds_per_step(bundle, batches, optimiser, trainer, 0.5, warm=0, steps=STEPS)
     size = f"MindEye1 / {SCALE}, batch {BATCH}"
     return [
         {"what": "training step", "size": size, "seconds": whole},
