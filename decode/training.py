@@ -125,10 +125,10 @@ def fit(
         torch.manual_seed(seed * 100_003 + epoch)
         bundle.train()
         sums: dict[str, float] = {}
+        where = f"{label}, epoch {epoch}"
         for number, batch in enumerate(train.epoch(epoch)):
             done = epoch * len(train) + number
             _set_rate(optimiser, trainer, done / total)
-            where = f"{label}, epoch {epoch}"
             terms = step(encoder, objectives, batch, optimiser, trainer, done / total, where)
             for k, v in terms.items():
                 sums[f"train/{k}"] = sums.get(f"train/{k}", 0.0) + float(v) * len(batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -283,13 +282,13 @@ class Loader:
 def one_ahead(read: Callable[[T], R], asked: Iterable[T]) -> Iterator[R]:
     """What `read` gives for each thing asked for, in order; a thread reads one ahead."""
     with ThreadPoolExecutor(1) as thread:
-        coming: deque[Future[R]] = deque()
+        coming: Future[R] | None = None
         for one in asked:
-            coming.append(thread.submit(read, one))
-            if len(coming) > 1:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            now, coming = coming, thread.submit(read, one)
+            if now is not None:
+                yield now.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _join(parts: Sequence[Batch]) -> Batch:

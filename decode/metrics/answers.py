@@ -134,20 +134,22 @@ def judge_own(
     gallery: Gallery,
 ) -> pd.DataFrame:
     """A row per trial of the gallery and question about its picture: row, kind, value, chance."""
-    # Of each kind, how likely an answer is that one of the people gave to one of its questions.
-    likely: dict[str, dict[str, float]] = {kind: {} for kind in kinds.values()}
+    # Of each kind how many questions there are, and how many of them an answer is drawn for.
+    n: dict[str, int] = dict.fromkeys(kinds.values(), 0)
+    drawn: dict[tuple[str, str], float] = {}
     for row in gallery.rows[gallery.first]:
         for question, answers in given[row].items():
+            kind = kinds[question]
+            n[kind] += 1
             for answer in answers:
-                drawn = likely[kinds[question]]
-                drawn[answer] = drawn.get(answer, 0.0) + 1 / len(answers)
+                drawn[kind, answer] = drawn.get((kind, answer), 0.0) + 1 / len(answers)
     found = []
     for row in gallery.rows:
         for question, answers in given[row].items():
-            drawn = likely[kinds[question]]
-            right = sum(drawn[a] * agreement(a, answers) for a in set(answers))
+            kind = kinds[question]
+            right = sum(drawn[kind, a] * agreement(a, answers) for a in set(answers))
             value = agreement(plain(said[row].get(question, "")), answers)
-            found.append((row, kinds[question], value, right / sum(drawn.values())))
+            found.append((row, kind, value, right / n[kind]))
     return pd.DataFrame(found, columns=["row", "kind", "value", "chance"])
 
 
