@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -30,6 +31,22 @@ class InputError(Exception):
 
     The message says what was expected, what came, which file or key, and what to do.
     """
+
+
+def refusal(where: object, expected: str, got: object, remedy: str) -> InputError:
+    """The one sentence of a refusal: `where` is the file or the config key that it is about."""
+    return InputError(f"{where}: expected {expected}, got {got}; {remedy}")
+
+
+@contextmanager
+def about(where: object) -> Iterator[None]:
+    """Put a file or config key in front of a refusal from inside the block that does not name it."""
+    try:
+        yield
+    except InputError as e:
+        if str(where) in str(e):
+            raise
+        raise InputError(f"{where}: {e}") from e
 
 
 @dataclass(frozen=True, slots=True)
