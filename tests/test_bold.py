@@ -15,6 +15,7 @@ from decode.preprocessing import glm
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.bold import single_trial_betas
 from decode.recordings import bold
+from decode.recordings.tables import read_events
 
 TR = 2.0
 
@@ -345,15 +346,15 @@ def test_other_faults_of_files(files: Path) -> None:
 def test_faulty_events_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "events.tsv"
     with pytest.raises(InputError, match=r"events\.tsv: .* no such file"):
-        bold.read_events(path)
+        read_events(path)
     path.write_text("onset\ttrial_type\n1.0\tface\n")
     with pytest.raises(InputError, match="columns onset and duration"):
-        bold.read_events(path)
+        read_events(path)
     path.write_text("onset\tduration\n1.0\tn/a\nn/a\t2.0\n")
     with pytest.raises(InputError, match="onset in s in row 2"):
-        bold.read_events(path)
+        read_events(path)
     path.write_text("onset\tduration\n1.0\tn/a\n3.0\t2.0\n")
-    assert bold.read_events(path)["duration"].tolist() == [0.0, 2.0]
+    assert read_events(path)["duration"].tolist() == [0.0, 2.0]
 
 
 def test_voxels_without_signal_can_be_left_out(files: Path) -> None:

@@ -334,7 +334,9 @@ def test_truncated_and_missing_files_are_refused(eeg, tmp_path):
     path.write_bytes(whole)
     events = path.with_name("sub-01_task-scenes_run-01_events.tsv")
     events.write_text("onset\tduration\n1.0\t0.1\n")
-    with pytest.raises(InputError, match=r"events\.tsv: expected columns .* add stim_file"):
+    with pytest.raises(
+        InputError, match=r"events\.tsv: expected a column stim_file, .* add stim_file"
+    ):
         next(data.recordings("sub-01"))
     events.unlink()
     with pytest.raises(InputError, match=r"events\.tsv: expected a BIDS events table"):

@@ -9,14 +9,9 @@ from typing import ClassVar
 import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
-from decode.recordings.bold import (
-    Voxels,
-    read_bold,
-    read_events,
-    read_mask,
-    usable,
-)
+from decode.recordings.bold import Voxels, read_bold, read_mask, usable
 from decode.recordings.masks import bright_voxels
+from decode.recordings.tables import read_events
 
 CATEGORIES = ("bottle", "cat", "chair", "face", "house", "scissors", "scrambledpix", "shoe")
 WORDS = {"scrambledpix": "scrambled picture"}
@@ -121,9 +116,7 @@ class Haxby2001:
 
 def read_blocks(path: Path, *, gap_s: float = BLOCK_GAP_S) -> pd.DataFrame:
     """Events (onset, duration, trial_type), with consecutive ones of one category joined."""
-    events = read_events(path)
-    if "trial_type" not in events:
-        raise InputError(f"{path}: expected a column trial_type, got {list(events)}")
+    events = read_events(path, shows="trial_type")
     unknown = sorted(set(events["trial_type"]) - set(CATEGORIES))
     if unknown:
         raise InputError(

@@ -18,6 +18,7 @@ from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.preprocessing.bold import Method
 from decode.progress import progress
 from decode.recordings import bold
+from decode.recordings.tables import read_events
 from decode.simulation import fmri
 from decode.simulation.scenes import Scene, as_stimulus, test_scenes, training_scenes
 from decode.simulation.visual_cortex import REGIONS, Cortex, Responses, make_cortex
@@ -101,7 +102,7 @@ class SimulatedFMRI:
         channels = voxels.channels(dict(enumerate(REGIONS, start=1)))
         uids = {Path(s.path or "").name: uid for uid, s in self.stimuli().items()}
         for path in sorted(folder.glob("*_bold.nii.gz")):
-            events = bold.read_events(_beside(path, "events.tsv"))
+            events = read_events(_beside(path, "events.tsv"))
             unknown = set(events["stim_file"]) - set(uids)
             if unknown:
                 raise InputError(

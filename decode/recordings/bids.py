@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Kind, Stimulus
-from decode.recordings.bold import read_events
+from decode.recordings.tables import read_events
 
 SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys(("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp"), "image"),
@@ -153,23 +152,17 @@ def sidecar(path: Path, root: Path, ending: str, *, ignore: Sequence[str] = ()) 
 
 def trials_of(path: Path, columns: Columns) -> pd.DataFrame:
     """Rows of events.tsv that show a stimulus: onset, duration, stimulus, split and labels."""
-    table = read_events(path)
-    wanted = [columns.stimulus, *columns.labels, *([columns.split] if columns.split else [])]
-    missing = [c for c in wanted if c not in table]
-    if missing:
-        raise InputError(
-            f"{path}: expected a column {missing[0]!r}, got {', '.join(map(str, table.columns))}; "
-            "add it or correct data.stim_column, data.label_columns or data.split_column"
-        )
-    table = table[table[columns.stimulus].notna()].reset_index(drop=True)
-    split = table[columns.split].fillna("").astype(str) if columns.split else ""
-    trials = pd.DataFrame(
-        {
-            "onset": table["onset"].astype(float),
-            "duration": table["duration"].astype(float),
-            "stimulus": table[columns.stimulus].astype(str),
-        }
-    ).assign(split=split, **{c: table[c].to_numpy() for c in columns.labels})
+    table = read_events(
+        path,
+        shows=columns.stimulus,
+        others=[*columns.labels, *([columns.split] if columns.split else [])],
+        remedy="add {} or correct data.stim_column, data.label_columns or data.split_column",
+    ).reset_index(drop=True)
+    trials = table[["onset", "duration"]].assign(
+        stimulus=table[columns.stimulus],
+        split=table[columns.split].fillna("") if columns.split else "",
+        **{c: table[c] for c in columns.labels},
+    )
     unknown = sorted(set(trials["split"]) - {"train", "test", ""})
     if unknown:
         raise InputError(
@@ -187,7 +180,7 @@ def stimuli_of(paths: Iterable[Path], columns: Columns) -> dict[str, Stimulus]:
         table = trials_of(path, columns)
         for row in table.drop_duplicates(["stimulus", *columns.labels]).to_dict("records"):
             uid = str(row["stimulus"])
-            labels = {c: _plain(row[c]) for c in columns.labels}
+            labels = {c: row[c] for c in columns.labels}
             known = found.get(uid)
             if known is None:
                 found[uid], said_by[uid] = _stimulus(uid, labels, columns, path), path
@@ -199,13 +192,6 @@ def stimuli_of(paths: Iterable[Path], columns: Columns) -> dict[str, Stimulus]:
                     "about the stimulus: correct it or leave it out of data.label_columns"
                 )
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars as Python's; a missing label as None, which equals itself."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) -> Stimulus:

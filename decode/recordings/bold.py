@@ -164,28 +164,6 @@ def percent_change(signal: np.ndarray) -> np.ndarray:
     return ((signal - mean) * scale).astype(np.float32)
 
 
-def read_events(path: Path) -> pd.DataFrame:
-    """A BIDS events table: onset and duration in s, and whatever other columns it has."""
-    try:
-        table = pd.read_csv(path, sep="\t", na_values="n/a")
-    except FileNotFoundError as e:
-        raise InputError(
-            f"{path}: expected the run's events, found no such file; write onset and duration (s) "
-            "and the stimulus of each trial there"
-        ) from e
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path}: expected a tab-separated table, got: {e}") from e
-    missing = [c for c in ("onset", "duration") if c not in table]
-    if missing:
-        raise InputError(f"{path}: expected columns onset and duration, got {list(table)}")
-    for column in ("onset", "duration"):
-        table[column] = pd.to_numeric(table[column], errors="coerce")
-    if table["onset"].isna().any():
-        row = int(np.flatnonzero(table["onset"].isna())[0])
-        raise InputError(f"{path}: expected an onset in s in row {row + 1}, got none")
-    return table.assign(duration=table["duration"].fillna(0.0))
-
-
 def read_bold(
     path: Path,
     voxels: Voxels,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Modality, Recording
+from decode.recordings import tables
 
 if TYPE_CHECKING:
     import mne
@@ -61,18 +62,7 @@ def open_raw(path: Path) -> mne.io.BaseRaw:
 
 def read_events(path: Path, uid_of: Callable[[str], str] = str) -> pd.DataFrame:
     """Rows of an events.tsv that show a stimulus: onset, duration, stimulus, split and others."""
-    try:
-        table = pd.read_csv(path, sep="\t", dtype={"stim_file": str, "split": str})
-    except (OSError, ValueError) as e:
-        reason = " ".join(str(e).split())
-        raise InputError(f"{path}: expected a BIDS events table, got: {reason}") from e
-    missing = [name for name in ("onset", "duration", "stim_file") if name not in table]
-    if missing:
-        raise InputError(
-            f"{path}: expected columns onset, duration and stim_file, got "
-            f"{', '.join(map(str, table.columns))}; add {missing[0]}"
-        )
-    table = table[table["stim_file"].notna()].reset_index(drop=True)
+    table = tables.read_events(path, shows="stim_file").reset_index(drop=True)
     table["stimulus"] = [uid_of(name) for name in table["stim_file"]]
     table["split"] = table["split"].fillna("") if "split" in table else ""
     return table.drop(columns="stim_file")
