@@ -467,6 +467,28 @@ def test_resize_rules_are_those_of_pil_and_torchvision() -> None:
     assert pixel_correlation(flat, picture[:1, :, :9, :9].numpy())[0] == 0
 
 
+def test_the_two_presets_of_mindeye_resize_with_and_without_a_low_pass() -> None:
+    """From 1024 to 256 a value lies half-way between the middle two of four pixels, and bilinear
+    interpolation reads those alone: where they are stripes, nothing else is seen. A low-pass weighs
+    pixels at distances .5, 1.5, 2.5 and 3.5 by 3.5, 2.5, 1.5 and .5; the first and the last are stripes:
+    (3.5 + .5) / 8.
+    """
+    stripes = torch.zeros(1, 3, 1024, 1024)
+    stripes[..., 1::4] = stripes[..., 2::4] = 1
+    found = {}
+    for name in ("image_mindeye_256", "image_mindeye_256_antialias"):
+        (file,) = (f for f in YAMLS if f.stem == name)
+        node = yaml.safe_load(file.read_text().replace("${paths.data}", "/data"))
+        suite = build(node, "metric")
+        assert isinstance(suite, ImageSuite)
+        assert suite.first is not None
+        found[name] = suite.first(stripes)[..., 4:-4]
+    assert (found["image_mindeye_256"] == 1).all()
+    torch.testing.assert_close(
+        found["image_mindeye_256_antialias"], torch.full_like(found["image_mindeye_256"], 0.5)
+    )
+
+
 # networks
 
 

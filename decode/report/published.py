@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -15,11 +15,18 @@ TESTS = ("shared982", "shared1000")
 UNKNOWN = "unknown"
 DECLARED = "decode.splits.published"
 PICTURES = ("pixcorr", "ssim", "two_way_", "distance_")
+PROTOCOLS = {
+    "mindeye-256": (256, 425, "bilinear", False, False),
+    "mindeye-256-antialias": (256, 425, "bilinear_antialias", False, False),
+    "braindiffuser-224": (None, 425, "pil_bicubic/pil_bilinear", True, True),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One published result: `test`, `training`, `protocol` and `mark` are printed with its scores."""
+    """One published result: `test`, `training`, `protocol` and `mark` are printed with its scores, and so
+    is `also`: figures that no score of ours can stand beside.
+    """
 
     system: str
     paper: str
@@ -28,6 +35,7 @@ class System:
     protocol: str
     mark: str
     scores: Mapping[str, float]
+    also: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ class Own:
 @dataclass(frozen=True, slots=True)
 class Beside:
     """A run's scores (`own`, a row per split) beside those of published systems on the test pictures
-    `test`; `elsewhere` are systems whose test pictures are not known, which cannot be compared.
+    `test`, picture scores of the same protocol only; `elsewhere` holds the scores of systems whose test
+    pictures or protocol are other ones or not known, which cannot be compared.
 
     `columns` are the metrics that both sides have; `protocol` is how the run scored its pictures, ""
     when in no published way: then picture scores are left out and the page says so. `cut` is the last
@@ -77,16 +86,21 @@ def check_published(config: Mapping[str, Any]) -> None:
 def protocol_of(metrics: Mapping[str, Any]) -> str:
     """The published way in which a config's metrics score pictures, or ""."""
     for node in metrics.values():
-        if not str(node.get("_target_", "")).endswith(".ImageSuite"):
-            continue
-        first, pixels = (node.get(k) or {} for k in ("first", "pixels"))
-        if pixels.get("size") != 425:
-            continue
-        if first.get("size") == 256 and node.get("ssim", "2d") == "2d":
-            return "mindeye-256"
-        if not first and node.get("quantise") and node.get("ssim") == "columns_legacy":
-            return "braindiffuser-224"
+        if str(node.get("_target_", "")).endswith(".ImageSuite"):
+            return next((name for name, way in PROTOCOLS.items() if way == _way(node)), "")
     return ""
+
+
+def _way(node: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Of an image suite: the first size, that of pixel scores, how pictures that may shrink are
+    resized, the kind of SSIM and whether pictures are rounded to 8 bits."""
+    first, pixels = (node.get(k) or {} for k in ("first", "pixels"))
+    networks = [n.get("resize") or {} for k in ("two_way", "distance") for n in node.get(k) or ()]
+    # What enlarges is left out: with and without a low-pass are one thing there.
+    shrink = [r for r in (pixels, *networks) if r and r["size"] <= first.get("size", r["size"])]
+    ways = {r.get("how", "bilinear_antialias") for r in (first, *shrink) if r}
+    legacy, rounded = node.get("ssim", "2d") == "columns_legacy", bool(node.get("quantise"))
+    return first.get("size"), pixels.get("size"), "/".join(sorted(ways)), legacy, rounded
 
 
 def read_systems() -> tuple[list[System], str]:
@@ -124,9 +138,25 @@ def beside_published(config: Mapping[str, Any], scores: Sequence[Score]) -> Besi
         if name in own and node["_target_"] == DECLARED
     ]
     columns = list(dict.fromkeys(m for row in rows for m in row.scores))
-    kept = [] if cut else [s for s in systems if set(s.scores) & set(columns)]
-    alike, elsewhere = ([s for s in kept if s.test == t] for t in (test, UNKNOWN))
+    kept = [] if cut else [s for s in systems if s.test in (test, UNKNOWN)]
+    alike, elsewhere = (
+        [t for s in kept if (t := _part(s, columns, test, protocol, alike=side)) is not None]
+        for side in (True, False)
+    )
     return Beside(test, subjects, protocol, columns, rows, alike, elsewhere, cut)
+
+
+def _part(
+    system: System, columns: Sequence[str], test: str, protocol: str, *, alike: bool
+) -> System | None:
+    """A system with those of its scores that can (or cannot) be compared; None without any."""
+
+    def fits(metric: str) -> bool:
+        seen = metric.startswith(PICTURES)
+        return system.test == test and (not seen or system.protocol == protocol)
+
+    scores = {m: v for m, v in system.scores.items() if m in columns and fits(m) == alike}
+    return replace(system, scores=scores) if scores else None
 
 
 def trained_on(split: Mapping[str, Any], data: Mapping[str, Any]) -> str:
