@@ -18,6 +18,9 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+HERE = "such are not followed: copy the values into this file, or put that file in its place"
+# Deflate makes nothing smaller than this many times.
+MOST_PACKED = 1032
 _ADDRESS = re.compile(r"(?P<file>.+\.(?:h5|hdf5))#(?P<key>.+)/(?P<row>\d+)", re.DOTALL)
 
 
@@ -70,11 +73,61 @@ def dataset(file: str | Path, key: str) -> Any:
     """An HDF5 dataset, not yet read; its file stays open for the next row."""
     stat = os.stat(file)
     # A handle must not cross a fork, nor outlive the file that it was opened for.
-    handle = _handle(str(file), os.getpid(), stat.st_mtime_ns, stat.st_size)
-    found = handle.get(key)
-    if not getattr(found, "shape", ()):
-        raise OSError(f"no dataset {key!r}, only {sorted(handle)}")
+    found, names = _found(str(file), key, os.getpid(), stat.st_mtime_ns, stat.st_size)
+    if found is None:
+        raise OSError(f"no dataset {key!r}, only {names}")
     return found
+
+
+@lru_cache(maxsize=32)
+def _found(file: str, key: str, process: int, changed: int, size: int) -> tuple[Any, list[str]]:
+    """The checked dataset, None where it is none, and the names beside it."""
+    handle = _handle(file, process, changed, size)
+    found = inside(handle, key)
+    return (found, []) if getattr(found, "shape", ()) else (None, sorted(handle))
+
+
+def inside(handle: Any, key: str) -> Any:
+    """What an open HDF5 file holds under a key, None where there is nothing.
+
+    Raises OSError unless all values of it lie in the file itself. A file may name others that it takes
+    values from; reading it would read those. Parts that were never written, as when writing was
+    interrupted, read as zeros.
+    """
+    import h5py
+
+    if _leads_away(handle, key):
+        raise OSError(f"{key!r} as a link into another file; {HERE}")
+    found = handle.get(key)
+    if isinstance(found, h5py.Dataset):
+        _check_values(found)
+    return found
+
+
+def _check_values(found: Any) -> None:
+    if found.is_virtual or found.external:
+        raise OSError(f"{found.name!r} with its values in other files; {HERE}")
+    held, named = found.id.get_storage_size(), found.size * found.dtype.itemsize
+    packed = found.id.get_create_plist().get_nfilters()
+    if named > held * (MOST_PACKED if packed else 1):
+        raise OSError(
+            f"{found.name!r} of shape {found.shape}, {named} bytes, of which {held} were written"
+        )
+
+
+def _leads_away(handle: Any, key: str) -> bool:
+    """Whether a part of the key is a link into another HDF5 file."""
+    import h5py
+
+    place = handle
+    for name in filter(None, key.split("/")):
+        link = place.get(name, getlink=True) if isinstance(place, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            return True
+        if isinstance(link, h5py.SoftLink) and _leads_away(handle, link.path):
+            return True
+        place = place.get(name)
+    return False
 
 
 @lru_cache(maxsize=8)

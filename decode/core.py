@@ -49,6 +49,24 @@ def about(where: object) -> Iterator[None]:
         raise InputError(f"{where}: {e}") from e
 
 
+@contextmanager
+def reading(where: object, expected: str, remedy: str) -> Iterator[None]:
+    """Whatever a library says of a file that it cannot read becomes a refusal that names the file.
+
+    Refusals from inside the block pass, and so does a lack of memory, which says nothing of the file.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except PermissionError as e:
+        raise refusal(
+            where, "a file that may be read", "no permission", "ask its owner for it"
+        ) from e
+    except Exception as e:
+        raise refusal(where, expected, " ".join(str(e).split()) or type(e).__name__, remedy) from e
+
+
 @dataclass(frozen=True, slots=True)
 class Stimulus:
     """Something shown or played; `uid` is stable across subjects and runs.

@@ -267,7 +267,7 @@ FAULTS: list[tuple[str, Break, dict[str, object], str, str]] = [
     ("no pictures", _gone("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), {}, "subj01",
      "expected the pictures at .*nsd_stimuli.hdf5"),
     ("design", _gone("nsddata/experiments/nsd/nsd_expdesign.mat"), {}, "subj01", "expdesign.mat"),
-    ("design key", _design(sharedix=None), {}, "subj01", "expected the variable sharedix"),
+    ("design key", _design(sharedix=None), {}, "subj01", "expected the variable 'sharedix'"),
     ("order", _design(masterordering=np.array([[1, 2, 99]])), {}, "subj01", "columns 1 to 80"),
     ("sessions", _design(stimpattern=np.ones((40, 6, 2))), {}, "subj01",
      r"masterordering \(240\), got 480 in 40 sessions"),

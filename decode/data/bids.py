@@ -15,7 +15,15 @@ import pandas as pd
 from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth
 from decode.recordings import bids
 from decode.recordings.bids import Columns, Run
-from decode.recordings.bold import Voxels, read_bold, read_mask, usable, with_confounds
+from decode.recordings.bold import (
+    Scale,
+    Voxels,
+    check_scale,
+    read_bold,
+    read_mask,
+    usable,
+    with_confounds,
+)
 from decode.recordings.masks import bright_voxels
 from decode.recordings.meeg import as_recording
 
@@ -38,7 +46,8 @@ class Bids:
     the names or patterns in `confounds` become channels for the GLM to regress out. Without
     `derivatives`, plain `_bold.nii.gz` files are read. `mask`, a NIfTI file in `root` ("{subject}"
     stands for sub-01), comes before any of these; without any, bright voxels are kept. BOLD comes
-    in percent signal change, M/EEG in V and T with sensor positions in metres.
+    in percent signal change, or with `scale` "as_is" in the unit of the files (residuals, z-scores:
+    what has no mean to take percent of), M/EEG in V and T with sensor positions in metres.
 
     Raises InputError for what is missing, unreadable or does not fit together.
     """
@@ -65,6 +74,7 @@ class Bids:
         space: str | None = None,
         mask: str | None = None,
         confounds: Sequence[str] = (),
+        scale: Scale = "percent",
     ) -> None:
         self.root, self.datatype, self.task = Path(root), datatype, task
         if datatype not in MODALITIES:
@@ -87,6 +97,8 @@ class Bids:
         )
         self.folder = self.root if derivatives is None else self.root / derivatives
         self.derivatives, self.space, self.mask = derivatives, space, mask
+        check_scale(scale)
+        self.scale = scale
         self.confounds = tuple(confounds)
         self.subjects = self._subjects(subjects)
         told = bids.description(self.root)
@@ -184,6 +196,7 @@ class Bids:
                 session=run.session,
                 run=run.run,
                 channels=channels,
+                scale=self.scale,
             )
             if self.confounds:
                 recording = with_confounds(recording, read_confounds(run.path, self.confounds))
@@ -192,10 +205,11 @@ class Bids:
     def _voxels(self, runs: Sequence[Run]) -> Voxels:
         images = [run.path for run in runs]
         if self.mask is not None:
-            return usable(images, read_mask(self.root / self.mask.format(subject=runs[0].subject)))
+            drawn = read_mask(self.root / self.mask.format(subject=runs[0].subject))
+            return usable(images, drawn, self.scale)
         if self.derivatives is None:
-            return bright_voxels(images)
-        return usable(images, common_mask(images))
+            return bright_voxels(images, self.scale)
+        return usable(images, common_mask(images), self.scale)
 
 
 def open_bids(path: Path, root: Path, datatype: str):  # type: ignore[no-untyped-def]

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.pictures import write_picture
+from decode.recordings.matlab import read_mat
 
 _VARIABLES = ("fmriTrn", "fmriTest", "stimTrn", "stimTest", "labelTrn", "labelTest")
 _DIGITS = {1: 6, 2: 9}
@@ -23,27 +24,14 @@ def read(file: Path) -> dict[str, np.ndarray]:
     Returns `brain` (trial, voxel) float32, `pictures` (trial, 28, 28) uint8 upright and `digit`
     (trial,) with 6 or 9. Raises InputError where the file is missing, broken or of another shape.
     """
-    from scipy.io import loadmat
-
     if not file.is_file():
         raise InputError(
             f"digits69: expected {file.name} in {file.parent}, found no such file; "
             "put it there or set paths.data"
         )
-    try:
-        raw = loadmat(file)
-    except Exception as e:
-        raise InputError(
-            f"digits69: expected a complete MATLAB 5 file at {file}, got {e}; fetch it again"
-        ) from e
-    missing = [name for name in _VARIABLES if name not in raw]
-    if missing:
-        raise InputError(
-            f"digits69: expected variables {list(_VARIABLES)} in {file}, {missing} are missing; "
-            "fetch it again"
-        )
-    brain = np.concatenate([raw["fmriTrn"], raw["fmriTest"]]).astype(np.float32)
-    flat = np.concatenate([raw["stimTrn"], raw["stimTest"]])
+    raw = read_mat(file, _VARIABLES, remedy="fetch it again")
+    brain = _joined(file, raw["fmriTrn"], raw["fmriTest"]).astype(np.float32)
+    flat = _joined(file, raw["stimTrn"], raw["stimTest"])
     label = np.concatenate([raw["labelTrn"].ravel(), raw["labelTest"].ravel()])
     if flat.shape[1:] != (_SIDE**2,) or not len(brain) == len(flat) == len(label):
         raise InputError(
@@ -55,6 +43,13 @@ def read(file: Path) -> dict[str, np.ndarray]:
             f"digits69: expected labels {list(_DIGITS)} in {file}, got "
             f"{sorted(set(label.tolist()))}; fetch it again"
         )
+    if flat.min() < 0 or not 1 < flat.max() <= 255:
+        raise refusal(
+            file,
+            "pictures of whole numbers from 0 to 255",
+            f"values from {flat.min():g} to {flat.max():g}",
+            "multiply pictures in [0, 1] by 255, or fetch the file again",
+        )
     # MATLAB stores pictures column by column.
     pictures = flat.astype(np.uint8).reshape(-1, _SIDE, _SIDE).transpose(0, 2, 1)
     return {
@@ -63,6 +58,21 @@ def read(file: Path) -> dict[str, np.ndarray]:
         "digit": np.array([_DIGITS[int(x)] for x in label]),
         "published": np.repeat(["train", "test"], [len(raw["fmriTrn"]), len(raw["fmriTest"])]),
     }
+
+
+def _joined(file: Path, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """(trial, column) of both parts; InputError where they do not fit together or are not finite."""
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
+        raise refusal(
+            file,
+            "as many columns in the training as in the test part",
+            f"{train.shape} and {test.shape}",
+            "fetch it again",
+        )
+    joined = np.concatenate([train, test])
+    if not np.isfinite(joined).all():
+        raise refusal(file, "finite numbers", "NaN or infinity", "fetch it again")
+    return joined
 
 
 class Digits69:

@@ -13,7 +13,14 @@ from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.pictures import StimuliOnDemand
 from decode.progress import progress
 from decode.recordings import packed
-from decode.recordings.samples import Part, Samples, folder_samples, member, tar_samples
+from decode.recordings.samples import (
+    Part,
+    Samples,
+    folder_samples,
+    member,
+    numbered,
+    tar_samples,
+)
 from decode.store import whole_file
 
 NAME = "mindeye1"
@@ -140,10 +147,7 @@ def _chunks(root: Path, subject: str) -> list[Chunk]:
     """(folder, where, samples) of train, val and test; a missing val is fine."""
     chunks: list[Chunk] = []
     for part in FOLDERS:
-        tars = sorted(
-            (root / part).glob(f"{part}_{subject}_*.tar"),
-            key=lambda p: int(p.stem.rsplit("_", 1)[1]),
-        )
+        tars = numbered(NAME, (root / part).glob(f"{part}_{subject}_*.tar"))
         folder = root / part / subject
         if tars:
             labelled = progress(tars, f"{NAME} {part} {subject}")

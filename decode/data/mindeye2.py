@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,7 @@ from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.pictures import StimuliOnDemand
 from decode.progress import progress
 from decode.recordings import packed
-from decode.recordings.samples import member, tar_samples
+from decode.recordings.samples import member, numbered, tar_samples
 
 NAME = "mindeye2"
 # Name of the test split -> its folder and the last session that it knows of.
@@ -135,7 +134,7 @@ class MindEye2:
     def _trials(self, subject: str) -> pd.DataFrame:
         """image, session, run, row, is_old, shared1000, split and repeat, one row per trial."""
         folder = self.root / "wds" / subject
-        train = sorted((folder / "train").glob("*.tar"), key=_number)
+        train = numbered(NAME, (folder / "train").glob("*.tar"))
         if not train:
             raise InputError(
                 f"{NAME}: expected 0.tar, 1.tar, ... in {folder / 'train'}, found none"
@@ -175,10 +174,6 @@ class MindEye2:
 
 def _uid(number: int) -> str:
     return f"nsd/{int(number):05d}"
-
-
-def _number(path: Path) -> int:
-    return int(path.stem) if re.fullmatch(r"\d+", path.stem) else 10**9
 
 
 def _behaviour(path: Path) -> pd.DataFrame:

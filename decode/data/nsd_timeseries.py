@@ -13,7 +13,7 @@ import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.recordings import nsd, nsd_pictures
-from decode.recordings.bold import percent_change, read_run
+from decode.recordings.bold import check_mean, percent_change, read_run
 
 SHOWN_S = 3.0
 _WITH_REST = 14
@@ -101,6 +101,7 @@ class NSDTimeseries:
                 events = self._events(design, path, trials, shown, session)
                 signal = read_run(path, voxels)
                 self._check_length(path, len(signal), len(design))
+                check_mean(path, signal)
                 signal = percent_change(signal[: self.volumes])
                 names = f"{session:02d}", f"{run:02d}"
                 yield Recording(subject, *names, "fmri", signal, 1 / self.tr, channels, events)

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
+from decode.recordings.matlab import read_mat
 
 CLASSES = {1: "target", -1: "nontarget"}
 PAUSE_S = 2.0
@@ -91,20 +92,11 @@ class P300Speller:
 
 def read_speller(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     """(time, channel) float32 in V, the trigger (time,) int, and the sampling rate in Hz."""
-    from scipy.io import loadmat
-
-    try:
-        raw = loadmat(path, squeeze_me=True, variable_names=["y", "trig", "fs"])
-        signal, trigger, sfreq = np.asarray(raw["y"]), np.asarray(raw["trig"]), float(raw["fs"])
-    except KeyError as e:
-        raise InputError(
-            f"{path}: expected the variables y, trig and fs, {e} is missing; get the file again"
-        ) from e
-    except Exception as e:
-        raise InputError(
-            f"{path}: expected a readable MATLAB file, got {type(e).__name__}: "
-            f"{' '.join(str(e).split())}; it is probably truncated, get it again"
-        ) from e
+    raw = read_mat(path, ("y", "trig", "fs"))
+    signal, trigger, rate = raw["y"], raw["trig"].ravel(), raw["fs"].ravel()
+    if len(rate) != 1 or not 0 < rate[0] < 1e6:
+        raise refusal(path, "one sampling rate in Hz in fs", rate[:3], "get the file again")
+    sfreq = float(rate[0])
     if (
         signal.ndim != 2
         or trigger.shape != signal.shape[:1]

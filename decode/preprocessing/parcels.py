@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Recording
+from decode.core import InputError, Recording, refusal
 from decode.preprocessing.mixing import mixed, split_channels
 from decode.preprocessing.prepared import Prepared
 from decode.scalers import MISSING
+from decode.volumes import whole_image
 
 Grid = Literal["same", "nearest"]
 Missing = Literal["refuse", "zero"]
@@ -160,19 +161,12 @@ def voxel_places(where: str, channels: pd.DataFrame, atlas: Atlas, grid: Grid) -
 
 def read_atlas(path: Path) -> Atlas:
     """A NIfTI image of labels (x, y, z) or weighted maps (x, y, z, map); InputError where it is neither."""
-    import nibabel
-
-    try:
-        # The file stays open, so that a packed one is unpacked once and not once for every map.
-        image: Any = nibabel.load(path, keep_file_open=True)
+    if not path.is_file():
+        raise refusal(path, "a NIfTI image of parcels", "no such file", "correct the path")
+    with whole_image(path) as image:
         shape = tuple(int(n) for n in image.shape)
         maps = len(shape) == 4 and shape[3] > 1
         values = _maps(image) if maps else np.asarray(image.dataobj, np.float64)
-    except Exception as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(
-            f"{path}: expected a NIfTI image of parcels, got {reason}; correct the path"
-        ) from e
     if len(shape) not in (3, 4):
         raise InputError(
             f"{path}: expected one volume (x, y, z) of labels or several of weighted maps, got shape "

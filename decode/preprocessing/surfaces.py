@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from decode.core import InputError
+from decode.core import InputError, reading
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,13 +41,10 @@ def read_flat(path: Path) -> FlatSurface:
 def _gifti(path: Path) -> FlatSurface:
     import nibabel
 
-    try:
+    with reading(path, "a GIFTI surface", "copy it again or give another"):
         image: Any = nibabel.load(path)
         points = np.asarray(image.agg_data("NIFTI_INTENT_POINTSET"), float)
         faces = np.asarray(image.agg_data("NIFTI_INTENT_TRIANGLE"), np.int64)
-    except Exception as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(f"{path}: expected a GIFTI surface, got {reason}; give another") from e
     if points.ndim != 2 or points.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
         raise InputError(
             f"{path}: expected points (vertex, 3) and triangles (triangle, 3), got {points.shape} and "
@@ -55,7 +52,7 @@ def _gifti(path: Path) -> FlatSurface:
         )
     # What no triangle holds was cut away, and its coordinates mean nothing.
     vertex = np.unique(faces)
-    if not len(vertex) or vertex[-1] >= len(points):
+    if not len(vertex) or vertex[0] < 0 or vertex[-1] >= len(points):
         raise InputError(
             f"{path}: expected triangles of the {len(points)} points, got {len(faces)} triangles; "
             "the file is damaged, copy it again"

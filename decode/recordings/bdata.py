@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from decode.core import InputError
+from decode.content import inside
+from decode.core import InputError, reading
 from decode.recordings import packed
 
 LAYOUTS = (("dataset", "metadata"), ("dataSet", "metaData"))
@@ -49,27 +51,32 @@ class BData:
         return self.matrix[:, columns[0]]
 
 
+def _parts(name: str, file: Path, f: Any) -> list[Any]:
+    """The data, the keys of its columns and their values."""
+    found = next(((d, m) for d, m in LAYOUTS if d in f and m in f), None)
+    if found is None:
+        raise InputError(
+            f"{name}: expected 'dataset' and 'metadata' in {file}, found {sorted(f)}; "
+            "is this a BData file?"
+        )
+    places = found[0], f"{found[1]}/key", f"{found[1]}/value"
+    parts = [inside(f, place) for place in places]
+    missing = [place for place, part in zip(places, parts, strict=True) if part is None]
+    if missing:
+        raise InputError(f"{name}: expected {missing} in {file}, found none; fetch it again")
+    return parts
+
+
 def read_bdata(name: str, file: Path) -> BData:
     """One file, whole. Both spellings of the two groups that bdpy has written are read."""
     packed.need_file(name, file)
-    import h5py
+    with reading(f"{name}: {file}", "a whole HDF5 file of BData", packed.AGAIN):
+        import h5py
 
-    try:
         with h5py.File(file, "r") as f:
-            found = next(((d, m) for d, m in LAYOUTS if d in f and m in f), None)
-            if found is None:
-                raise InputError(
-                    f"{name}: expected 'dataset' and 'metadata' in {file}, found {sorted(f)}; "
-                    "is this a BData file?"
-                )
-            matrix = np.asarray(f[found[0]], np.float64)
-            missing = [k for k in ("key", "value") if k not in f[found[1]]]
-            if missing:
-                raise InputError(f"{name}: expected {missing} in {file}, group {found[1]!r}")
-            keys = [k.decode() if isinstance(k, bytes) else str(k) for k in f[found[1]]["key"][:]]
-            values = np.asarray(f[found[1]]["value"], np.float64)
-    except OSError as e:
-        raise InputError(f"{name}: expected a whole HDF5 file at {file}, got: {e}") from e
+            arrays = [np.asarray(part) for part in _parts(name, file, f)]
+        matrix, values = arrays[0].astype(np.float64), arrays[2].astype(np.float64)
+        keys = [k.decode() if isinstance(k, bytes) else str(k) for k in arrays[1]]
     if matrix.ndim != 2 or values.shape != (len(keys), matrix.shape[1]):
         raise InputError(
             f"{name}: expected a value per key and column in {file}, got {len(keys)} keys, values "

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
+from decode.core import InputError, reading
 from decode.recordings.bold import Voxels, read_mask, read_run
+from decode.recordings.matlab import read_mat
 
 READ = (".npy", ".mat", ".nii", ".nii.gz")
 
@@ -94,36 +95,7 @@ def _read(path: Path, variable: str, voxels: Voxels | None) -> np.ndarray:
     if voxels is not None and path.name.endswith((".nii", ".nii.gz")):
         return read_run(path, voxels)
     if path.suffix == ".mat":
-        return _read_mat(path, variable)
-    try:
+        return read_mat(path, [variable], remedy="set data.variable")[variable]
+    with reading(path, "a whole .npy array of numbers", "save it again"):
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(
-            f"{path}: expected a whole .npy array of numbers, got: {e}; save it again"
-        ) from e
     return array
-
-
-def _read_mat(path: Path, variable: str) -> np.ndarray:
-    """A variable of a MATLAB file; since version 7.3 these are HDF5, with the axes reversed."""
-    import h5py
-    from scipy.io import loadmat, whosmat
-
-    try:
-        if h5py.is_hdf5(path):
-            with h5py.File(path, "r") as file:
-                there, found = sorted(file), file.get(variable)
-                array = None if found is None else np.asarray(found).T
-        else:
-            there = [name for name, *_ in whosmat(path)]
-            array = loadmat(path, variable_names=[variable]).get(variable)
-    except Exception as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(
-            f"{path}: expected a whole MATLAB file, got {reason}; save it again"
-        ) from e
-    if array is None:
-        raise InputError(
-            f"{path}: expected the variable {variable!r}, got {there}; set data.variable"
-        )
-    return np.asarray(array)

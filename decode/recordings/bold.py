@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Recording
+from decode.core import InputError, Recording, about, refusal
+from decode.volumes import open_image, read_volume, stored_values, whole_image
 
-if TYPE_CHECKING:
-    from nibabel.spatialimages import SpatialImage
+Scale = Literal["percent", "as_is"]
+# Voxels by which the scale of a run is judged.
+LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,47 +67,6 @@ def _in_words(affine: np.ndarray | None) -> str:
     return "none" if affine is None else str(np.round(affine[:3], 2).tolist())
 
 
-def open_image(path: Path) -> SpatialImage:
-    """A NIfTI image whose data are not read yet."""
-    import nibabel
-
-    try:
-        return nibabel.load(path)  # type: ignore[return-value]
-    except Exception as e:
-        raise _unreadable(path, e) from e
-
-
-def _unreadable(path: Path, e: Exception) -> InputError:
-    if not path.exists():
-        return InputError(f"{path}: expected a NIfTI image, found no such file; put it there")
-    reason = " ".join(str(e).split()) or type(e).__name__
-    return InputError(
-        f"{path}: expected a whole NIfTI image, got {reason}; the file is truncated or damaged, "
-        "copy it again"
-    )
-
-
-def _stored(image: SpatialImage, path: Path) -> np.ndarray:
-    """Numbers as they are stored, before slope and intercept: no float64 copy of a whole run."""
-    data: Any = image.dataobj
-    try:
-        return np.asarray(data.get_unscaled() if hasattr(data, "get_unscaled") else data)
-    except Exception as e:
-        raise _unreadable(path, e) from e
-
-
-def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A small image (a mask, an atlas) as (x, y, z), and its affine in mm."""
-    image = open_image(path)
-    _stored(image, path)
-    volume = np.asarray(image.dataobj)
-    if volume.ndim == 4 and volume.shape[3] == 1:
-        volume = volume[..., 0]
-    if volume.ndim != 3:
-        raise InputError(f"{path}: expected one volume (x, y, z), got shape {volume.shape}")
-    return volume, np.asarray(image.affine)
-
-
 def read_mask(path: Path) -> Voxels:
     """The voxels with a value above 0."""
     volume, affine = read_volume(path)
@@ -115,15 +77,15 @@ def read_mask(path: Path) -> Voxels:
 
 
 def read_run(path: Path, voxels: Voxels) -> np.ndarray:
-    """(time, voxel) float32 in the scanner's units, the mask's voxels only."""
-    image = open_image(path)
-    if len(image.shape) != 4 or image.shape[:3] != voxels.grid:
-        raise InputError(
-            f"{path}: expected a run on the grid of {voxels.where}, {voxels.grid} + time, got {image.shape}; "
-            "choose a mask in the space of the run"
-        )
-    voxels.check_space(path, image.affine)
-    stored = _stored(image, path)
+    """(time, voxel) float32 in the units of the file, the mask's voxels only."""
+    with whole_image(path) as image:
+        if len(image.shape) != 4 or image.shape[:3] != voxels.grid:
+            raise InputError(
+                f"{path}: expected a run on the grid of {voxels.where}, {voxels.grid} + time, got "
+                f"{image.shape}; choose a mask in the space of the run"
+            )
+        voxels.check_space(path, image.affine)
+        stored = stored_values(image)
     slope = getattr(image.dataobj, "slope", 1.0)
     intercept = getattr(image.dataobj, "inter", 0.0)
     picked = stored[tuple(voxels.ijk.T)].T
@@ -164,6 +126,39 @@ def percent_change(signal: np.ndarray) -> np.ndarray:
     return ((signal - mean) * scale).astype(np.float32)
 
 
+def steady(signal: np.ndarray) -> np.ndarray:
+    """Boolean (voxel,): those of `signal` (time, voxel) that are finite throughout and vary."""
+    finite = np.isfinite(signal).all(axis=0)
+    return np.asarray(finite & (np.ptp(np.where(finite, signal, 0), axis=0) > 0))
+
+
+def check_mean(path: Path, signal: np.ndarray) -> None:
+    """InputError for a run (time, voxel) without the scanner's mean: nothing to take percent of.
+
+    Where the mean is there, a voxel of the brain has some 20 to 200 times its standard deviation and
+    one of air 1.9 times (Rayleigh's distribution). Residuals, z-scores and percent change have none.
+    """
+    step = max(1, signal.shape[1] // LOOKED_AT)
+    some = signal[:, ::step]
+    some = some[:, steady(some)].astype(np.float64)
+    if not some.size:
+        return
+    share = float(np.median(np.abs(some.mean(axis=0)) / some.std(axis=0)))
+    if share < 1:
+        raise refusal(
+            path,
+            "the scanner's values, whose mean lies far above their changes",
+            f"a mean of {share:.2g} standard deviations, as residuals, z-scores and percent change have",
+            "give the runs with their mean, or set data.scale=as_is where data=bids",
+        )
+
+
+def check_scale(scale: Scale) -> None:
+    """InputError for a word that is no scale."""
+    if scale not in get_args(Scale):
+        raise refusal("data.scale", f"one of {list(get_args(Scale))}", repr(scale), "correct it")
+
+
 def read_bold(
     path: Path,
     voxels: Voxels,
@@ -174,14 +169,20 @@ def read_bold(
     run: str = "",
     channels: pd.DataFrame | None = None,
     tr: float | None = None,
+    scale: Scale = "percent",
 ) -> Recording:
-    """One run as a Recording in percent signal change; `tr` (s) corrects a wrong header."""
+    """One run as a Recording; `tr` (s) corrects a wrong header.
+
+    With `scale` "percent" the signal is percent change from each voxel's mean, with "as_is" what the
+    file holds.
+    """
+    signal = read_run(path, voxels)
     return Recording(
         subject=subject,
         session=session,
         run=run,
         modality="fmri",
-        signal=percent_change(read_run(path, voxels)),
+        signal=percent_change(signal) if scale == "percent" else signal,
         sfreq=1 / (tr if tr is not None else repetition_time(path)),
         channels=voxels.channels() if channels is None else channels,
         events=events,
@@ -198,28 +199,43 @@ def with_confounds(recording: Recording, confounds: pd.DataFrame) -> Recording:
             f"{len(confounds)} rows"
         )
     rows = pd.DataFrame({"name": list(confounds), "kind": "confound", "roi": ""})
-    channels = pd.concat([recording.channels, rows], ignore_index=True)
-    # The first row of a derivative is n/a in fMRIPrep's tables: no change is known there.
-    values = confounds.fillna(0.0).to_numpy(np.float32)
-    return Recording(
-        recording.subject,
-        recording.session,
-        recording.run,
-        recording.modality,
-        np.hstack([recording.signal, values]),
-        recording.sfreq,
-        channels,
-        recording.events,
+    with about(recording.where):
+        values = confound_values(confounds)
+    return replace(
+        recording,
+        signal=np.hstack([recording.signal, values]),
+        channels=pd.concat([recording.channels, rows], ignore_index=True),
     )
 
 
-def usable(paths: list[Path], voxels: Voxels) -> Voxels:
-    """The voxels that are finite, vary and have a positive mean in every run, one run at a time."""
+def confound_values(confounds: pd.DataFrame) -> np.ndarray:
+    """(volume, confound) float32; a value that is missing is its column's mean.
+
+    The first row of a derivative is n/a in fMRIPrep's tables: no change is known there, and 0 would be
+    an outlier in a column that lies far from it. Raises InputError for a column without any number.
+    """
+    numbers = confounds.astype(float)
+    empty = [str(name) for name, column in numbers.items() if not column.notna().any()]
+    if empty:
+        raise InputError(
+            f"confound {empty[0]!r}: expected numbers, got none in {len(numbers)} rows; leave it out of "
+            "data.confounds"
+        )
+    return numbers.fillna(numbers.mean()).to_numpy(np.float32)
+
+
+def usable(paths: Sequence[Path], voxels: Voxels, scale: Scale = "percent") -> Voxels:
+    """The voxels that are finite and vary in every run, one run at a time.
+
+    With `scale` "percent" their mean has to be positive too, and runs without a mean are refused.
+    """
     keep = np.ones(len(voxels.ijk), bool)
     for path in paths:
         signal = read_run(path, voxels)
-        keep &= np.isfinite(signal).all(axis=0) & (np.ptp(signal, axis=0) > 0)
-        keep &= signal.mean(axis=0) > 0
+        keep &= steady(signal)
+        if scale == "percent":
+            check_mean(path, signal)
+            keep &= signal.mean(axis=0) > 0
     if not keep.any():
         raise InputError(
             f"{paths[0].parent}: expected voxels that vary in all {len(paths)} runs, got none; "

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError
-from decode.recordings.bold import Voxels, read_mask, read_volume
+from decode.recordings.bold import Voxels, read_mask
+from decode.recordings.matlab import read_mat
+from decode.volumes import read_volume
 
 SUBJECTS = tuple(f"subj{i:02d}" for i in range(1, 9))
 RELEASED = dict(zip(SUBJECTS, (40, 40, 32, 30, 40, 32, 40, 30), strict=True))
@@ -69,7 +71,12 @@ class Design:
 def read_design(root: Path) -> Design:
     """The experiment's design; InputError where the file is missing, broken or contradicts itself."""
     path = root / DESIGN
-    raw = _load_mat(path)
+    if not path.is_file():
+        raise InputError(
+            f"nsd: expected the experiment's design at {path}, found no such file; put it there or "
+            "set paths.data to the folder that contains nsd"
+        )
+    raw = read_mat(path, ("subjectim", "masterordering", "sharedix"), optional=("stimpattern",))
     images = raw["subjectim"].astype(np.int64)
     order = raw["masterordering"].astype(np.int64).ravel()
     shared = raw["sharedix"].astype(np.int64).ravel()
@@ -91,30 +98,6 @@ def read_design(root: Path) -> Design:
     session = np.repeat(np.arange(1, len(_sizes(raw, order, path)) + 1), _sizes(raw, order, path))
     repeat = pd.Series(order).groupby(order).cumcount().to_numpy() + 1
     return Design(path, images[:, order - 1] - 1, order <= len(shared), repeat, session)
-
-
-def _load_mat(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-
-    if not path.is_file():
-        raise InputError(
-            f"nsd: expected the experiment's design at {path}, found no such file; put it there or "
-            "set paths.data to the folder that contains nsd"
-        )
-    try:
-        raw = loadmat(path)
-    except Exception as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(
-            f"{path}: expected a whole MATLAB file, got {reason}; fetch it again"
-        ) from e
-    missing = [k for k in ("subjectim", "masterordering", "sharedix") if k not in raw]
-    if missing:
-        there = sorted(k for k in raw if not k.startswith("_"))
-        raise InputError(
-            f"{path}: expected the variable {missing[0]}, got {there}; fetch the file again"
-        )
-    return raw
 
 
 def _sizes(raw: dict[str, np.ndarray], order: np.ndarray, path: Path) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 
 from decode import content
 from decode.core import InputError
-from decode.recordings.bold import Voxels, open_image
+from decode.recordings.bold import Voxels
+from decode.volumes import read_volume, whole_image
 
 SCALE = 300.0
 # Volumes in the space of the betas; HDF5 files carry no affine of their own.
@@ -51,27 +52,23 @@ Piece = tuple[slice, Any, np.ndarray]
 
 
 def _from_nifti(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
-    import nibabel
-
-    open_image(path)
-    # The file stays open: reopening a compressed one would start again from its beginning.
-    image: Any = nibabel.load(path, keep_file_open=True)
-    _check(path, tuple(image.shape), (*voxels.grid, n_trials), image.get_data_dtype(), voxels)
-    voxels.check_space(path, image.affine)
-    if (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0):
-        raise InputError(
-            f"{path}: expected betas stored without slope and intercept (percent change x {SCALE:g}), "
-            f"got slope {image.dataobj.slope:g}, intercept {image.dataobj.inter:g}; fetch the file again"
-        )
     inside = tuple(voxels.ijk.T)
     step = max(1, CHUNK_BYTES // (2 * int(np.prod(voxels.grid))))
-    for start in range(0, n_trials, step):
-        part = slice(start, min(start + step, n_trials))
-        try:
-            volumes = np.asarray(image.dataobj[..., part])
-        except Exception as e:
-            raise _broken(path, e) from e
-        yield part, slice(None), volumes[inside].T
+    with whole_image(path) as image:
+        _check(path, tuple(image.shape), (*voxels.grid, n_trials), image.get_data_dtype(), voxels)
+        voxels.check_space(path, image.affine)
+        _check_unscaled(path, image.dataobj.slope, image.dataobj.inter)
+        for start in range(0, n_trials, step):
+            part = slice(start, min(start + step, n_trials))
+            yield part, slice(None), np.asarray(image.dataobj[..., part])[inside].T
+
+
+def _check_unscaled(path: Path, slope: float, intercept: float) -> None:
+    if (slope, intercept) != (1.0, 0.0):
+        raise InputError(
+            f"{path}: expected betas stored without slope and intercept (percent change x {SCALE:g}), "
+            f"got slope {slope:g}, intercept {intercept:g}; fetch the file again"
+        )
 
 
 def _from_hdf5(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
@@ -84,7 +81,7 @@ def _from_hdf5(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
     _check(path, tuple(betas.shape), (n_trials, *voxels.grid[::-1]), betas.dtype, voxels)
     beside = _beside(path, voxels)
     if beside is not None:
-        voxels.check_space(beside, open_image(beside).affine)
+        voxels.check_space(beside, read_volume(beside)[1])
     x, y, z = voxels.ijk.T
     chunks = betas.chunks or (1, *betas.shape[1:])
     try:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.recordings.nsd import region_name
+from decode.volumes import whole_image
 
 SPACE = "fsaverage"
 HEMISPHERES = ("lh", "rh")
@@ -89,29 +90,38 @@ def read_surface_betas(
     first = 0
     for name, kept in vertices.items():
         path = beta_path(folder, name, session)
-        image = _open(path)
-        expected = (sizes[name], 1, 1, n_trials)
-        found, kind = tuple(int(n) for n in image.shape), image.get_data_dtype()
-        if found != expected or kind.kind != "f":
-            raise InputError(
-                f"{path}: expected float betas (vertex, 1, 1, trial) {expected}, as the mask and the "
-                f"design say, got {kind.name} {found}; fetch the file again or "
-                "choose a mask of the same surface"
-            )
-        step = max(1, CHUNK_BYTES // (4 * sizes[name]))
-        for start in range(0, n_trials, step):
-            part = slice(start, min(start + step, n_trials))
-            out[part, first : first + len(kept)] = _values(image, path, part)[kept].T
+        _need(path)
+        columns = slice(first, first + len(kept))
+        with whole_image(path) as image:
+            _check_betas(path, image, (sizes[name], 1, 1, n_trials))
+            step = max(1, CHUNK_BYTES // (4 * sizes[name]))
+            for start in range(0, n_trials, step):
+                part = slice(start, min(start + step, n_trials))
+                out[part, columns] = np.asarray(image.dataobj[..., part])[kept, 0, 0].T
         first += len(kept)
     return out
 
 
+def _check_betas(path: Path, image: Any, expected: tuple[int, ...]) -> None:
+    found, kind = tuple(int(n) for n in image.shape), image.get_data_dtype()
+    if found != expected or kind.kind != "f":
+        raise InputError(
+            f"{path}: expected float betas (vertex, 1, 1, trial) {expected}, as the mask and the "
+            f"design say, got {kind.name} {found}; fetch the file again or "
+            "choose a mask of the same surface"
+        )
+
+
 def read_mgh(path: Path) -> np.ndarray:
     """(vertex,) values of an MGH or MGZ file with one number per vertex."""
-    image = _open(path)
-    if image.shape[1:] != (1, 1) and image.shape[1:] != (1, 1, 1):
-        raise InputError(f"{path}: expected one value per vertex, got shape {image.shape}")
-    return _values(image, path, None)
+    _need(path)
+    with whole_image(path) as image:
+        values = np.asarray(image.dataobj)
+    if values.shape[1:] not in ((1, 1), (1, 1, 1)):
+        raise refusal(
+            path, "one value per vertex", f"shape {values.shape}", "fetch the file of the surface"
+        )
+    return values.ravel()
 
 
 def _alike(path: Path, n: int) -> np.ndarray:
@@ -123,28 +133,8 @@ def _alike(path: Path, n: int) -> np.ndarray:
     return values
 
 
-def _open(path: Path) -> Any:
-    import nibabel
-
+def _need(path: Path) -> None:
     if not path.is_file():
         raise InputError(
             f"{path}: expected an MGH file, found no such file; fetch it (docs/data_nsd.md)"
         )
-    try:
-        return nibabel.load(path)
-    except Exception as e:
-        raise _broken(path, e) from e
-
-
-def _values(image: Any, path: Path, part: slice | None) -> np.ndarray:
-    """(vertex,) or, for a part of the trials, (vertex, trial)."""
-    try:
-        values = np.asarray(image.dataobj if part is None else image.dataobj[..., part])
-    except Exception as e:
-        raise _broken(path, e) from e
-    return values.reshape(len(values)) if part is None else values[:, 0, 0]
-
-
-def _broken(path: Path, e: Exception) -> InputError:
-    reason = " ".join(str(e).split()) or type(e).__name__
-    return InputError(f"{path}: expected a whole MGH file, got {reason}; fetch it again")

@@ -11,6 +11,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +20,12 @@ import numpy as np
 import pandas as pd
 
 from decode import content
-from decode.core import InputError
+from decode.content import MOST_PACKED
+from decode.core import InputError, reading
 from decode.pictures import to_bytes, write_picture
+from decode.volumes import read_rest
+
+AGAIN = "fetch it again"
 
 
 def check_subject(name: str, subject: str, subjects: Sequence[str], root: Path) -> None:
@@ -40,18 +45,17 @@ def need_file(name: str, path: Path, advice: str = "put it there or set paths.da
 def open_npy(name: str, path: Path, *, ndim: int) -> np.ndarray:
     """A memory-mapped array of `ndim` dimensions."""
     need_file(name, path)
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        if "Object" in str(e) or "object" in str(e):
+    with reading(f"{name}: {path}", "a whole .npy file", AGAIN):
+        try:
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as e:
+            if "object" not in str(e).lower():
+                raise
             raise InputError(
                 f"{name}: expected plain numbers or text in {path}, got pickled Python objects, which "
                 "may run code; where you trust the file, convert it once: "
                 "a = numpy.load(f, allow_pickle=True); numpy.save(f, a.astype(str))"
             ) from e
-        raise InputError(
-            f"{name}: expected a whole .npy file at {path}, got: {e}; fetch it again"
-        ) from e
     if array.ndim != ndim:
         raise InputError(
             f"{name}: expected {ndim} dimensions in {path}, got shape {array.shape}; fetch it again"
@@ -61,20 +65,30 @@ def open_npy(name: str, path: Path, *, ndim: int) -> np.ndarray:
 
 def parse_npy(name: str, where: str, data: bytes) -> np.ndarray:
     """The array of an .npy file that lies inside another file."""
-    try:
+    with reading(f"{name}: {where}", "a whole .npy array of numbers", AGAIN):
+        check_header(BytesIO(data), len(data))
         array: np.ndarray = np.load(BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(f"{name}: expected a whole .npy array in {where}, got: {e}") from e
     return array
+
+
+def check_header(file: IO[bytes], room: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and type that an .npy header names; ValueError where `room` bytes
+    cannot hold them, before anything so large is asked for.
+    """
+    shape, fortran, kind = _npy_header(file)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"a header of shape {shape}")
+    size = int(np.prod(shape, dtype=object)) * kind.itemsize
+    if size > (left := room - file.tell()):
+        raise ValueError(f"a header of {size} bytes {shape}, of which {left} are there at most")
+    return shape, fortran, kind
 
 
 def open_hdf5(name: str, path: Path, key: str, *, ndim: int) -> Any:
     """An HDF5 dataset of `ndim` dimensions, not yet read."""
     need_file(name, path)
-    try:
+    with reading(f"{name}: {path}", f"a whole dataset {key!r}", AGAIN):
         found = content.dataset(path, key)
-    except OSError as e:
-        raise InputError(f"{name}: expected a dataset {key!r} in {path}, found {e}") from e
     if found.ndim != ndim:
         raise InputError(
             f"{name}: expected {ndim} dimensions in {path}, key {key!r}, got shape {found.shape}"
@@ -99,50 +113,57 @@ class Npz:
         self.name, self.path = name, need_file(name, path)
 
     def names(self) -> list[str]:
-        return [n.removesuffix(".npy") for n in self._open(lambda z: z.namelist())]
+        with self._open() as z:
+            return [n.removesuffix(".npy") for n in z.namelist()]
 
     def read(self, key: str) -> np.ndarray:
         """One array, whole."""
-        return self._with(key, lambda f: np.lib.format.read_array(f, allow_pickle=False))
+        with self._open() as z:
+            self._header(z, key)
+            with z.open(f"{key}.npy") as f:
+                array = np.lib.format.read_array(f, allow_pickle=False)
+                # The checksum is compared where the file inside ends.
+                read_rest(f)
+        return array
 
     def header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
         """Shape and type, without the values."""
-        return self._with(key, lambda f: _npy_header(f)[::2])
+        with self._open() as z:
+            return self._header(z, key)[::2]
 
     def rows(self, key: str) -> Iterator[np.ndarray]:
         """Row after row in constant memory, compressed or not."""
-        (n, *shape), dtype = self.header(key)
-        size = int(np.prod(shape)) * dtype.itemsize
-        with zipfile.ZipFile(self.path) as z, z.open(f"{key}.npy") as f:
-            if _npy_header(f)[1]:
+        with self._open() as z:
+            (n, *shape), fortran, dtype = self._header(z, key)
+            if fortran:
                 raise InputError(
                     f"{self.name}: expected rows one after the other in {self.path}, key {key!r}, got "
                     "Fortran order; save numpy.ascontiguousarray of it"
                 )
-            for _ in range(n):
-                yield np.frombuffer(f.read(size), dtype).reshape(shape)
-
-    def _with(self, key: str, read: Callable[[IO[bytes]], Any]) -> Any:
-        def inside(z: zipfile.ZipFile) -> Any:
-            if f"{key}.npy" not in z.namelist():
-                raise InputError(
-                    f"{self.name}: expected an array {key!r} in {self.path}, found "
-                    f"{sorted(n.removesuffix('.npy') for n in z.namelist())}; fetch it again"
-                )
+            size = int(np.prod(shape)) * dtype.itemsize
             with z.open(f"{key}.npy") as f:
-                return read(f)
+                _npy_header(f)
+                for _ in range(n):
+                    yield np.frombuffer(f.read(size), dtype).reshape(shape)
+                read_rest(f)
 
-        return self._open(inside)
-
-    def _open(self, use: Callable[[zipfile.ZipFile], Any]) -> Any:
-        try:
-            with zipfile.ZipFile(self.path) as z:
-                return use(z)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    def _header(self, z: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+        if f"{key}.npy" not in z.namelist():
             raise InputError(
-                f"{self.name}: expected a whole .npz file of plain arrays at {self.path}, got: {e}; "
-                "fetch it again"
-            ) from e
+                f"{self.name}: expected an array {key!r} in {self.path}, found "
+                f"{sorted(n.removesuffix('.npy') for n in z.namelist())}; fetch it again"
+            )
+        held = z.getinfo(f"{key}.npy")
+        with z.open(held) as f:
+            return check_header(f, min(held.file_size, MOST_PACKED * held.compress_size))
+
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
+        with (
+            reading(f"{self.name}: {self.path}", "a whole .npz file of plain arrays", AGAIN),
+            zipfile.ZipFile(self.path) as z,
+        ):
+            yield z
 
 
 def _npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
