@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-PARTS = ("ridge", "brain_diffuser", "training", "image_metrics", "stages", "gpu")
+PARTS = ("ridge", "brain_diffuser", "training", "image_metrics", "intervals", "stages", "gpu")
 
 
 def main() -> None:

@@ -379,7 +379,9 @@ class Metric(Protocol):
 
     `looks_at` says whether it reads predictions, made media or responses of the brain; `better` is
     "higher" or "lower". A score is the mean of its rows. A column `ceiling` may say what nothing can
-    beat.
+    beat, `bound` that chance is the most that can be had without the brain, not the mean of luck.
+    Where rows count unequally in a score from 0 to 1, `influence` holds numbers with the same mean
+    whose spread is that of the score: intervals are made of them.
     """
 
     looks_at: Literal["predictions", "media", "brain"]

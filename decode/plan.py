@@ -67,9 +67,16 @@ STAGES = (
         "evaluate",
         ("predict", "reconstruct", "respond"),
         ("metrics", "protocol", "seed"),
+        version=2,
         resumes=False,
     ),
-    Stage("report", ("evaluate", "reconstruct"), ("name", "notes", "published"), resumes=False),
+    Stage(
+        "report",
+        ("evaluate", "reconstruct"),
+        ("name", "notes", "published"),
+        version=2,
+        resumes=False,
+    ),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 

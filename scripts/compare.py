@@ -67,7 +67,7 @@ def report(a: str, b: str, outputs: Path, metrics: list[str] | None, seed: int) 
 
 
 FOOT = (
-    "difference = A - B on shared rows, with a 95 % bootstrap interval over subjects and stimuli;",
+    "difference = A - B on shared rows, with a 95 % interval over subjects and stimuli;",
     "p from flipping signs of stimuli (these subjects, other stimuli); Holm corrects for all lines.",
 )
 

@@ -202,13 +202,45 @@ def test_retrieval_refuses_what_it_cannot_mean() -> None:
 def test_accuracy_counts_hits_and_knows_the_majority() -> None:
     truth = np.eye(3)[[0, 0, 0, 0, 1, 2]]
     predicted = np.eye(3)[[0, 0, 1, 2, 1, 2]].astype(float)
-    rows = Accuracy("retrieval")(make_results(predicted, truth))
+    every = Accuracy("retrieval")(make_results(predicted, truth))
+    rows = every[every["metric"] == "accuracy"]
     assert rows["value"].tolist() == [1, 1, 0, 0, 1, 1]
     assert set(rows["chance"]) == {4 / 6}
+    assert rows["bound"].all()
     undecided = Accuracy("retrieval")(make_results(np.zeros((6, 3)), truth))
-    assert undecided["value"].to_numpy() == pytest.approx(1 / 3)
+    for metric in ("accuracy", "balanced_accuracy"):
+        assert mean_of(undecided, metric) == pytest.approx(1 / 3)
     with pytest.raises(InputError, match="one-hot"):
         Accuracy("retrieval")(make_results(predicted, truth + 0.5))
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn_and_varies_as_its_classes_do() -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    label = rng.choice(4, size=300, p=[0.7, 0.2, 0.1, 0.0])
+    truth = np.eye(4)[label]
+    predicted = 1.5 * truth + rng.normal(size=truth.shape)
+    predicted[:, 3] = -10
+    every = Accuracy("retrieval")(make_results(predicted, truth))
+    rows = every[every["metric"] == "balanced_accuracy"]
+    expected = balanced_accuracy_score(label, predicted.argmax(axis=1))
+    assert rows["value"].mean() == pytest.approx(expected)
+    assert rows["influence"].mean() == pytest.approx(expected)
+    assert set(rows["chance"]) == {1 / 3}  # one of the four classes was never shown
+    hits = [predicted[label == c].argmax(axis=1) == c for c in range(3)]
+    variance = sum(h.var(ddof=1) / len(h) for h in hits) / 9
+    assert rows["influence"].var() / 300 == pytest.approx(variance, rel=0.01)
+
+
+def test_an_answer_that_never_looks_is_at_chance_in_balanced_accuracy_only_there() -> None:
+    truth = np.eye(2)[np.repeat([0, 1], [90, 10])]
+    constant = np.tile([1.0, 0.0], (100, 1))
+    every = Accuracy("retrieval")(make_results(constant, truth)).groupby("metric")
+    for column in ("value", "chance"):
+        assert every[column].mean().to_dict() == pytest.approx(
+            {"accuracy": 0.9, "balanced_accuracy": 0.5}
+        )
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -229,8 +261,9 @@ def test_auc_equals_scikit_learn_within_each_fold(columns: int) -> None:
         assert mine == pytest.approx(roc_auc_score(label[fold == f], score[fold == f]))
     if columns == 2:
         other = Auc("retrieval", positive=0)(make_results(predicted, truth, fold=fold))
-        assert other["value"].mean() == pytest.approx(rows["value"].mean(), abs=0.05)
-        assert len(other) == (~label).sum()
+        assert other["value"].to_numpy() == pytest.approx(rows["value"].to_numpy())
+    assert len(rows) == len(label)
+    assert rows["influence"].mean() == pytest.approx(rows["value"].mean())
     with pytest.raises(InputError, match="holds both"):
         Auc("retrieval")(make_results(predicted, 0 * truth, fold=fold))
 

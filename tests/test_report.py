@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from decode.core import InputError
 from decode.report.charts import chart, ticks
+from decode.report.classes import class_cards
 from decode.report.content import (
     Artefact,
     Curve,
@@ -276,6 +278,69 @@ def test_shuffled_pairs_off_chance_are_called_out() -> None:
     assert "miss chance" not in page(example(summary=good))
     bad = [line("ssim", 0.5, 0.25), line("shuffled/ssim", 0.4, 0.25)]
     assert "Shuffled pairs miss chance" in page(example(summary=bad))
+
+
+def test_shuffled_pairs_below_a_chance_that_is_a_bound_are_no_fault() -> None:
+    """Chance of accuracy is always to name the commonest class; other answers are right less often."""
+    bound = {"chance_is_bound": True}
+    below = [line("accuracy", 0.92, 0.875, **bound), line("shuffled/accuracy", 0.7, 0.875, **bound)]
+    assert "miss chance" not in page(example(summary=below))
+    above = [line("accuracy", 0.92, 0.5, **bound), line("shuffled/accuracy", 0.7, 0.5, **bound)]
+    assert "Shuffled pairs miss chance" in page(example(summary=above))
+    plain = [line("auc", 0.92, 0.5), line("shuffled/auc", 0.3, 0.5)]
+    assert "Shuffled pairs miss chance" in page(example(summary=plain))
+
+
+def class_page(**changes: Any) -> str:
+    """The page of a run that names classes: 40 cats and 10 dogs of two people."""
+    table = pd.DataFrame({"subject": ["S1", "S2"] * 25, "split": "kfold"})
+    table = table.assign(stimulus=["cat"] * 40 + ["dog"] * 10)
+    truth = np.eye(3)[[0] * 40 + [1] * 10]
+    named = np.eye(3)[[0] * 36 + [1] * 3 + [2] + [0] * 4 + [1] * 6]
+    cards = class_cards(table, "label", named, truth, ["cat", "dog", "<emu>"])
+    summary = [line("accuracy", 0.84, 0.8), line("shuffled/accuracy", 0.66, 0.8)]
+    bare: dict[str, Any] = {"galleries": [], "curves": [], "about": {}, "limits": [], "config": ""}
+    return page(example(**{**bare, "summary": summary, "classes": cards, **changes}))
+
+
+def test_classes_are_shown_by_name_with_their_trials_and_scores() -> None:
+    html = class_page()
+    read(html)
+    rows = re.findall(r'<tr><th scope="row">(cat|dog|&lt;emu&gt;)</th>(.*?)</tr>', html)
+    cells = [(name, re.findall(r">([^<>]+)</td>", row)) for name, row in rows]
+    without_interval = [(name, [*row[:3], *row[4:]]) for name, row in cells[:3]]
+    assert without_interval == [
+        ("cat", ["40", "40", "0.900", "0.900"]),
+        ("dog", ["10", "9", "0.600", "0.667"]),
+        ("&lt;emu&gt;", ["0", "1", "–", "0.000"]),
+    ]
+    assert cells[3:6] == [
+        ("cat", ["36", "3", "1"]),
+        ("dog", ["4", "6", "0"]),
+        ("&lt;emu&gt;", ["0", "0", "0"]),
+    ]
+    assert [h in html for h in ("label, all subjects", "label, S1", "label, S2")] == [True] * 3
+
+
+def test_the_interval_of_a_class_is_that_of_its_trials() -> None:
+    table = pd.DataFrame(
+        {"subject": "S1", "split": "kfold", "stimulus": ["cat"] * 40 + ["dog"] * 10}
+    )
+    truth = np.eye(2)[[0] * 40 + [1] * 10]
+    named = np.eye(2)[[0] * 36 + [1] * 4 + [0] * 4 + [1] * 6]
+    (card,) = class_cards(table, "label", named, truth, ["cat", "dog"])
+    for line, hits, n in zip(card.lines, (36, 6), (40, 10), strict=True):
+        known = binomtest(hits, n).proportion_ci(method="wilson")
+        assert (line.low, line.high) == pytest.approx((known.low, known.high))
+    undecided = class_cards(table, "label", np.zeros((50, 2)), truth, ["cat", "dog"])[0]
+    assert undecided.counts.tolist() == [[20, 20], [5, 5]]
+
+
+def test_a_page_of_classes_says_nothing_of_pictures() -> None:
+    html = class_page(splits=[], versions={}, artefacts=[], simulated=False)
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
+    for word in ("picture", "oracle", "shown", "ceiling"):
+        assert word not in text, word
 
 
 def test_controls_stand_beside_the_overall_score_of_their_split() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Results
-from decode.scoring.rows import galleries, scores, table, vectors
+from decode.scoring.rows import class_weight, galleries, is_one_hot, scores, table, vectors
 
 
 def hit(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -18,11 +18,25 @@ def hit(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return right / top.sum(axis=1)
 
 
+def balanced(value: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(value, influence), each (row,) with the mean over classes of their rates of hits as mean.
+
+    `value` (row,) are hits, `label` (row,) true classes. Hits are weighted so that every class that is
+    there counts alike; `influence` has the variance of the mean of the classes' rates.
+    """
+    code, number = np.unique(label, return_inverse=True, return_counts=True)[1:]
+    rate = np.bincount(code, value) / number
+    spread = class_weight(number[code]) / len(number) * (value - rate[code])
+    return len(label) / (len(number) * number[code]) * value, rate.mean() + spread
+
+
 class Accuracy:
     """Accuracy of a class target: scores (row, class) against one-hot truth.
 
-    Chance is the rate of the most frequent class among the subject's test rows: what a constant
-    answer gets without looking at the brain; 1 / classes when they are balanced.
+    Chance of `<name>` is the rate of the most frequent class among the subject's test rows: what a
+    constant answer gets without looking at the brain, and more than other answers get by luck
+    (`bound`). `balanced_<name>` is the mean over the classes that are there, whatever their
+    number of trials; its chance is 1 / classes for every answer.
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"
@@ -32,8 +46,7 @@ class Accuracy:
 
     def __call__(self, results: Results) -> pd.DataFrame:
         predicted, truth = vectors(results, self.target)
-        one_hot = ((truth == 0) | (truth == 1)).all() and (truth.sum(axis=1) == 1).all()
-        if truth.shape[1] < 2 or not one_hot:
+        if not is_one_hot(truth):
             raise InputError(
                 f"{self.name}: expected one-hot truth of at least two classes in target "
                 f"{self.target!r}, got {truth.shape[1]} columns; use a class target"
@@ -41,7 +54,13 @@ class Accuracy:
         value = hit(predicted, truth)
         parts = []
         for gallery in galleries(results.trials, ("subject", "split")):
-            majority = float(truth[gallery.rows].mean(axis=0).max())
             rows = gallery.rows
-            parts.append(scores(results, self.name, rows, value[rows], chance=majority))
+            mine, label = value[rows], truth[rows].argmax(axis=1)
+            rate = truth[rows].mean(axis=0)
+            frame = scores(results, self.name, rows, mine, chance=float(rate.max()))
+            parts.append(frame.assign(bound=True))
+            even, influence = balanced(mine, label)
+            chance = 1 / int((rate > 0).sum())
+            frame = scores(results, f"balanced_{self.name}", rows, even, chance=chance)
+            parts.append(frame.assign(influence=influence, bound=False))
         return table(parts)

@@ -1,4 +1,4 @@
-"""Area under the ROC curve of a yes-no target, one row per positive trial."""
+"""Area under the ROC curve of a yes-no target, one row per trial."""
 
 from __future__ import annotations
 
@@ -10,24 +10,38 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from decode.core import InputError, Results
-from decode.scoring.rows import galleries, scores, table, vectors
+from decode.scoring.rows import class_weight, galleries, scores, table, vectors
 
 
-def share_below(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Per positive trial, the share of negatives scored lower, ties counting one half.
+def placements(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Per trial, the share of trials of the other class that lie on the right side of it: below a
+    positive one, above a negative one, ties counting one half.
 
-    `score` is (trial,), `positive` (trial,) bool; the mean of the result is the AUC.
+    `score` is (trial,), `positive` (trial,) bool; the mean over either class is the AUC.
     """
-    among_all = rankdata(score)[positive]
-    among_positives = rankdata(score[positive])
-    return (among_all - among_positives) / (~positive).sum()
+    found = np.empty(len(score))
+    among_all = rankdata(score)
+    for own in (positive, ~positive):
+        below = (among_all[own] - rankdata(score[own])) / (~own).sum()
+        found[own] = below if own is positive else 1 - below
+    return found
+
+
+def influence(placement: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """(trial,) numbers whose mean is the AUC and whose variance is DeLong's (1988,
+    doi:10.2307/2531595): trials of the rarer class weigh more.
+    """
+    number = np.where(positive, positive.sum(), (~positive).sum())
+    area = placement[positive].mean()
+    return area + class_weight(number) * (placement - area)
 
 
 class Auc:
     """AUC of a two-class target (one column, or two of which `positive` is looked for).
 
-    Each positive trial is compared with the negatives of its subject, split and fold (`within`),
-    since scores of different fits share no scale; a fold without both classes gives no row.
+    Each trial is compared with those of the other class of its subject, split and fold (`within`),
+    since scores of different fits share no scale; a fold without both classes gives no row. `value`
+    is the share of them on the right side, `influence` what the interval is made of.
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"
@@ -61,8 +75,9 @@ class Auc:
         for gallery in galleries(results.trials, self.within):
             rows, yes = gallery.rows, positive[gallery.rows]
             if yes.any() and not yes.all():
-                value = share_below(score[rows], yes)
-                parts.append(scores(results, self.name, rows[yes], value, chance=0.5))
+                value = placements(score[rows], yes)
+                frame = scores(results, self.name, rows, value, chance=0.5)
+                parts.append(frame.assign(influence=influence(value, yes)))
         if not parts:
             raise InputError(
                 f"{self.name}: no part of the test rows within {list(self.within)} holds both "

@@ -88,7 +88,7 @@ class Retrieval:
     published protocol (top-1 in galleries of 300 stimuli drawn 30 times, averaged) has `_300way` as
     its expectation, since every stimulus is equally often drawn and its rivals are then a random
     299 of the others; its interval 1.96 SD / sqrt(30) holds the noise of the draws alone, which is
-    zero here, while the bootstrap interval of a report is over stimuli and subjects.
+    zero here, while the interval of a report is over stimuli and subjects.
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"

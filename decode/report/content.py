@@ -14,8 +14,8 @@ from decode.core import InputError
 ALL_SUBJECTS = "all"
 # In the order of the table's columns; anything else with a slash is a baseline and comes first.
 CONTROLS = {
-    "shuffled": "the same predictions and pictures, paired with the truth of random trials; sits "
-    "at chance unless a score rewards something else than the brain signal",
+    "shuffled": "the decoder's own output, paired with the truth of random trials; sits at chance "
+    "unless a score rewards something else than the brain signal",
     "mean_image": "the mean training picture shown for every trial",
     "nearest_image": "the training picture whose features lie nearest to the prediction",
     "nearest_text": "the first text of the training stimulus whose features lie nearest to the prediction",
@@ -30,7 +30,11 @@ BASELINE = "another decoder, fitted next to the main one on the same training ro
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One line of `summary.json`: the mean of a metric over n rows, with its 95 % interval."""
+    """One line of `summary.json`: the mean of a metric over n rows, with its 95 % interval.
+
+    `chance_is_bound`: chance is the most that can be had without the brain, as by always naming the
+    most frequent class, so that shuffled pairs may lie below it.
+    """
 
     metric: str
     subject: str
@@ -45,6 +49,7 @@ class Score:
     n_fits: int = 1
     test_conditioned: bool = False
     ceiling: float | None = None
+    chance_is_bound: bool = False
 
     @property
     def control(self) -> str:
@@ -138,7 +143,8 @@ class Report:
     training sessions; `regions` maps a metric to its score in each region; `ceilings` has noise
     ceilings of the test data (see `ceilings.Ceiling`); `approximations` says what a
     simulation leaves out; `limits` says what a reader must not conclude;
-    `published` holds published results beside those of the run (see `published.Beside`).
+    `published` holds published results beside those of the run (see `published.Beside`);
+    `classes` has confusion matrices of class targets (see `classes.ClassCard`).
     """
 
     name: str
@@ -160,6 +166,7 @@ class Report:
     approximations: Sequence[str] = ()
     limits: Sequence[str] = ()
     published: Any = None
+    classes: Sequence[Any] = ()
 
     @property
     def scores(self) -> list[Score]:

@@ -12,6 +12,8 @@ EXACT = {
     "not comparable with ssim.",
     "mse": "Mean squared difference of pixel values in [0, 1]; lower is better.",
     "accuracy": "Share of trials whose class was named right; chance is the most frequent class.",
+    "balanced_accuracy": "Mean over the classes of the share of their trials that was named right; "
+    "chance is one over their number, however many trials each has.",
     "auc": "Probability that a trial of the wanted class is scored above one of the other class.",
     "vector_correlation": "Pearson correlation of the predicted with the true feature vector.",
     "meteor_exact": "METEOR with exact word matches only; lower than the METEOR of published tables.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from decode.report.charts import chart, known, scale_of, span
 from decode.report.content import (
+    ALL_SUBJECTS,
     BASELINE,
     CONTROLS,
     Report,
@@ -52,6 +53,9 @@ def page(report: Report) -> str:
         subjects=list(dict.fromkeys(s.subject for s in own)),
         axes={(s.split, s.plain): scale_of(_same(own, s)) for s in own},
         meanings={m: meaning(m) for m in dict.fromkeys(s.plain for s in own)},
+        few_people=len({s.subject for s in own} - {ALL_SUBJECTS}) in (2, 3),
+        meant=[c for c in controls if c in ("oracle", "shown")],
+        by_trial=bool(report.classes) and not report.galleries,
         stamped=any(s.test_conditioned for s in scores),
         chance_is_missed=chance_is_missed(scores),
     )
@@ -79,16 +83,22 @@ def beside(scores: Sequence[Score], controls: Sequence[str]) -> dict[str, list[B
 
 
 def chance_is_missed(scores: Sequence[Score]) -> list[Score]:
-    """Shuffled scores whose interval leaves out chance: a sign that a metric is not honest."""
-    return [
-        s
-        for s in overall(scores)
-        if s.control == "shuffled"
-        and known(s.chance)
-        and known(s.ci_low)
-        and known(s.ci_high)
-        and not s.ci_low <= s.chance <= s.ci_high  # type: ignore[operator]
-    ]
+    """Shuffled scores that lie off chance by more than twice what their interval allows: a sign that
+    a metric is not honest, too rare to come by luck in a page of scores.
+    """
+    return [s for s in overall(scores) if s.control == "shuffled" and _is_off(s)]
+
+
+def _is_off(score: Score) -> bool:
+    if not (known(score.chance) and known(score.ci_low) and known(score.ci_high)):
+        return False
+    assert score.chance is not None
+    assert score.ci_low is not None
+    assert score.ci_high is not None
+    if score.chance_is_bound and not score.reaches(replace(score, value=score.chance)):
+        return False
+    edge = score.ci_low if score.chance < score.value else score.ci_high
+    return abs(score.chance - score.value) > 2 * abs(edge - score.value)
 
 
 def _same(scores: Sequence[Score], like: Score) -> list[Score]:
@@ -103,6 +113,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def count(n: float) -> str:
+    """A number of trials; with a decimal where trials were shared."""
+    return f"{n:.0f}" if float(n).is_integer() else f"{n:.1f}"
+
+
 def _render(template: str, **content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -114,6 +129,7 @@ def _render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
+    environment.filters["count"] = count
     environment.globals.update(
         span=span, chart=chart, scale_of=scale_of, picture=data_address, known=known
     )

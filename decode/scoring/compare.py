@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError
-from decode.scoring.bootstrap import are_classes, interval
+from decode.scoring.intervals import are_classes, interval
 
 # Up to so many items every pattern of signs is counted; beyond that patterns are drawn.
 EXACT_ITEMS = 12
@@ -43,12 +43,13 @@ class Difference:
 def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Rows of one metric of two runs, side by side: subject, stimulus, a, b.
 
-    Each frame has the columns trial, subject, stimulus, value. Where both runs scored the very same
-    rows they are paired one by one, otherwise (single trials in one, averages in the other; some
-    items missing) the means of each subject and stimulus that both have.
+    Each frame has the columns trial, subject, stimulus, value; what stands in `influence` is taken
+    instead, since only that of both runs says how sure their difference is. Where both runs scored
+    the very same rows they are paired one by one, otherwise (single trials in one, averages in the
+    other; some items missing) the means of each subject and stimulus that both have.
     """
     keys = ["trial", "subject", "stimulus"]
-    left, right = a[[*keys, "value"]], b[[*keys, "value"]]
+    left, right = (x[keys].assign(value=weighed(x)) for x in (a, b))
     same = len(a) == len(b) and left[keys].merge(right[keys], on=keys).shape[0] == len(a)
     if not same:
         keys = keys[1:]
@@ -57,6 +58,12 @@ def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         )
     both = left.merge(right, on=keys, suffixes=("_a", "_b"))
     return both.rename(columns={"value_a": "a", "value_b": "b"})
+
+
+def weighed(rows: pd.DataFrame) -> np.ndarray:
+    """What each row adds to the score: its value, or its `influence` where the metric gives one."""
+    known = "influence" in rows and rows["influence"].notna().all()
+    return rows["influence" if known else "value"].to_numpy(np.float64)
 
 
 def sign_flip_p(rows: pd.DataFrame, *, seed: int, n: int = 10_000) -> float:
@@ -100,8 +107,8 @@ def compare(
     """Differences of all metrics that two tables of scores share, Holm-corrected together.
 
     Tables have the columns metric, split, subject, stimulus, trial, value, better; controls (names
-    with a slash) are left out. The interval is that of `interval`: subjects and stimuli are drawn
-    crossed. Raises InputError when the tables share no metric or no item.
+    with a slash) are left out. The interval is that of `interval`, `seed` and `draws` are those of
+    the p values. Raises InputError when the tables share no metric or no item.
     """
     by = ["split", "metric"]
     own = [x[~x["metric"].str.contains("/")] for x in (a, b)]
@@ -125,7 +132,7 @@ def compare(
                 "compare runs of the same subjects"
             )
         rows["value"] = rows["a"] - rows["b"]
-        value, low, high = interval(rows, seed=seed, n=draws)
+        value, low, high = interval(rows, share=False)
         found.append(
             Difference(
                 metric, split, len(rows), rows["stimulus"].nunique(), rows["subject"].nunique(),

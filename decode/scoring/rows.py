@@ -38,11 +38,10 @@ def galleries(trials: pd.DataFrame, within: Sequence[str]) -> list[Gallery]:
             f"metric: expected the trial columns {missing}, the table has "
             f"{sorted(trials.columns)}; name other columns in `within`"
         )
+    parts = [np.arange(len(trials))]
     if within:
-        keys = trials[list(within)].astype(str).agg("\0".join, axis=1).to_numpy()
-        parts = [np.flatnonzero(keys == key) for key in pd.unique(keys)]
-    else:
-        parts = [np.arange(len(trials))]
+        number = trials.groupby(list(within), sort=False, dropna=False).ngroup().to_numpy()
+        parts = [np.flatnonzero(number == n) for n in range(int(number.max(initial=-1)) + 1)]
     stimulus = trials["stimulus"].to_numpy()
     found = []
     for rows in parts:
@@ -78,6 +77,23 @@ def vectors(results: Results, target: str) -> tuple[np.ndarray, np.ndarray]:
             "the encoder's head and the target disagree"
         )
     return pair[0], pair[1]
+
+
+def is_one_hot(truth: np.ndarray) -> bool:
+    """Whether `truth` (row, class) says one of two or more classes in every row."""
+    return bool(
+        truth.ndim == 2
+        and truth.shape[1] > 1
+        and ((truth == 0) | (truth == 1)).all()
+        and (truth.sum(axis=1) == 1).all()
+    )
+
+
+def class_weight(number: np.ndarray) -> np.ndarray:
+    """What multiplies the deviation of each row (row,) from the mean of its class of `number` rows,
+    for the mean of all rows to vary as the sum over classes of their means does, variances unbiased.
+    """
+    return len(number) / number * np.sqrt(number / np.maximum(number - 1, 1))
 
 
 def made_texts(results: Results, metric: str) -> list[str]:

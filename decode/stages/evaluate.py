@@ -15,7 +15,7 @@ import torch
 from decode.core import Dataset, Media, Metric, Responses, Results, Stimulus
 from decode.folds import fold_folder
 from decode.progress import progress
-from decode.scoring.bootstrap import interval
+from decode.scoring.intervals import interval
 from decode.stages.predict import pooled
 from decode.stages.reconstruct import SHUFFLED, read_media, shuffled_rows
 from decode.stages.respond import SHOWN, read_responses
@@ -24,6 +24,8 @@ from decode.store import Frame, write_json, write_table
 SHUFFLES = {"predictions": 50, "media": 4, "brain": 20}
 CONTROLS = ("oracle", "prior", "mean_image", "nearest_image", "nearest_text")
 ALL_SUBJECTS = "all"
+# Columns of rows that differ from shuffle to shuffle.
+NUMBERS = ("value", "chance", "influence")
 RANKED = re.compile(r"retrieval_(?P<brain>brain_)?top(?P<k>\d+)")
 
 
@@ -52,7 +54,7 @@ def run(
         rows += [_score_part(frame, stimuli, metrics, part) for part in parts]
     scores = pd.concat([r for r in rows if len(r)], ignore_index=True)
     write_table(out / "scores.parquet", scores)
-    summary = summarise(scores, split, test_conditioned=test_conditioned, seed=seed)
+    summary = summarise(scores, split, test_conditioned=test_conditioned)
     add_ceilings(summary, scores, dataset, seed=seed)
     write_json(out / "summary.json", summary)
     return {"n_scores": len(scores)}
@@ -125,7 +127,7 @@ def _score(
         if not control:
             pairs = _pairs(results, metric, seed, others)
             shuffled = [_labelled(metric(pair), results, "shuffled") for pair in pairs]
-            keys = [c for c in shuffled[0].columns if c not in ("value", "chance")]
+            keys = [c for c in shuffled[0].columns if c not in NUMBERS]
             every = pd.concat(shuffled)
             rows.append(every.groupby(keys, sort=False, dropna=False).mean().reset_index())
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
@@ -182,7 +184,7 @@ def shuffle(results: Results, seed: int) -> Results:
 
 
 def summarise(
-    scores: pd.DataFrame, split: Mapping[str, Any], *, test_conditioned: bool, seed: int
+    scores: pd.DataFrame, split: Mapping[str, Any], *, test_conditioned: bool
 ) -> list[dict[str, Any]]:
     """One object per metric, split and subject, and over all subjects, with a 95 % interval."""
     summary = []
@@ -192,7 +194,7 @@ def summarise(
         if len(subjects) > 1:
             parts.append((ALL_SUBJECTS, rows))
         for subject, part in parts:
-            value, low, high = interval(part, seed=seed)
+            value, low, high = interval(part)
             summary.append(
                 {
                     "metric": metric,
@@ -200,6 +202,7 @@ def summarise(
                     "n": len(part),
                     "value": value,
                     "chance": _mean(part["chance"]),
+                    "chance_is_bound": "bound" in part and part["bound"].eq(True).all().item(),
                     "ci_low": low,
                     "ci_high": high,
                     "better": part["better"].iloc[0],

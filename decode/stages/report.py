@@ -15,6 +15,7 @@ from decode.content import is_there
 from decode.core import Dataset, Stimulus
 from decode.folds import fold_folder
 from decode.report.ceilings import read_ceilings
+from decode.report.classes import ClassCard, class_cards, class_names
 from decode.report.content import (
     Artefact,
     Gallery,
@@ -28,6 +29,8 @@ from decode.report.content import (
 from decode.report.curves import learning_curves, region_scores, session_curves, time_curves
 from decode.report.page import index_page, page
 from decode.report.published import beside_published
+from decode.scoring.intervals import are_classes
+from decode.scoring.rows import is_one_hot
 from decode.stages.predict import pooled
 from decode.stages.reconstruct import first_text, place
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
@@ -75,26 +78,62 @@ def run(
         curves=time_curves(found),
         regions=region_scores(found),
         growth=session_curves(found),
-        ceilings=read_ceilings(predicted, list(split["by"])),
+        ceilings=read_ceilings(predicted, _with_repeats(predicted, stimuli, list(split["by"]))),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
         artefacts=[Artefact(**a) for a in artefacts],
         baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
-        limits=[*config["notes"], *filter(None, [disclosure]), *LIMITS],
+        limits=[*config["notes"], *filter(None, [disclosure]), *_limits(found)],
         published=beside_published(config, found),
+        classes=_classes(predicted, config["targets"], list(split["by"])),
     )
     with whole_file(out / "report.html") as part:
         part.write_text(page(content), encoding="utf-8")
     return {"n_scores": len(summary), "simulated": simulated, **_thumbnails(galleries)}
 
 
-LIMITS = (
-    "Two-way scores depend on the other pictures of the test set: compare runs of one data set only.",
+TWO_WAY = "Two-way scores depend on the other pictures of the test set: compare runs of one data set only."
+INTERVALS = (
     "Intervals hold for these subjects and stimuli as samples of such subjects and stimuli; with few "
-    "subjects they say little about other people.",
+    "subjects they say little about other people."
 )
+
+
+def _limits(scores: Sequence[Score]) -> list[str]:
+    two_way = any(s.plain.startswith("two_way") for s in scores)
+    return [TWO_WAY, INTERVALS] if two_way else [INTERVALS]
+
+
+def _classes(
+    predicted: Path, targets: Mapping[str, Mapping[str, Any]], splits: Sequence[str]
+) -> list[ClassCard]:
+    """Confusion matrices of the decoder's class targets, split by split."""
+    cards = []
+    for split in splits:
+        frame = pooled(predicted, split)
+        for target, node in targets.items():
+            truth = frame.arrays.get(f"truth.{target}")
+            made = frame.arrays.get(f"encoder.{target}")
+            if truth is not None and made is not None and is_one_hot(truth):
+                names = class_names(node, truth.shape[1])
+                cards += class_cards(frame.table, target, made, truth, names)
+    return cards
+
+
+def _with_repeats(
+    predicted: Path, stimuli: Mapping[str, Stimulus], splits: Sequence[str]
+) -> list[str]:
+    """Splits that test stimuli repeatedly; trials of one class are no repeats of a stimulus."""
+    found = []
+    for split in splits:
+        table = pooled(predicted, split).table
+        shown = table["stimulus"].unique()
+        events = all(stimuli[u].kind == "event" for u in shown)
+        if not events and not are_classes(len(table), len(shown), table["subject"].nunique()):
+            found.append(split)
+    return found
 
 
 def _write_config(out: Path, config: Mapping[str, Any]) -> str:
