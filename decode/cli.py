@@ -174,16 +174,28 @@ def _tell(planned: Any, folder: Path, config: dict[str, Any]) -> float | None:
 
 
 def _quiet() -> None:
-    """Libraries may warn in a log, not between our lines."""
+    """What libraries warn of becomes a line of ours; what networks say of their own code is left out."""
     import logging
     import warnings
 
-    warnings.filterwarnings("ignore", module=r"(mne|nilearn|diffusers|transformers)")
+    from decode.notices import tell
+
+    def show(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        tell(_library(filename), str(message))
+
+    warnings.showwarning = show
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers)")
     for name in ("mne", "diffusers", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("MNE_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _library(filename: str) -> str:
+    """The package that a source file belongs to."""
+    parts = Path(filename).parts
+    return parts[parts.index("site-packages") + 1] if "site-packages" in parts else Path(filename).stem
 
 
 def explain(error: BaseException, arguments: list[str]) -> str | None:

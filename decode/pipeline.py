@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from decode.building import build
+from decode.notices import collected
 from decode.plan import NAMES, Run, Task, check_stages
-from decode.store import FeatureStore, fill_folder, read_json, set_aside
+from decode.store import MANIFEST, FeatureStore, fill_folder, read_json, set_aside
 
 PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", "decode")
 
@@ -48,10 +49,12 @@ def _do(run: Run, task: Task) -> None:
 
     def fill(out: Path) -> dict[str, Any]:
         start = time.time()
-        facts = FILL[task.stage.name](run, task, out)
+        with collected() as told:
+            facts = FILL[task.stage.name](run, task, out)
         return {
             **provenance(run, task),
             "facts": facts,
+            "told": told,
             "seconds": round(time.time() - start, 2),
             "finished": time.strftime("%Y-%m-%d %H:%M"),
         }
@@ -240,7 +243,14 @@ def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
         ],
         versions={k: v for k, v in ((p, _version(p)) for p in PACKAGES) if v},
         disclosure=getattr(run.generator, "disclosure", ""),
+        told=[line for t in run.tasks if t.done for line in _told(t)],
     )
+
+
+def _told(task: Task) -> list[str]:
+    """What the user was told while the folder of a task was filled."""
+    told: list[str] = read_json(task.folder / MANIFEST).get("told", [])
+    return told
 
 
 FILL: dict[str, Callable[[Run, Task, Path], dict[str, Any]]] = {

@@ -23,3 +23,12 @@ def close_bars() -> None:
 
     for bar in sorted(getattr(tqdm, "_instances", ()), key=lambda b: b.pos):
         bar.close()
+
+
+def clear_bars() -> None:
+    """Blank the bars that are shown, so that a line can be printed; they come back by themselves."""
+    from tqdm import tqdm
+
+    for bar in getattr(tqdm, "_instances", ()):
+        if bar.last_print_t > bar.start_t:
+            bar.clear()

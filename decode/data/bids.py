@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ import pandas as pd
 from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth
 from decode.recordings import bids
 from decode.recordings.bids import Columns, Run
+from decode.recordings.bids_meeg import read_runs
 from decode.recordings.bold import (
     Scale,
     Voxels,
@@ -25,7 +25,6 @@ from decode.recordings.bold import (
     with_confounds,
 )
 from decode.recordings.masks import bright_voxels
-from decode.recordings.meeg import as_recording
 
 MODALITIES: dict[str, Modality] = {"eeg": "eeg", "meg": "meg", "ieeg": "ieeg", "func": "fmri"}
 RAW_ENDINGS = ("fif", "vhdr", "edf", "bdf", "set", "ds", "con", "sqd", "mefd", "nwb")
@@ -122,15 +121,13 @@ class Bids:
         if self.datatype == "func":
             yield from self._bold(runs)
         else:
-            for run in runs:
-                yield as_recording(
-                    open_bids(run.path, self.root, self.datatype),
-                    bids.trials_of(run.events, self.columns),
-                    subject=run.subject,
-                    session=run.session,
-                    run=run.run,
-                    modality=MODALITIES[self.datatype],
-                )
+            yield from read_runs(
+                runs,
+                self.root,
+                self.datatype,
+                MODALITIES[self.datatype],
+                partial(bids.trials_of, columns=self.columns),
+            )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """What the events of all subjects name; the uid is the value of the stimulus column."""
@@ -210,27 +207,6 @@ class Bids:
         if self.derivatives is None:
             return bright_voxels(images, self.scale)
         return usable(images, common_mask(images), self.scale)
-
-
-def open_bids(path: Path, root: Path, datatype: str):  # type: ignore[no-untyped-def]
-    """The raw file with what BIDS says about its channels, electrodes and bad channels."""
-    import mne_bids
-
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            name = mne_bids.get_bids_path_from_fname(path, check=False)
-            raw = mne_bids.read_raw_bids(name.update(root=root, datatype=datatype), verbose="error")
-    except Exception as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(
-            f"{path}: expected a complete raw recording, got one that mne-bids cannot read "
-            f"({reason[:200]}); fetch the file again or correct its sidecars"
-        ) from e
-    cut = [w for w in map(str, (s.message for s in said)) if "truncat" in w or "corrupt" in w]
-    if cut:
-        raise InputError(f"{path}: {' '.join(cut[0].split())[:200]}; fetch the file again")
-    return raw
 
 
 def common_mask(images: Sequence[Path]) -> Voxels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Layout, Recording
+from decode.notices import heard
 from decode.preprocessing.prepared import Prepared
 
 CHUNK_BYTES = 64 * 2**20
@@ -90,15 +90,12 @@ def filter_and_resample(
     """
     import mne
 
-    with warnings.catch_warnings():
-        # A slow high-pass is longer than a short run; its edges are as good as they can be.
-        warnings.filterwarnings("ignore", message="filter_length", category=RuntimeWarning)
-        if l_freq is not None or h_freq is not None:
-            x = mne.filter.filter_data(x, sfreq, l_freq, h_freq, copy=True, verbose="error")
-        if len(notch):
-            x = mne.filter.notch_filter(x, sfreq, np.asarray(notch, float), verbose="error")
-        if new_sfreq != sfreq:
-            x = mne.filter.resample(x, up=new_sfreq, down=sfreq, npad="auto", verbose="error")
+    if l_freq is not None or h_freq is not None:
+        x = mne.filter.filter_data(x, sfreq, l_freq, h_freq, copy=True, verbose="warning")
+    if len(notch):
+        x = mne.filter.notch_filter(x, sfreq, np.asarray(notch, float), verbose="warning")
+    if new_sfreq != sfreq:
+        x = mne.filter.resample(x, up=new_sfreq, down=sfreq, npad="auto", verbose="warning")
     return x
 
 
@@ -117,9 +114,10 @@ def _filtered(
     for start in range(0, len(picks), step):
         part = picks[start : start + step]
         x = np.ascontiguousarray(recording.signal[:, part].T, np.float64)
-        x = filter_and_resample(
-            x, recording.sfreq, l_freq=l_freq, h_freq=h_freq, notch=notch, new_sfreq=rate
-        )
+        with heard(recording.where):
+            x = filter_and_resample(
+                x, recording.sfreq, l_freq=l_freq, h_freq=h_freq, notch=notch, new_sfreq=rate
+            )
         if signal is None:
             signal = np.empty((x.shape[1], len(picks)), np.float32)
         signal[:, start : start + step] = x.T

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Modality, Recording
+from decode.core import InputError, Modality, Recording, refusal
+from decode.notices import heard
 from decode.recordings import tables
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 KINDS = ("eeg", "mag", "grad", "seeg", "ecog", "dbs", "eog", "ecg", "emg")
 CHUNK_BYTES = 32 * 2**20
+WHOLE = "a complete raw recording"
+# Warnings of MNE after which the numbers are not those that were recorded.
+WRONG = "truncat|corrupt|invalid tag|edge artifact|split raw file|set to zero"
 
 
 def read_meeg(
@@ -45,19 +48,19 @@ def read_meeg(
 
 
 def open_raw(path: Path) -> mne.io.BaseRaw:
-    """A raw recording whose samples are not read yet; InputError when MNE cannot open it."""
+    """A raw recording whose samples are not read yet; InputError when MNE cannot open it or warns."""
     import mne
 
     if not path.exists():
         raise InputError(f"{path}: expected a raw recording, found no such file; put it there")
     try:
-        with warnings.catch_warnings():
-            # A file that MNE can only guess at, such as a truncated one, is no recording.
-            warnings.simplefilter("error", RuntimeWarning)
-            warnings.filterwarnings("ignore", message=".*naming conventions")
+        # A file that MNE can only guess at, such as a truncated one, is no recording.
+        with heard(path, wrong="^(?!.*naming conventions)", expected=WHOLE):
             return mne.io.read_raw(path, preload=False, verbose="warning")
+    except InputError:
+        raise
     except Exception as e:
-        raise _unreadable(path, e) from e
+        raise unreadable(path, e) from e
 
 
 def read_events(path: Path, uid_of: Callable[[str], str] = str) -> pd.DataFrame:
@@ -76,10 +79,20 @@ def as_recording(
     session: str,
     run: str,
     modality: Modality,
+    only: Sequence[str] | None = None,
+    gains: Mapping[str, float] | None = None,
+    whole: bool = False,
 ) -> Recording:
-    """The Recording of an open raw file: its sensors and electrophysiology channels, in V and T."""
+    """The Recording of an open raw file: its sensors and electrophysiology channels, in V and T.
+
+    `only` names those to read, in their order (None: all). `gains` maps names of channels that are
+    not in volts yet to what makes them so. With `whole` a channel is read in one piece, as one that
+    MNE resamples has to be.
+    """
     types = raw.get_channel_types()
     picks = [i for i, kind in enumerate(types) if kind in KINDS]
+    if only is not None:
+        picks = [raw.ch_names.index(name) for name in only]
     if not picks:
         raise InputError(
             f"{raw.filenames[0]}: expected EEG, MEG or intracranial channels, got only "
@@ -92,34 +105,55 @@ def as_recording(
     channels[["x", "y", "z"]] = positions
     channels["roi"] = ""
     channels["bad"] = [name in raw.info["bads"] for name in names]
+    signal = _samples(raw, picks, whole=whole)
+    for i, name in enumerate(names):
+        signal[:, i] *= (gains or {}).get(name, 1.0)
     return Recording(
         subject=subject,
         session=session,
         run=run,
         modality=modality,
-        signal=_samples(raw, picks),
+        signal=signal,
         sfreq=float(raw.info["sfreq"]),
         channels=channels,
         events=events,
     )
 
 
-def _samples(raw: mne.io.BaseRaw, picks: list[int]) -> np.ndarray:
-    """(time, channel) float32, read a piece at a time because MNE reads float64."""
+def _samples(raw: mne.io.BaseRaw, picks: list[int], *, whole: bool) -> np.ndarray:
+    """(time, channel) float32, read a piece at a time because MNE reads float64: a stretch of time of
+    all channels, or the whole of a few channels.
+    """
     signal = np.empty((raw.n_times, len(picks)), np.float32)
-    step = max(1, CHUNK_BYTES // (8 * len(raw.ch_names)))
-    for start in range(0, raw.n_times, step):
-        stop = min(start + step, raw.n_times)
-        try:
-            signal[start:stop] = raw.get_data(picks, start, stop, verbose="error").T
-        except Exception as e:
-            raise _unreadable(Path(raw.filenames[0]), e) from e
+    path = Path(raw.filenames[0])
+    many = max(1, CHUNK_BYTES // (8 * raw.n_times)) if whole else len(picks)
+    step = raw.n_times if whole else max(1, CHUNK_BYTES // (8 * len(raw.ch_names)))
+    try:
+        with heard(path, wrong=WRONG, expected=WHOLE):
+            for first in range(0, len(picks), many):
+                some = slice(first, first + many)
+                for start in range(0, raw.n_times, step):
+                    stop = min(start + step, raw.n_times)
+                    x = raw.get_data(picks[some], start, stop, verbose="warning")
+                    signal[start:stop, some] = x.T
+    except InputError:
+        raise
+    except Exception as e:
+        raise unreadable(path, e) from e
     return signal
 
 
-def _unreadable(path: Path, e: Exception) -> InputError:
+def unreadable(path: Path, e: Exception) -> InputError:
+    """The refusal of a recording that MNE fails to read."""
     reason = " ".join(str(e).split()) or type(e).__name__
+    if "read_epochs" in reason or "number of trials" in reason:
+        return refusal(
+            path,
+            "a continuous recording",
+            f"epochs ({reason[:80]})",
+            "export the continuous recording they were cut from; windows are cut here",
+        )
     return InputError(
-        f"{path}: expected a complete raw recording, got one that MNE cannot read "
-        f"({reason[:200]}); fetch the file again"
+        f"{path}: expected {WHOLE}, got one that MNE cannot read "
+        f"({reason[:200]}); fetch the file again or correct its sidecars"
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import Dataset, InputError, Layout, Recording, Stimulus
+from decode.notices import tell
 from decode.pictures import open_image
 from decode.preprocessing.prepared import Prepared
 from decode.progress import progress
@@ -32,6 +33,7 @@ def run(
     tables: list[pd.DataFrame] = []
     first: Prepared | None = None
     length = 0
+    dropped: dict[str, int] = {}
     with _GrowingArray(out / "signal.npy") as signal:
         for recording in progress(dataset.recordings(subject), f"preprocess {subject}"):
             prepared = preprocess(recording)
@@ -40,6 +42,8 @@ def run(
             signal.append(prepared.signal)
             tables.append(prepared.table.assign(start=prepared.table["start"] + length))
             length += len(prepared.signal)
+            dropped[recording.where] = len(recording.events) - len(prepared.table)
+    _tell_dropped(subject, dropped, sum(map(len, tables)))
     if first is None or not tables:
         raise InputError(f"subject {subject}: the data set has no recordings; check paths.data")
     trials = pd.concat(tables, ignore_index=True)
@@ -51,6 +55,20 @@ def run(
     write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], dataset.stimuli()))
     write_json(out / "layout.json", _layout_facts(first))
     return {"n_trials": len(trials), "n_samples": length, "n_channels": first.layout.n_channels}
+
+
+def _tell_dropped(subject: str, dropped: Mapping[str, int], n_kept: int) -> None:
+    """How many trials are missing from the table, since their windows leave the recording."""
+    gone = {where: n for where, n in dropped.items() if n > 0}
+    if not gone:
+        return
+    n = sum(gone.values())
+    runs = f"in {len(gone)} runs, first {next(iter(gone))}" if len(gone) > 1 else f"in {next(iter(gone))}"
+    tell(
+        f"subject {subject}",
+        f"{n} of {n + n_kept} trials dropped, as preprocess.incomplete=drop says: their windows leave "
+        f"the recording ({runs})",
+    )
 
 
 def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
@@ -88,11 +106,19 @@ def _layout_facts(prepared: Prepared) -> dict[str, Any]:
 
 
 def _same_layout(first: Layout, now: Layout, recording: Recording) -> None:
-    if first.names != now.names or first.n_times != now.n_times or first.sfreq != now.sfreq:
+    alike = "; leave the run out or make the runs alike"
+    if first.names != now.names:
+        one, other = set(first.names), set(now.names)
+        names = [*sorted(other - one)[:4], *(f"no {n}" for n in sorted(one - other)[:4])]
+        got = ", ".join(names) or "another order of them"
         raise InputError(
-            f"{recording.where}: expected {first.n_channels} channels, {first.n_times} samples at "
-            f"{first.sfreq:g} Hz as in the subject's first run, got {now.n_channels}, {now.n_times} at "
-            f"{now.sfreq:g} Hz; leave the run out or make the runs alike"
+            f"{recording.where}: expected the {first.n_channels} channels of the subject's first run, "
+            f"got {got}{alike}"
+        )
+    if first.n_times != now.n_times or first.sfreq != now.sfreq:
+        raise InputError(
+            f"{recording.where}: expected windows of {first.n_times} samples at {first.sfreq:g} Hz as "
+            f"in the subject's first run, got {now.n_times} at {now.sfreq:g} Hz{alike}"
         )
 
 

@@ -54,8 +54,12 @@ def run(
     artefacts: Sequence[Mapping[str, str]],
     versions: Mapping[str, str],
     disclosure: str = "",
+    told: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Fill the run folder: report.html, scores.parquet, summary.json, config.yaml/.json, split.json."""
+    """Fill the run folder: report.html, scores.parquet, summary.json, config.yaml/.json, split.json.
+
+    `told` are the lines that earlier stages had for the user; they stand among the limits.
+    """
     evaluated, predicted = folders["evaluate"], folders["predict"]
     trained, split_folder = folders["train"], folders["split"]
     for name in ("scores.parquet", "summary.json"):
@@ -85,7 +89,7 @@ def run(
         artefacts=[Artefact(**a) for a in artefacts],
         baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
-        limits=[*config["notes"], *filter(None, [disclosure]), *_limits(found)],
+        limits=[*config["notes"], *filter(None, [disclosure]), *told, *_limits(found)],
         published=beside_published(config, found),
         classes=_classes(predicted, config["targets"], list(split["by"])),
     )

@@ -1,0 +1,158 @@
+"""EEG, MEG and intracranial runs of a BIDS folder -> Recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from decode.core import InputError, Modality, Recording, refusal
+from decode.notices import heard, tell
+from decode.recordings import edf
+from decode.recordings.bids import Run, sidecar
+from decode.recordings.complete import check_brainvision, check_fdt, tell_pauses
+from decode.recordings.meeg import KINDS, WHOLE, WRONG, as_recording, unreadable
+from decode.recordings.tables import check_columns, read_words
+
+if TYPE_CHECKING:
+    import mne
+
+# Channel types of the BIDS standard (1.10); those that MNE has no name for become "misc" in a line.
+TYPES = frozenset(
+    "EEG EOG VEOG HEOG ECG EMG MISC TRIG REF RESP GSR TEMP PPG AUDIO SYSCLOCK EYEGAZE PUPIL PD "
+    "ADC DAC OTHER ECOG SEEG DBS MEGMAG MEGGRAD MEGGRADAXIAL MEGGRADPLANAR MEGREFMAG "
+    "MEGREFGRADAXIAL MEGREFGRADPLANAR MEGOTHER HLU FITERR".split()
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """One run whose samples are not read yet; `header` is None for what is no EDF or BDF."""
+
+    run: Run
+    raw: mne.io.BaseRaw
+    header: edf.Header | None
+    channels: pd.DataFrame
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each channel that a Recording may hold, by name."""
+        pairs = zip(self.raw.ch_names, self.raw.get_channel_types(), strict=True)
+        return {name: kind for name, kind in pairs if kind in KINDS}
+
+
+def read_runs(
+    runs: Sequence[Run],
+    root: Path,
+    datatype: str,
+    modality: Modality,
+    trials_of: Callable[[Path], pd.DataFrame],
+) -> Iterator[Recording]:
+    """The runs of one subject in V and T, with what BIDS says about channels, electrodes and bad ones.
+
+    Runs that differ in channels, their order or bad ones are brought to those that are good in all,
+    in the order of the first, and the user is told. All are opened before the samples of any are
+    read. Raises InputError for a file that is shorter than its header says or paused, for channels
+    without a known unit, and for channel types that BIDS does not have.
+    """
+    opened = [open_run(run, root, datatype) for run in runs]
+    names = common_channels(opened)
+    for one in opened:
+        yield as_recording(
+            one.raw,
+            trials_of(one.run.events),
+            subject=one.run.subject,
+            session=one.run.session,
+            run=one.run.run,
+            modality=modality,
+            only=names,
+            gains={} if one.header is None else _gains(one.header, one.raw, one.channels),
+            whole=one.header is not None and one.header.mixed_rates,
+        )
+
+
+def open_run(run: Run, root: Path, datatype: str) -> Opened:
+    """The run's file, found whole, and its channels.tsv; its samples are not read yet."""
+    path = run.path
+    channels = read_channels(path, root)
+    check_types(channels, path)
+    header = edf.check_file(path) if path.suffix.lower() in edf.ENDINGS else None
+    if path.suffix.lower() == ".vhdr":
+        check_brainvision(path)
+    raw = open_bids(path, root, datatype)
+    if path.suffix.lower() == ".set":
+        check_fdt(raw)
+    tell_pauses(raw)
+    return Opened(run, raw, header, channels)
+
+
+def common_channels(opened: Sequence[Opened]) -> list[str]:
+    """Names that all runs have with one kind, in the first run's order; bad in one is bad in all."""
+    first = opened[0]
+    shared = [n for n, kind in first.kinds.items() if all(o.kinds.get(n) == kind for o in opened)]
+    bad = {name for o in opened for name in o.raw.info["bads"]}
+    for one in opened:
+        missing = [n for n in one.kinds if n not in shared]
+        good = [n for n in shared if n in bad and n not in one.raw.info["bads"]]
+        if missing:
+            tell(one.run.path, f"{_listed(missing)} are not in all runs of the subject: left out")
+        if good:
+            tell(one.run.path, f"{_listed(good)} are bad in another run of the subject: taken as bad")
+        if [n for n in one.kinds if n in shared] != shared:
+            tell(one.run.path, "channels stand in another order than in the subject's first run: reordered")
+        one.raw.info["bads"] = [n for n in one.raw.ch_names if n in bad]
+    if not shared:
+        had = ", ".join(list(first.kinds)[:6])
+        raise refusal(first.run.path, "channels that all runs of the subject have", f"none of {had}",
+                      "rename them alike or leave runs out")  # fmt: skip
+    return shared
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def open_bids(path: Path, root: Path, datatype: str) -> mne.io.BaseRaw:
+    """The raw file with its sidecars; its samples are not read yet."""
+    import mne_bids
+
+    try:
+        with heard(path, wrong=WRONG, expected=WHOLE):
+            name = mne_bids.get_bids_path_from_fname(path, check=False)
+            name = name.update(root=root, datatype=datatype)
+            return mne_bids.read_raw_bids(name, verbose="warning")
+    except InputError:
+        raise
+    except Exception as e:
+        raise unreadable(path, e) from e
+
+
+def read_channels(path: Path, root: Path) -> pd.DataFrame:
+    """name, type and units of channels.tsv as text, without rows where there is no such file."""
+    place = sidecar(path, root, "channels.tsv")
+    table = pd.DataFrame(columns=["name"]) if place is None else read_words(place)
+    if place is not None:
+        check_columns(place, table, ["name", "type"], "add the column {}")
+    return table.reindex(columns=["name", "type", "units"]).fillna("")
+
+
+def check_types(table: pd.DataFrame, path: Path) -> None:
+    """Refuse types that BIDS does not have: such channels would be left out without a word."""
+    for name, kind in zip(table["name"], table["type"], strict=True):
+        if kind.upper() not in TYPES:
+            remedy = "correct channels.tsv"
+            raise refusal(path, f"a type of BIDS for channel {name!r} (EEG, EOG, ...)", repr(kind), remedy)
+
+
+def _gains(header: edf.Header, raw: mne.io.BaseRaw, table: pd.DataFrame) -> dict[str, float]:
+    """What makes volts of channels by name; only electrophysiology that is not marked bad counts."""
+    names = raw.ch_names
+    bad = set(raw.info["bads"])
+    kinds = raw.get_channel_types()
+    kept = [i for i, n in enumerate(names) if kinds[i] in KINDS and n not in bad]
+    units = dict(zip(table["name"], table["units"], strict=True))
+    found = edf.gains(header, kept, {i: units.get(n, "") for i, n in enumerate(names)})
+    return {names[i]: factor for i, factor in found.items()}
