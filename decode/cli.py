@@ -180,7 +180,7 @@ def _quiet() -> None:
 
     from decode.notices import tell
 
-    def show(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+    def show(message: Any, category: Any, filename: str, *_: Any, **__: Any) -> None:
         tell(_library(filename), str(message))
 
     warnings.showwarning = show
@@ -195,7 +195,9 @@ def _quiet() -> None:
 def _library(filename: str) -> str:
     """The package that a source file belongs to."""
     parts = Path(filename).parts
-    return parts[parts.index("site-packages") + 1] if "site-packages" in parts else Path(filename).stem
+    return (
+        parts[parts.index("site-packages") + 1] if "site-packages" in parts else Path(filename).stem
+    )
 
 
 def explain(error: BaseException, arguments: list[str]) -> str | None:

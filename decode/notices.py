@@ -49,9 +49,7 @@ def collected() -> Iterator[list[str]]:
 
 
 @contextmanager
-def heard(
-    where: object, *, wrong: str = "$.", expected: str = "a complete file"
-) -> Iterator[None]:
+def heard(where: object, *, wrong: str = "$.", expected: str = "a complete file") -> Iterator[None]:
     """Turn every warning of a reading library inside the block into a line to the user, or, where it
     matches the pattern `wrong` (case aside), into an InputError: `expected` is what `where` should be.
     """

@@ -67,7 +67,11 @@ def test_a_whole_brainvision_file_is_read(tmp_path: Path) -> None:
     [
         (1, {}, "expected whole samples of 12 bytes, got 11 bytes beyond the last"),
         (12 * 100, {"points": 1000}, "expected 1000 samples as .*vhdr says, got 900"),
-        (12 * 100, {"markers": (10, 950)}, "expected 950 samples, where .*vmrk has a marker, got 900"),
+        (
+            12 * 100,
+            {"markers": (10, 950)},
+            "expected 950 samples, where .*vmrk has a marker, got 900",
+        ),
     ],
 )
 def test_a_brainvision_file_that_was_cut_is_refused(
@@ -107,12 +111,16 @@ def test_an_eeglab_file_is_as_long_as_its_header_says(tmp_path: Path) -> None:
     path = eeglab(tmp_path)
     np.testing.assert_allclose(read(path).signal.T, VOLTS, rtol=1e-6)
     cut(path.with_suffix(".fdt"), 24)
-    with pytest.raises(InputError, match=r"fdt: expected 12000 bytes as the .set file says, got 11976"):
+    with pytest.raises(
+        InputError, match=r"fdt: expected 12000 bytes as the .set file says, got 11976"
+    ):
         read(path)
 
 
 def test_eeglab_epochs_are_said_to_be_epochs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a continuous recording, got epochs .*export the continuous"):
+    with pytest.raises(
+        InputError, match=r"a continuous recording, got epochs .*export the continuous"
+    ):
         read(eeglab(tmp_path, trials=5))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from decode.core import InputError
@@ -15,7 +16,9 @@ from decode.recordings.bids_meeg import read_runs
 RANGE = 500.0
 
 
-def write(path: Path, signals: list[np.ndarray], rates: list[int], names: list[str], **knobs) -> Path:
+def write(
+    path: Path, signals: list[np.ndarray], rates: list[int], names: list[str], **knobs
+) -> Path:
     """Records of one second. `units`, `kind` (EDF+C, EDF+D), `starts` of records (s) add to it."""
     n_records = len(signals[0]) // rates[0]
     bdf = path.suffix == ".bdf"
@@ -60,12 +63,12 @@ def study(root: Path, *files: Path, channels: str = "") -> list[Run]:
     return [Run(p, p, "sub-01", "", p.name.split("run-")[1][:2]) for p in files]
 
 
-def read(root: Path, *files: Path, channels: str = ""):
-    import pandas as pd
+EVENTS = pd.DataFrame({"onset": [1.0], "duration": [0.0], "stimulus": ["a"], "split": [""]})
 
-    events = pd.DataFrame({"onset": [1.0], "duration": [0.0], "stimulus": ["a"], "split": [""]})
+
+def read(root: Path, *files: Path, channels: str = ""):
     runs = study(root, *files, channels=channels)
-    return list(read_runs(runs, root, "eeg", "eeg", lambda _: events))
+    return list(read_runs(runs, root, "eeg", "eeg", lambda _: EVENTS))
 
 
 def where(root: Path, run: int = 1, ending: str = "edf") -> Path:
@@ -84,7 +87,9 @@ def test_volts_are_those_that_were_written(tmp_path: Path, ending: str) -> None:
     np.testing.assert_allclose(run.signal.T * 1e6, signals, atol=2 * RANGE / 2**16)
 
 
-def test_a_slow_channel_beside_a_fast_one_is_what_it_would_be_alone(tmp_path: Path, monkeypatch) -> None:
+def test_a_slow_channel_beside_a_fast_one_is_what_it_would_be_alone(
+    tmp_path: Path, monkeypatch
+) -> None:
     """Read in small pieces, each would be stretched on its own; the sine is known at every sample."""
     monkeypatch.setattr("decode.recordings.meeg.CHUNK_BYTES", 8 * 3 * 1000)
     signals = [*waves(40, 100), np.random.default_rng(0).normal(0, 30, 40 * 500)]
@@ -102,11 +107,15 @@ def test_a_slow_channel_beside_a_fast_one_is_what_it_would_be_alone(tmp_path: Pa
 def test_a_file_shorter_than_its_header_says_is_refused(tmp_path: Path, lost: int) -> None:
     path = write(where(tmp_path), waves(6, 100), [100, 100], ["Fz", "Cz"])
     path.write_bytes(path.read_bytes()[:-lost])
-    with pytest.raises(InputError, match=r"expected 6 records of 400 bytes .* the file was cut short"):
+    with pytest.raises(
+        InputError, match=r"expected 6 records of 400 bytes .* the file was cut short"
+    ):
         read(tmp_path, path)
 
 
-def test_records_that_were_never_counted_are_read_when_they_are_whole(tmp_path: Path, capsys) -> None:
+def test_records_that_were_never_counted_are_read_when_they_are_whole(
+    tmp_path: Path, capsys
+) -> None:
     path = write(where(tmp_path), waves(6, 100), [100, 100], ["Fz", "Cz"])
     content = bytearray(path.read_bytes())
     content[236:244] = b"-1      "
@@ -131,7 +140,9 @@ def test_pauses_between_records_are_refused_and_stamps_without_pause_are_not(
         read(tmp_path, one("EDF+D", paused))
     assert "header says continuous" not in capsys.readouterr().err
     read(tmp_path, one("EDF+C", paused))
-    assert "a jump of 6 s after 3 s of signal, the header says continuous" in capsys.readouterr().err
+    assert (
+        "a jump of 6 s after 3 s of signal, the header says continuous" in capsys.readouterr().err
+    )
     with pytest.raises(InputError, match="the time of each record of an EDF"):
         path = write(where(tmp_path), waves(6, 100), [100, 100], ["Fz", "Cz"], kind="EDF+D")
         read(tmp_path, path)
@@ -155,7 +166,9 @@ def test_units_that_the_header_lacks_come_from_the_channel_table(tmp_path: Path,
         ("mmHg", "uV", r"volts in channel 'Fz', got unit 'mmHg'; give the channel another type"),
     ],
 )
-def test_units_that_nobody_knows_are_refused(tmp_path: Path, unit: str, table: str, message: str) -> None:
+def test_units_that_nobody_knows_are_refused(
+    tmp_path: Path, unit: str, table: str, message: str
+) -> None:
     path = write(where(tmp_path), waves(6, 100), [100, 100], ["Fz", "Cz"], units=[unit, "uV"])
     with pytest.raises(InputError, match=message):
         read(tmp_path, path, channels=f"Fz\tEEG\t{table}\nCz\tEEG\tuV\n")
@@ -189,18 +202,20 @@ def test_what_is_no_header_is_refused_in_one_line(tmp_path: Path, content: bytes
 
 def test_runs_are_brought_to_their_common_channels_in_one_order(tmp_path: Path, capsys) -> None:
     """Values follow their names, whatever the place of the channel in its file."""
-    one = write(where(tmp_path, 1), [*waves(6, 100), np.arange(600) / 9], [100] * 3, ["Fz", "Cz", "Pz"])
+    one = write(
+        where(tmp_path, 1), [*waves(6, 100), np.arange(600) / 9], [100] * 3, ["Fz", "Cz", "Pz"]
+    )
     signals = [np.arange(600) / 7, *waves(6, 100)[::-1]]
     two = write(where(tmp_path, 2), signals, [100] * 3, ["Oz", "Cz", "Fz"])
-    rows = {1: "Fz\tEEG\tuV\nCz\tEEG\tuV\nPz\tEEG\tuV\n", 2: "Oz\tEEG\tuV\nCz\tEEG\tuV\nFz\tEEG\tuV\n"}
+    rows = {
+        1: "Fz\tEEG\tuV\nCz\tEEG\tuV\nPz\tEEG\tuV\n",
+        2: "Oz\tEEG\tuV\nCz\tEEG\tuV\nFz\tEEG\tuV\n",
+    }
     runs = study(tmp_path, one, two)
     for number, text in rows.items():
         table = where(tmp_path, number).with_name(f"sub-01_task-look_run-{number:02d}_channels.tsv")
         table.write_text("name\ttype\tunits\n" + text)
-    import pandas as pd
-
-    events = pd.DataFrame({"onset": [1.0], "duration": [0.0], "stimulus": ["a"], "split": [""]})
-    found = list(read_runs(runs, tmp_path, "eeg", "eeg", lambda _: events))
+    found = list(read_runs(runs, tmp_path, "eeg", "eeg", lambda _: EVENTS))
     for run in found:
         assert run.channels["name"].tolist() == ["Fz", "Cz"]
         np.testing.assert_allclose(run.signal.T * 1e6, waves(6, 100), atol=2 * RANGE / 2**16)

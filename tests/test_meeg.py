@@ -209,3 +209,8 @@ def test_knobs_that_cannot_be(knobs, message):
     with pytest.raises(InputError, match=message) as caught:
         meeg(recording(noise()), **{"sfreq": None, **knobs})
     assert "\n" not in str(caught.value)
+
+
+def test_a_filter_longer_than_the_run_is_told(capsys):
+    meeg(recording(noise()), l_freq=0.1, h_freq=40.0)
+    assert "subject sub-01, session ses-1, run 01: filter_length" in capsys.readouterr().err

@@ -21,9 +21,9 @@ def test_a_warning_becomes_one_line_that_names_the_file(capsys: pytest.CaptureFi
 
 
 def test_a_warning_after_which_numbers_are_wrong_is_a_refusal() -> None:
-    with pytest.raises(InputError, match=r"run\.edf: .*truncated.*fetch the file again"):
-        with heard("run.edf", wrong="truncat"):
-            warnings.warn("the file is TRUNCATED; this is truncated", UserWarning, stacklevel=1)
+    says = r"run\.edf: expected a complete file, got the file is TRUNCATED; fetch the file again"
+    with pytest.raises(InputError, match=says), heard("run.edf", wrong="truncat"):
+        warnings.warn("the file is TRUNCATED", UserWarning, stacklevel=1)
 
 
 def test_what_mne_warns_of_is_heard_even_where_it_was_told_to_be_quiet(

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 # Channel types of the BIDS standard (1.10); those that MNE has no name for become "misc" in a line.
 TYPES = frozenset(
-    "EEG EOG VEOG HEOG ECG EMG MISC TRIG REF RESP GSR TEMP PPG AUDIO SYSCLOCK EYEGAZE PUPIL PD "
-    "ADC DAC OTHER ECOG SEEG DBS MEGMAG MEGGRAD MEGGRADAXIAL MEGGRADPLANAR MEGREFMAG "
-    "MEGREFGRADAXIAL MEGREFGRADPLANAR MEGOTHER HLU FITERR".split()
+    (
+        *("EEG", "EOG", "VEOG", "HEOG", "ECG", "EMG", "ECOG", "SEEG", "DBS", "REF", "MISC", "TRIG"),
+        *("MEGMAG", "MEGGRAD", "MEGGRADAXIAL", "MEGGRADPLANAR", "MEGREFMAG", "MEGREFGRADAXIAL"),
+        *("MEGREFGRADPLANAR", "MEGOTHER", "HLU", "FITERR", "RESP", "GSR", "TEMP", "PPG", "AUDIO"),
+        *("SYSCLOCK", "EYEGAZE", "PUPIL", "PD", "ADC", "DAC", "OTHER"),
+    )
 )
 
 
@@ -100,9 +103,14 @@ def common_channels(opened: Sequence[Opened]) -> list[str]:
         if missing:
             tell(one.run.path, f"{_listed(missing)} are not in all runs of the subject: left out")
         if good:
-            tell(one.run.path, f"{_listed(good)} are bad in another run of the subject: taken as bad")
+            tell(
+                one.run.path, f"{_listed(good)} are bad in another run of the subject: taken as bad"
+            )
         if [n for n in one.kinds if n in shared] != shared:
-            tell(one.run.path, "channels stand in another order than in the subject's first run: reordered")
+            tell(
+                one.run.path,
+                "channels stand in another order than in the subject's first run: reordered",
+            )
         one.raw.info["bads"] = [n for n in one.raw.ch_names if n in bad]
     if not shared:
         had = ", ".join(list(first.kinds)[:6])
@@ -144,7 +152,9 @@ def check_types(table: pd.DataFrame, path: Path) -> None:
     for name, kind in zip(table["name"], table["type"], strict=True):
         if kind.upper() not in TYPES:
             remedy = "correct channels.tsv"
-            raise refusal(path, f"a type of BIDS for channel {name!r} (EEG, EOG, ...)", repr(kind), remedy)
+            raise refusal(
+                path, f"a type of BIDS for channel {name!r} (EEG, EOG, ...)", repr(kind), remedy
+            )
 
 
 def _gains(header: edf.Header, raw: mne.io.BaseRaw, table: pd.DataFrame) -> dict[str, float]:

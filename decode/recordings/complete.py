@@ -20,13 +20,18 @@ def check_brainvision(path: Path) -> None:
     """Refuse a .vhdr whose data file ends within a sample, before DataPoints or before a marker."""
     header = _values(path)
     data = _beside(path, header.get("datafile", ""))
-    width, channels = BYTES.get(header.get("binaryformat", "").upper()), header.get("numberofchannels")
+    width, channels = (
+        BYTES.get(header.get("binaryformat", "").upper()),
+        header.get("numberofchannels"),
+    )
     if not data.is_file() or width is None or not (channels or "").isdecimal():
         return  # text formats, and what MNE has its own words for
     frame = width * int(channels or 0)
     n, rest = divmod(data.stat().st_size, max(1, frame))
     if rest:
-        raise refusal(data, f"whole samples of {frame} bytes", f"{rest} bytes beyond the last", AGAIN)
+        raise refusal(
+            data, f"whole samples of {frame} bytes", f"{rest} bytes beyond the last", AGAIN
+        )
     promised = int(header["datapoints"]) if header.get("datapoints", "").isdecimal() else 0
     if n < promised:
         raise refusal(data, f"{promised} samples as {path.name} says", f"{n}", AGAIN)
@@ -39,7 +44,9 @@ def _check_markers(path: Path, data: Path, n_samples: int) -> None:
     found = re.findall(r"^Mk\d+=([^,\n]*),[^,\n]*,\s*(\d+)", _text(path), re.M)
     last = max((int(at) for _, at in found), default=0)
     if last > n_samples + 1:
-        raise refusal(data, f"{last} samples, where {path.name} has a marker", f"{n_samples}", AGAIN)
+        raise refusal(
+            data, f"{last} samples, where {path.name} has a marker", f"{n_samples}", AGAIN
+        )
     pauses = [int(at) for kind, at in found if kind == "New Segment" and int(at) > 1]
     if pauses:
         tell(path, f"the recording was paused {len(pauses)} times (first at sample {pauses[0]}): "

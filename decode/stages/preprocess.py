@@ -63,7 +63,11 @@ def _tell_dropped(subject: str, dropped: Mapping[str, int], n_kept: int) -> None
     if not gone:
         return
     n = sum(gone.values())
-    runs = f"in {len(gone)} runs, first {next(iter(gone))}" if len(gone) > 1 else f"in {next(iter(gone))}"
+    runs = (
+        f"in {len(gone)} runs, first {next(iter(gone))}"
+        if len(gone) > 1
+        else f"in {next(iter(gone))}"
+    )
     tell(
         f"subject {subject}",
         f"{n} of {n + n_kept} trials dropped, as preprocess.incomplete=drop says: their windows leave "
