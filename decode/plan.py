@@ -52,7 +52,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("preprocess", (), ("data", "preprocess"), version=2, resumes=False),
+    Stage("preprocess", (), ("data", "preprocess"), version=3, resumes=False),
     Stage("split", ("preprocess",), ("splits",), resumes=False),
     Stage("features", ("preprocess",), ("targets",)),
     Stage(

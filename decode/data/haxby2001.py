@@ -9,13 +9,13 @@ from typing import ClassVar
 import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.preprocessing.blocks import GAP_S, joined
 from decode.recordings.bold import Voxels, read_bold, read_mask, usable
 from decode.recordings.masks import bright_voxels
 from decode.recordings.tables import read_events
 
 CATEGORIES = ("bottle", "cat", "chair", "face", "house", "scissors", "scrambledpix", "shoe")
 WORDS = {"scrambledpix": "scrambled picture"}
-BLOCK_GAP_S = 6.0
 
 
 class Haxby2001:
@@ -114,7 +114,7 @@ class Haxby2001:
         return bright_voxels(images)
 
 
-def read_blocks(path: Path, *, gap_s: float = BLOCK_GAP_S) -> pd.DataFrame:
+def read_blocks(path: Path, *, gap_s: float = GAP_S) -> pd.DataFrame:
     """Events (onset, duration, trial_type), with consecutive ones of one category joined."""
     events = read_events(path, shows="trial_type")
     unknown = sorted(set(events["trial_type"]) - set(CATEGORIES))
@@ -122,14 +122,7 @@ def read_blocks(path: Path, *, gap_s: float = BLOCK_GAP_S) -> pd.DataFrame:
         raise InputError(
             f"{path}: expected the categories {list(CATEGORIES)}, got {unknown} as well"
         )
-    events = events.sort_values("onset", ignore_index=True)
-    ends = events["onset"] + events["duration"]
-    same = events["trial_type"].eq(events["trial_type"].shift())
-    near = events["onset"] - ends.shift() < gap_s
-    block = (~(same & near)).cumsum()
-    first = events.groupby(block)[["onset", "trial_type"]].first()
-    first["duration"] = ends.groupby(block).max() - first["onset"]
-    return first[["onset", "duration", "trial_type"]].reset_index(drop=True)
+    return joined(events[["onset", "duration", "trial_type"]], gap_s, by="trial_type")
 
 
 def _trials(blocks: pd.DataFrame) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from decode.core import InputError, Layout, Recording
-from decode.preprocessing import glm
+from decode.core import InputError, Layout, Recording, refusal
+from decode.notices import tell
+from decode.preprocessing import blocks, glm
 from decode.preprocessing.prepared import Prepared
 
 Method = Literal["lss", "lsa"]
@@ -24,6 +26,7 @@ def single_trial_betas(
     noise: Literal["white", "ar1"] = "white",
     slice_time: float = 0.0,
     min_response: float = 0.2,
+    join: float | None = None,
 ) -> Prepared:
     """One beta per trial and voxel, in percent signal change at the peak of the response.
 
@@ -31,12 +34,16 @@ def single_trial_betas(
     "lsa" (least squares - all: unbiased, noisier). `hrf` is "glover" or "spm"; `high_pass` is the
     highest frequency (Hz) of the cosine drifts; `noise` "ar1" prewhitens with one autocorrelation
     per run; `slice_time` is the moment within a TR that a volume stands for (0 start, 0.5 middle,
-    as after fMRIPrep). Channels of kind "confound" are regressed out and left out of the result.
+    as after fMRIPrep). With `join` events of one stimulus that follow each other within so many
+    seconds are one block, and there is one beta per block. Channels of kind "confound" are regressed
+    out and left out of the result. Where events make blocks and single trials are fitted, it is said.
 
     Raises InputError for recordings that hold one response per trial already, for NaN or constant
-    voxels, for events outside the recording, and for trials of whose response less than the share
-    `min_response` was recorded.
+    voxels, for events outside the recording or longer than it, and for trials of whose response less
+    than the share `min_response` was recorded.
     """
+    if join is not None and not 0 <= join < np.inf:
+        raise refusal("preprocess.join", "a gap in s from 0, or null", join, "correct it")
     if method not in WEIGHTS:
         raise InputError(f"preprocess.method: expected one of {sorted(WEIGHTS)}, got {method!r}")
     if noise not in ("white", "ar1"):
@@ -47,13 +54,14 @@ def single_trial_betas(
     tr = 1 / recording.sfreq
     n = len(signal)
     check_events(recording, n * tr)
+    recording = _in_blocks(recording, method, join)
     onsets = recording.events["onset"].to_numpy(float)
     durations = recording.events["duration"].fillna(0.0).to_numpy(float)
     times = (np.arange(n) + slice_time) * tr
     trials = glm.trial_regressors(onsets, durations, times, hrf=hrf)
     _check_recorded(recording, trials, times, hrf, min_response)
     confounds = np.asarray(recording.signal[:, ~brain], np.float64)
-    nuisance = np.hstack([glm.cosine_drift(n, tr, high_pass), _standardised(confounds)])
+    nuisance = np.hstack([glm.cosine_drift(n, tr, high_pass), standardised(confounds)])
     if nuisance.shape[1] + 2 >= n:
         raise InputError(
             f"{recording.where}: {n} volumes are too few for {nuisance.shape[1]} drift and "
@@ -70,6 +78,21 @@ def single_trial_betas(
         run=recording.run,
     )
     return Prepared((weights @ signal).astype(np.float32), trial_layout(recording, brain), table)
+
+
+def _in_blocks(recording: Recording, method: Method, join: float | None) -> Recording:
+    """The recording with its events joined, if asked for; says so where blocks are taken for trials."""
+    if join is not None:
+        return replace(recording, events=blocks.joined(recording.events, join))
+    length = blocks.typical_block(recording.events) if method == "lss" else None
+    if length is not None:
+        tell(
+            recording.where,
+            f"events make blocks of about {length:.0f} s, of which single trials are fitted and slow changes "
+            "taken away; preprocess=bold_blocks fits one response per block, and scaler=mvnn_repeats suits "
+            "classes that return in every run",
+        )
+    return recording
 
 
 def beta_weights(
@@ -125,7 +148,7 @@ def check_signal(recording: Recording, keep: np.ndarray) -> np.ndarray:
 
 
 def check_events(recording: Recording, length: float) -> None:
-    """InputError unless every event starts inside the recording of `length` seconds."""
+    """InputError unless every event starts inside the recording of `length` seconds and lasts no longer."""
     events = recording.events
     onsets = events["onset"].to_numpy(float)
     if not len(onsets):
@@ -137,6 +160,14 @@ def check_events(recording: Recording, length: float) -> None:
         raise InputError(
             f"{recording.where}: event {i} ({name}) starts at {onsets[i]:g} s, outside the "
             f"recording of {length:g} s; correct the onsets or the TR in the events or image header"
+        )
+    lasts = events["duration"].fillna(0.0).to_numpy(float)
+    if (odd := np.flatnonzero(~((lasts >= 0) & (lasts <= length)))).size:
+        raise refusal(
+            f"{recording.where}, event {odd[0]}",
+            f"a duration from 0 s to that of the recording, {length:g} s",
+            f"{lasts[odd[0]]:g} s",
+            "correct the events: onsets and durations are seconds",
         )
 
 
@@ -161,7 +192,8 @@ def _check_recorded(
         )
 
 
-def _standardised(x: np.ndarray) -> np.ndarray:
+def standardised(x: np.ndarray) -> np.ndarray:
+    """Columns of x (time, confound) with mean 0 and standard deviation 1; what is NaN has the mean."""
     x = np.nan_to_num(x - np.nanmean(x, axis=0, keepdims=True)) if x.size else x
     scale = x.std(axis=0, keepdims=True)
     return x / np.where(scale > 0, scale, 1.0)

@@ -64,8 +64,10 @@ def _event_response(t: np.ndarray, duration: float, hrf: str) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def _peak(duration: float, hrf: str) -> float:
-    fine = np.linspace(0, duration + 30, 20 * int(duration + 30) + 1)
-    return float(_event_response(fine, duration, hrf).max())
+    # After a minute the response has settled: what follows is no higher than what was.
+    shown = min(duration, 60.0)
+    fine = np.linspace(0, shown + 30, 20 * int(shown + 30) + 1)
+    return float(_event_response(fine, shown, hrf).max())
 
 
 def trial_regressors(

@@ -9,7 +9,13 @@ import numpy as np
 
 from decode.core import InputError, Recording
 from decode.preprocessing import glm
-from decode.preprocessing.bold import CONFOUND, check_events, check_signal, trial_layout
+from decode.preprocessing.bold import (
+    CONFOUND,
+    check_events,
+    check_signal,
+    standardised,
+    trial_layout,
+)
 from decode.preprocessing.prepared import Prepared
 
 
@@ -42,7 +48,7 @@ def bold_windows(
     n = len(signal)
     check_events(recording, n / recording.sfreq)
     trend = np.linspace(-1, 1, n)[:, None] if detrend else np.empty((n, 0))
-    confounds = np.nan_to_num(np.asarray(recording.signal[:, ~brain], np.float64))
+    confounds = standardised(np.asarray(recording.signal[:, ~brain], np.float64))
     signal = glm.remove(signal, np.hstack([np.ones((n, 1)), trend, confounds]))
     if standardise:
         signal /= _spread(recording, signal)
