@@ -400,7 +400,8 @@ def test_refinement_equals_the_stock_pipeline(
 
     stock = StableDiffusionXLImg2ImgPipeline.from_pretrained(sdxl_folder, add_watermarker=False)
     small = {**predicted, "pixels": predicted["pixels"][:, :, :16, :16]}
-    made = pixels(refine(prompt="a red", negative="tin")(small, seeds=SEEDS))
+    knobs = {"prompt": "a red", "negative": "tin", "target_size": 48}
+    made = pixels(refine(**knobs)(small, seeds=SEEDS))
     latents = stock.vae.encode(small["pixels"] * 2 - 1).latent_dist.mode()
     expected = stock(
         prompt=["a red"] * 3,
@@ -411,6 +412,8 @@ def test_refinement_equals_the_stock_pipeline(
         guidance_scale=5.0,
         generator=row_generators(SEEDS),
         output_type="pt",
+        original_size=(16, 16),
+        target_size=(48, 48),
     ).images
     assert torch.allclose(made, expected, atol=1e-4)
 

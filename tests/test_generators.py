@@ -208,6 +208,45 @@ def test_sampling_starts_from_the_pictures_of_another_generator(
         started.check({"image": (WIDTH,), "pixels": (5,)})
 
 
+def test_latents_of_another_size_are_decoded_enlarged_and_encoded(
+    unclip: Build, predicted: Tensors
+) -> None:
+    """As Takagi & Nishimoto start: latents of a small picture, that picture enlarged, its latents."""
+    from diffusers import AutoencoderKL
+    from torchvision.transforms.functional import InterpolationMode, resize
+
+    knobs = {"strength": 0.5, "size": 16, "start_size": 8}
+    small = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    generator = unclip(low_level="latents", **knobs)
+    generator.check({"image": (WIDTH,), "latents": (4, 4, 4)})
+    with pytest.raises(InputError, match=r"\(4, 4, 4\).*\(4, 8, 8\)"):
+        generator.check({"image": (WIDTH,), "latents": (4, 8, 8)})
+    made = pixels(generator({**predicted, "latents": small}, seeds=SEEDS))
+    vae = AutoencoderKL.from_pretrained(generator.model, subfolder="vae")
+    with torch.no_grad():
+        seen = (vae.decode(small / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        large = resize(seen, [16, 16], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        start = vae.encode(large * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+    plain = unclip(low_level="latents", strength=0.5)({**predicted, "latents": start}, seeds=SEEDS)
+    assert torch.allclose(made, pixels(plain), atol=1e-4)
+
+
+def test_pictures_of_a_start_are_brought_to_its_size_first(
+    unclip: Build, predicted: Tensors
+) -> None:
+    from torchvision.transforms.functional import InterpolationMode, resize
+
+    way = {"interpolation": InterpolationMode.BICUBIC, "antialias": True}
+    small = resize(predicted["pixels"], [8, 8], **way).clamp(0, 1)  # type: ignore[arg-type]
+    plain = unclip(low_level="pixels", strength=0.5, size=16)
+    expected = pixels(plain({**predicted, "pixels": small}, seeds=SEEDS))
+    for low_level in ("pixels", PixelGenerator("pixels")):
+        generator = unclip(low_level=low_level, strength=0.5, size=16, start_size=8)
+        assert torch.allclose(pixels(generator(predicted, seeds=SEEDS)), expected, atol=1e-4)
+    with pytest.raises(InputError, match="set start_size to null"):
+        unclip(size=16, start_size=8)
+
+
 def test_the_embedding_matters(build: Build, predicted: Tensors) -> None:
     one = pixels(build()(predicted, seeds=SEEDS))
     moved = {**predicted, "image": predicted["image"].flip(0)}
@@ -420,7 +459,7 @@ def test_wrong_knobs_say_what_to_do(build: Build) -> None:
         ({"strength": 0.5}, "low_level is null"),
         ({"strength": 0.0, "low_level": "latents"}, "strength lies in"),
         ({"strength": 0.1, "low_level": "latents"}, "reaches 1"),
-        ({"norm": "none"}, "norm is train or keep"),
+        ({"norm": "none"}, "norm is train, keep or first"),
         ({"offload": "disk"}, "offload is none"),
         ({"precision": "half"}, "precision"),
         ({"batch_size": 0}, "at least 1"),

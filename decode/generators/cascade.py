@@ -52,6 +52,11 @@ class Cascade(Diffusion):
                 "cascade generator: energy steers what can be decoded at each step, which the prior's "
                 "latents cannot; set energy to null or use candidates with a judge"
             )
+        if (self.scheduler, self.spacing, self.start_size) != (None, None, None):
+            raise InputError(
+                "cascade generator: both stages step as they were trained, from latents of their own; set "
+                "scheduler, spacing and start_size to null"
+            )
         if self.start_generator is not None:
             raise InputError(
                 "cascade generator: a start is latents of the prior, which nothing here makes from "

@@ -29,7 +29,8 @@ class Refine(Diffusion):
     share of the `steps` left to run. The text is `prompt`, to which, where `caption` names a target, the
     caption of the training stimulus nearest to the prediction in that target is appended; `negative`
     is steered away from. What is added is the model's idea of a good photograph of the caption:
-    sharper pictures are not better evidence.
+    sharper pictures are not better evidence. The denoiser is told that the picture was `size` wide and
+    uncropped, and is to be `target_size` (null: `size`).
 
     `norm` has no meaning here: nothing predicted conditions the denoiser.
     """
@@ -37,8 +38,9 @@ class Refine(Diffusion):
     prompt: str = ""
     negative: str = ""
     caption: str | None = None
+    target_size: int | None = None
     steps: int = 25
-    strength: float = 0.52
+    strength: float = 0.48
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +110,8 @@ class Refine(Diffusion):
         if twice:
             text, pooled = torch.cat([free, text]), torch.cat([free_pooled, pooled])
         size = self.picture_size()
-        sizes = text.new_tensor([[size, size, 0, 0, size, size]]).expand(len(text), -1)
+        wide = self.target_size or size
+        sizes = text.new_tensor([[size, size, 0, 0, wide, wide]]).expand(len(text), -1)
         told = {"text_embeds": pooled, "time_ids": sizes}
 
         def predict(latents: Tensor, t: Tensor) -> Tensor:

@@ -101,5 +101,5 @@ class SdxlUnclip(Diffusion):
         noise = super().noise(rows, like)
         return noise + self.offset_noise * draw((1, 1, 1), rows, like)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return (super().decode(latents) * 2 - 1) * self.gain + self.lift
+    def finish(self, pictures: Tensor) -> Tensor:
+        return (pictures * 2 - 1) * self.gain + self.lift

@@ -31,8 +31,9 @@ class Versatile(Diffusion):
     `image` names a target of image tokens (257, 768), `text` one of text tokens (77, 768), both from
     target clip_vd; null leaves one out. With both, `text_share` in (0, 1) weighs the two transformers
     of each block. Guidance steers away from the tokens of a picture of the grey level `blank` (0 is
-    black; null: from zeros in place of tokens) and of an empty caption. See `Diffusion` for the other
-    knobs.
+    black; null: from zeros in place of tokens) and of the caption `negative` (null: zeros). Brain-Diffuser
+    has middle grey and the empty caption, MindEye and MindBridge have zeros. See `Diffusion` for the
+    other knobs.
 
     `tune` takes low-rank products for the image denoiser (objective `denoising`).
 
@@ -44,7 +45,8 @@ class Versatile(Diffusion):
     image: str | None = "image"
     text: str | None = None
     text_share: float = 0.4
-    blank: float | None = 0.0
+    blank: float | None = 0.5
+    negative: str | None = ""
     width: int | None = None
     guidance: float = 7.5
 
@@ -132,8 +134,8 @@ class Versatile(Diffusion):
     def _unconditional(self, pipe: Any) -> dict[str, Tensor]:
         """Tokens (1, token, width) of nothing, by target."""
         device, free = pipe._execution_device, {}
-        if self.text:
-            words = words_of(pipe.tokenizer, [""]).to(device)
+        if self.text and self.negative is not None:
+            words = words_of(pipe.tokenizer, [self.negative]).to(device)
             free[self.text] = versatile_text(pipe.text_encoder, words)
         if self.image and self.blank is not None:
             import numpy as np

@@ -22,7 +22,7 @@ from decode.pictures import resize
 from decode.progress import progress
 
 Offload = Literal["none", "model", "sequential"]
-Norm = Literal["train", "keep"]
+Norm = Literal["train", "keep", "first"]
 
 
 class Precise(Protocol):
@@ -174,6 +174,12 @@ def with_norm(features: Tensor, norm: float) -> Tensor:
     return scaled.view_as(features)
 
 
+def with_first_norm(tokens: Tensor) -> Tensor:
+    """(row, token, width) tokens, each row divided by the norm of its first token."""
+    tokens = tokens.float()
+    return tokens / tokens[:, :1].norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
 def row_slices(rows: int, batch_size: int) -> Iterator[slice]:
     """Slices of at most `batch_size` rows, with a progress bar."""
     starts = range(0, rows, batch_size)
@@ -264,8 +270,8 @@ def clean_estimate(found: Any, scheduler: Any) -> Tensor:
             return torch.as_tensor(getattr(found, name))
     raise InputError(
         f"generator: an energy needs a scheduler that tells its estimate of the clean latents, "
-        f"{type(scheduler).__name__} does not; use a model folder whose scheduler is DDIM, DDPM, "
-        "Euler or LCM, or set energy to null"
+        f"{type(scheduler).__name__} does not; set scheduler to DDIMScheduler, DDPMScheduler, "
+        "EulerDiscreteScheduler or LCMScheduler, or energy to null"
     )
 
 

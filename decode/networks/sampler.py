@@ -26,9 +26,11 @@ from decode.networks.diffusion import (
     row_generators,
     row_slices,
     start_from,
+    with_first_norm,
     with_norm,
 )
 from decode.networks.energies import Energy
+from decode.networks.schedulers import check_scheduler, choose_scheduler
 from decode.networks.weights import Precision, choose_dtype, find_weights, read_config
 from decode.pictures import resize
 
@@ -40,9 +42,13 @@ class Diffusion(Generator):
     `model` is a hub name or folder. `low_level` gives the start of sampling: it names a target, of
     latents as the denoiser sees them or of pictures (3, h, w) in [0, 1], or is a whole generator of
     pictures, made from the same predictions and seeds. `strength` in (0, 1] is the share of the `steps`
-    that is run from that start. `norm` "train" gives each predicted condition the mean norm of the
-    training ones, since regression shrinks; "keep" leaves it. `size` is the side of the pictures, null
-    the model's own.
+    that is run from that start. `start_size` is the side of the pictures that the start is of, where
+    that is not `size`: predicted latents of that side are decoded, pictures brought to it, and then
+    enlarged and encoded. `norm` "train" gives each predicted condition the mean norm of the training
+    ones, since regression shrinks; "first" divides each row's tokens by the norm of its first one, as
+    systems do whose true tokens were divided in that way; "keep" leaves it. `size` is the side of the
+    pictures, null the model's own. `scheduler` names any scheduler of diffusers to sample by, `spacing`
+    (leading, linspace or trailing) says which of the training's steps it takes; null is the model's own.
 
     `energy` steers the sampling: any function (pictures (row, 3, h, w) around [0, 1], predictions)
     -> (row,) that can be differentiated by the pictures. Each `energy_every`-th step goes down
@@ -61,6 +67,9 @@ class Diffusion(Generator):
     steps: int = 50
     guidance: float = 5.0
     strength: float = 1.0
+    start_size: int | None = None
+    scheduler: str | None = None
+    spacing: str | None = None
     size: int | None = None
     norm: Norm = "train"
     energy: Energy | None = None
@@ -89,8 +98,8 @@ class Diffusion(Generator):
         self._pipe: Any = None
 
     def _check_knobs(self) -> None:
-        if self.norm not in ("train", "keep"):
-            raise InputError(f"generator: norm is train or keep, got {self.norm!r}")
+        if self.norm not in ("train", "keep", "first"):
+            raise InputError(f"generator: norm is train, keep or first, got {self.norm!r}")
         if self.offload not in ("none", "model", "sequential"):
             raise InputError(
                 f"generator: offload is none, model or sequential, got {self.offload!r}"
@@ -109,6 +118,11 @@ class Diffusion(Generator):
             raise InputError(
                 f"generator: strength={self.strength} means a start from a low-level prediction, "
                 "but low_level is null; name a target or a generator there or set strength to 1"
+            )
+        if self.start_size is not None and (self.size is None or not self.starts()):
+            raise InputError(
+                f"generator: start_size={self.start_size} is the side of a start that is brought to "
+                "size; give low_level and size too or set start_size to null"
             )
         made = getattr(self.low_level, "makes", "image")
         if not isinstance(self.low_level, str | Generator | None) or made != "image":
@@ -158,6 +172,13 @@ class Diffusion(Generator):
         super().check(shapes)
         find_weights(self.model)
         check_place(self)
+        check_scheduler(self.scheduler, self.spacing)
+        for name in self.conditions() if self.norm == "first" else ():
+            if len(shapes[name]) != 2:
+                raise InputError(
+                    f"generator: norm=first divides tokens (token, width) by the first one's norm, target "
+                    f"{name!r} has {tuple(shapes[name])}; set norm to train or keep"
+                )
         for judged in (self.energy, self.judge):
             if hasattr(judged, "check"):
                 judged.check(shapes)  # type: ignore[union-attr]
@@ -177,7 +198,9 @@ class Diffusion(Generator):
         return denoiser, None if denoiser is None else denoiser["sample_size"]
 
     def check_start(self, shapes: Mapping[str, Shape], side: int | None, channels: int = 4) -> None:
-        """A target to start from is a picture or latents of exactly the denoiser's shape."""
+        """A target to start from is a picture, or latents of the denoiser's shape or of `start_size`."""
+        if side is not None and self.start_size is not None and self.size is not None:
+            side = side * self.start_size // self.size
         check_low_level(shapes, self.start_target, channels=channels, side=side)
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
@@ -196,10 +219,14 @@ class Diffusion(Generator):
         begun = [] if first is None else first(predicted, seeds=seeds)
         if self._pipe is None:
             self._pipe = self.open()
+            own = self._pipe.scheduler
+            self._pipe.scheduler = choose_scheduler(own, self.scheduler, self.spacing)
         made: list[Media] = []
         for rows in row_slices(len(seeds), self.batch_size):
             self._texts = texts[rows]
-            self._pictures = as_pictures(begun[rows], self.picture_size()) if begun else None
+            if begun:
+                first_size = self.start_size or self.picture_size()
+                self._pictures = as_pictures(begun[rows], first_size)
             made += as_media(self._best(cut(wanted, rows), cut(predicted, rows), seeds[rows]))
         return made
 
@@ -210,6 +237,8 @@ class Diffusion(Generator):
                 raise InputError(f"generator: predictions of target {name!r} are not all finite")
         if self.norm == "keep" or not self.conditions():
             return {}
+        if self.norm == "first":
+            return {name: with_first_norm(predicted[name]) for name in self.conditions()}
         if not self._norms:
             raise InputError(
                 "generator: norm=train needs the training embeddings; call learn(shown, truth) "
@@ -253,7 +282,7 @@ class Diffusion(Generator):
             pull=pull,
             **knobs,  # type: ignore[arg-type]
         )
-        pictures = self.decode(latents)
+        pictures = self.finish(self.decode(latents))
         pipe.maybe_free_model_hooks()
         return pictures
 
@@ -262,7 +291,12 @@ class Diffusion(Generator):
         energy = self.energy
         if energy is None or self.energy_scale == 0:
             return None
-        return lambda clean: energy(self.decode(clean.to(self.network.dtype)).float(), predicted)
+
+        def pull(clean: Tensor) -> Tensor:
+            pictures = self.finish(self.decode(clean.to(self.network.dtype)))
+            return energy(pictures.float(), predicted)
+
+        return pull
 
     @property
     def network(self) -> Any:
@@ -291,6 +325,10 @@ class Diffusion(Generator):
         latents = latents.to(vae.dtype) / vae.config.scaling_factor
         return vae.decode(latents, return_dict=False)[0] / 2 + 0.5
 
+    def finish(self, pictures: Tensor) -> Tensor:
+        """What is done to decoded pictures before they are shown; nothing for most models."""
+        return pictures
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Pictures (row, 3, size, size) in [-1, 1] -> latents as the denoiser sees them."""
         vae = self._pipe.vae
@@ -299,13 +337,24 @@ class Diffusion(Generator):
 
     def start_latents(self, wanted: Tensors) -> Tensor | None:
         """What sampling starts from, as the denoiser sees it; None for noise alone."""
-        if self._pictures is not None:
-            return self.encode(self._pictures * 2 - 1)
-        if self.start_target is None:
-            return None
         channels, side = self.latent_shape()
-        low, size = wanted[self.start_target], self.picture_size()
+        size, low = self.picture_size(), self._pictures
+        if low is None:
+            if self.start_target is None:
+                return None
+            low = wanted[self.start_target]
+            if self.start_size is not None:
+                low = self._pictures_of(
+                    low, self.start_size, channels, side * self.start_size // size
+                )
         return start_from(low, self.encode, channels=channels, side=side, size=size)
+
+    def _pictures_of(self, low: Tensor, size: int, channels: int, side: int) -> Tensor:
+        """Pictures (row, 3, size, size) in [0, 1] of predicted pictures, or latents of that size."""
+        check_low_level({"low_level": low.shape[1:]}, "low_level", channels=channels, side=side)
+        if low.shape[1] == channels:
+            return self.decode(low).float().clamp(0, 1)
+        return resize(low.float().clamp(0, 1), (size, size))
 
 
 def as_pictures(made: Sequence[Media], size: int) -> Tensor:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Kind, Media, Shape, Stimulus, Tensors
 from decode.networks.diffusion import (
-    Norm,
     Offload,
     agreed_width,
     check_place,
@@ -54,7 +53,7 @@ class Writer(Generator):
     image: str = "image"
     tokens: int | None = None
     width: int | None = None
-    norm: Norm = "keep"
+    norm: Literal["train", "keep"] = "keep"
     max_new_tokens: int = 20
     precision: Precision = "float32"
     offload: Offload = "none"
