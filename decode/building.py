@@ -19,6 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from decode.core import InputError
+from decode.machine import is_memory
 from decode.networks.weights import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
@@ -170,6 +171,8 @@ def made(target: Any, where: str, /, *arguments: Any, **named: Any) -> Any:
     try:
         return target(*arguments, **named)
     except (TypeError, ValueError, RuntimeError, AssertionError) as e:
+        if is_memory(e):
+            raise
         of = target.func if isinstance(target, partial) else target
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(

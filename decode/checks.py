@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from decode.building import PLACES, bound, build, check, locate
-from decode.core import Generator, InputError
+from decode.core import ComparesPictures, Generator, InputError, Shape, about
 from decode.networks.weights import PACKAGE, choose_device, find_weights
 from decode.scoring.rows import galleries
 
@@ -188,6 +188,26 @@ def check_galleries(config: Config, trials: pd.DataFrame, manifest: pd.DataFrame
                 f"{fewest.n_stimuli}; lower n_way, use other columns in metrics.{name}.within or give "
                 "the data more test trials"
             )
+
+
+def check_picture_sizes(config: Config, stimuli: pd.DataFrame, shapes: Mapping[str, Shape]) -> None:
+    """Raise InputError, before training, when a metric cannot compare pictures of the sizes that there
+    are: those shown, `height` and `width` in the table of stimuli, and those that will be made.
+    """
+    pictures = stimuli[stimuli["height"] > 0]
+    if not config["generator"] or pictures.empty:
+        return
+    pairs = pictures[["height", "width"]].drop_duplicates().itertuples(index=False)
+    shown = {(int(height), int(width)) for height, width in pairs}
+    generator: Generator = build(config["generator"], "generator")
+    if generator.makes != "image":
+        return
+    made = generator.size_of(shapes)
+    for name, node in config["metrics"].items():
+        metric = build(node, f"metrics.{name}")
+        if isinstance(metric, ComparesPictures):
+            with about(f"metrics.{name}"):
+                metric.check_sizes(shown, made)
 
 
 def check_brain(config: Config) -> None:

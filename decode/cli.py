@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from decode.machine import in_words
 
 HERE = Path(__file__).resolve().parent
 # In a checkout configs/ lies beside the package, in a wheel inside it.
@@ -39,6 +41,9 @@ def main() -> None:
         return
     try:
         _hydra()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _reader_is_gone()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -47,6 +52,17 @@ def main() -> None:
         if message is None:
             raise
         _refuse(message)
+
+
+def _reader_is_gone() -> None:
+    """Leave without a word, as after `| head`: what is still to be printed has nowhere to go."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def list_choices(configs: Path) -> str:
@@ -76,7 +92,11 @@ def _job(composed: Any) -> float | None:
         config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
         config.pop("launcher", None)
-        return run({str(k): v for k, v in config.items()})
+        found = run({str(k): v for k, v in config.items()})
+        sys.stdout.flush()
+        return found
+    except BrokenPipeError:
+        _reader_is_gone()
     except Exception as e:
         # Leaving here keeps Hydra from adding lines of its own; a sweep must see the exception.
         message = explain(e, sys.argv[1:])
@@ -211,15 +231,8 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
         kind = type(e).__name__
         if kind == "InputError":
             return " ".join(str(e).split())
-        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-            return (
-                f"the disk is full ({e.filename or 'while writing'}); free space or set paths.outputs "
-                "to another disk, then run the same command again"
-            )
-        if isinstance(e, PermissionError):
-            return (
-                f"no permission for {e.filename}; set paths.outputs to a folder that can be written"
-            )
+        if said := in_words(e):
+            return said
         if kind == "MissingConfigException":
             return _missing_choice(str(e))
         if kind == "MissingMandatoryValue":

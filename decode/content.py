@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +23,19 @@ if TYPE_CHECKING:
 HERE = "such are not followed: copy the values into this file, or put that file in its place"
 # Deflate makes nothing smaller than this many times.
 MOST_PACKED = 1032
+MOST_PIXELS = 89_478_485  # as PIL's own first bound
 _ADDRESS = re.compile(r"(?P<file>.+\.(?:h5|hdf5))#(?P<key>.+)/(?P<row>\d+)", re.DOTALL)
 
 
 def address(file: str | Path, key: str, row: int) -> str:
     """The path that names one row of a dataset."""
     return f"{file}#{key}/{row}"
+
+
+def file_of(path: str | Path) -> Path:
+    """The file that a stimulus' path names, be it a row inside it."""
+    found = _ADDRESS.fullmatch(str(path))
+    return Path(path if found is None else found["file"])
 
 
 def read_row(path: str | Path) -> np.ndarray | None:
@@ -50,12 +59,22 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def open_picture(path: str | Path) -> Image:
-    """A picture as PIL opens it; a row is (height, width, 3) or (height, width) of 8 bits."""
+    """A picture as PIL opens it; a row is (height, width, 3) or (height, width) of 8 bits.
+
+    Raises PIL's DecompressionBombError above MOST_PIXELS, before anything is unpacked.
+    """
     from PIL import Image
 
     row = read_row(path)
     if row is None:
-        return Image.open(path)
+        with warnings.catch_warnings():
+            # PIL warns above its bound and refuses above twice that; refused is refused.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        if image.width * image.height > MOST_PIXELS:
+            image.close()
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        return image
     if row.dtype != np.uint8 or row.ndim not in (2, 3) or row.shape[2:] not in ((), (3,)):
         raise OSError(f"a row {row.shape} of {row.dtype}, which is no picture of 8 bits")
     return Image.fromarray(row)
@@ -67,6 +86,14 @@ def is_there(path: str | Path) -> bool:
         return read_row(path) is not None or Path(path).is_file()
     except OSError:
         return False
+
+
+def lies_below(path: str | Path, folders: Iterable[str | Path]) -> bool:
+    """Whether a path, as it is written, leads into one of the folders; links that were made there may
+    lead on to anywhere.
+    """
+    place = Path(os.path.abspath(path))
+    return any(place.is_relative_to(os.path.abspath(folder)) for folder in folders)
 
 
 def dataset(file: str | Path, key: str) -> Any:

@@ -8,10 +8,11 @@ are, a *generator* turns predicted vectors into media, and a *metric* turns all 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from decode.content import read_bytes
 Kind = Literal["image", "text", "audio", "video", "mesh", "event"]
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
 Shape = tuple[int, ...]
+Size = tuple[int, int]
 Tensors = dict[str, Tensor]
 
 
@@ -275,6 +277,15 @@ class Dataset(Protocol):
 
     def stimuli(self) -> Mapping[str, Stimulus]: ...
 
+    def files(self, subject: str) -> Iterable[Path]:
+        """The files that a subject's recordings and the stimuli it saw are read from, wherever they lie.
+
+        What is preprocessed is known by their names, sizes and times: a file that is read and not
+        named here may change unseen, one that is named and not read has the work done again. A
+        simulation names the folder that it writes, which counts by its name.
+        """
+        ...
+
     def truth(self, subject: str) -> Truth | None:
         """The noiseless response where it is known (simulations), else None."""
         ...
@@ -348,6 +359,12 @@ class Generator:
                 f"{sorted(shapes)}; add a target named {missing[0]!r} or choose another generator"
             )
 
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
+        """(height, width) of the pictures that it makes from targets of these shapes; None where only
+        the opened networks know.
+        """
+        return None
+
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Learn from the fold's training stimuli and their targets (stimulus, *shape), if it must."""
 
@@ -387,3 +404,14 @@ class Metric(Protocol):
     looks_at: Literal["predictions", "media", "brain"]
 
     def __call__(self, results: Results) -> pd.DataFrame: ...
+
+
+@runtime_checkable
+class ComparesPictures(Protocol):
+    """A metric of made pictures beside shown ones, which not all sizes suit."""
+
+    def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
+        """Raise InputError, before any training, where pictures of these sizes (height, width) cannot be
+        compared; `made` is None where the size of what is made is not known yet.
+        """
+        ...

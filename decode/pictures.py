@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,41 +14,109 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.content import open_picture
-from decode.core import InputError, Stimulus
+from decode.content import MOST_PIXELS, open_picture
+from decode.core import InputError, Stimulus, refusal
+from decode.machine import in_words
 from decode.store import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def open_image(stimulus: Stimulus) -> Image:
-    """The picture as an RGB PIL image; InputError when the file is missing or not an image."""
-    from PIL import UnidentifiedImageError
+# What shows through transparent parts: neither black nor white shapes vanish on it.
+GROUND = 128
+ORIENTATION = 0x0112
+TRANSPARENT = f"transparent parts, which are laid on grey ({GROUND} of 255)"
+TURNED = "an orientation in their EXIF data, by which they are turned upright"
 
+
+def open_image(stimulus: Stimulus) -> Image:
+    """The picture as an RGB PIL image, turned upright as its EXIF data say, what is transparent laid on
+    grey; InputError when the file is missing, huge or not an image.
+    """
+    return look_at(stimulus)[0]
+
+
+def look_at(stimulus: Stimulus) -> tuple[Image, list[str]]:
+    """The picture as `open_image` gives it, and what is peculiar about its file, in words."""
     where = f"stimulus {stimulus.uid!r}"
     if stimulus.path is None:
         raise InputError(
             f"{where}: expected a picture, got kind {stimulus.kind!r} without a file; "
             "choose a target that reads what it has (text or labels)"
         )
-    try:
+    with _readable(where, stimulus.path), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         with open_picture(stimulus.path) as image:
             if image.mode.startswith("I") or image.mode == "F":
                 raise InputError(
                     f"{where}: expected 8 bits per channel, got mode {image.mode} in "
                     f"{stimulus.path}; convert the file to 8-bit grey or RGB"
                 )
-            return image.convert("RGB")
+            found = _peculiarities(image)
+            picture = on_ground(upright(image))
+    told = {f"a warning of the picture library ({' '.join(str(w.message).split())})" for w in said}
+    return picture, found + sorted(told)
+
+
+@contextmanager
+def _readable(where: str, path: str) -> Iterator[None]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except PermissionError as e:
+        raise InputError(f"{where}: {in_words(e, path)}") from e
+    except Image.DecompressionBombError as e:
+        raise refusal(
+            f"{where}, {path}",
+            f"a picture of at most {MOST_PIXELS / 1e6:.0f} million pixels",
+            " ".join(str(e).split()),
+            "make it smaller",
+        ) from e
     except FileNotFoundError as e:
         raise InputError(
-            f"{where}: expected a picture at {stimulus.path}, found no file; put it there or "
+            f"{where}: expected a picture at {path}, found no file; put it there or "
             "correct the events that name it"
         ) from e
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
-        raise InputError(
-            f"{where}: {stimulus.path} is not a readable image ({e}); replace the file"
-        ) from e
+        raise InputError(f"{where}: {path} is not a readable image ({e}); replace the file") from e
+
+
+def upright(image: Image) -> Image:
+    """The picture turned and mirrored as the orientation in its EXIF data says."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+
+
+def on_ground(image: Image) -> Image:
+    """The picture as RGB, its transparent parts laid on grey."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, (GROUND, GROUND, GROUND, 255))
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+
+
+def _peculiarities(image: Image) -> list[str]:
+    turned = _orientation(image) > 1
+    alpha = image.has_transparency_data and _alpha(image).min() < 255
+    return [TRANSPARENT] * bool(alpha) + [TURNED] * turned
+
+
+def _alpha(image: Image) -> np.ndarray:
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _orientation(image: Image) -> int:
+    """1 (upright) to 8, as EXIF counts; 1 where nothing readable is said."""
+    try:
+        said = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a picture with broken EXIF data is a picture
+        return 1
+    return said if isinstance(said, int) and 1 <= said <= 8 else 1
 
 
 def read_image(stimulus: Stimulus) -> Tensor:

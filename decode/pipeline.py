@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from decode.building import build
+from decode.checksums import check_folder
 from decode.notices import collected
 from decode.plan import NAMES, Run, Task, check_stages
 from decode.store import MANIFEST, FeatureStore, fill_folder, read_json, set_aside
@@ -47,6 +48,9 @@ def _do(run: Run, task: Task) -> None:
         _features(run, task)
         return
 
+    for before in _up_to(run, task)[:-1]:
+        check_folder(before.folder)
+
     def fill(out: Path) -> dict[str, Any]:
         start = time.time()
         with collected() as told:
@@ -69,12 +73,18 @@ def provenance(run: Run, task: Task) -> dict[str, Any]:
         "stage": task.stage.name,
         "config": task.nodes,
         "inputs": task.inputs,
+        "plan": [f"{t.stage.name}:{t.item}:{t.key}" for t in _up_to(run, task)],
         "seed": run.config["seed"],
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": {p: _version(p) for p in PACKAGES},
         **_commit(),
     }
+
+
+def _up_to(run: Run, task: Task) -> list[Task]:
+    """The tasks of the plan up to this one."""
+    return run.tasks[: 1 + [t.folder for t in run.tasks].index(task.folder)]
 
 
 def _version(package: str) -> str | None:

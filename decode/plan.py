@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -25,15 +27,12 @@ from decode.checks import (
     check_galleries,
     check_list,
     check_made,
+    check_picture_sizes,
 )
-from decode.core import InputError, Objective
+from decode.checksums import identity
+from decode.core import Dataset, InputError, Objective, refusal
 from decode.report.published import check_published
-from decode.store import (
-    FeatureStore,
-    fingerprint,
-    is_finished,
-    read_table,
-)
+from decode.store import FeatureStore, as_file_name, is_finished, read_table
 
 Config = dict[str, Any]
 
@@ -54,7 +53,7 @@ class Stage:
 STAGES = (
     Stage("preprocess", (), ("data", "preprocess"), version=3, resumes=False),
     Stage("split", ("preprocess",), ("splits",), resumes=False),
-    Stage("features", ("preprocess",), ("targets",)),
+    Stage("features", ("preprocess",), ("targets",), version=2),
     Stage(
         "train",
         ("preprocess", "split", "features"),
@@ -109,25 +108,39 @@ def short_name(node: Mapping[str, Any]) -> str:
 
 
 class Run:
-    """One composed config, the folders it leads to, and the objects it describes (built when used)."""
+    """One composed config, the folders it leads to, and the objects it describes (built when used).
 
-    def __init__(self, config: Config) -> None:
+    `recorded` are the folders that a finished run came from, each as "stage:item:key". It is opened from
+    these, whatever has become of its data, of the code and of the devices since.
+    """
+
+    def __init__(self, config: Config, recorded: Sequence[str] = ()) -> None:
         self.config = config
+        self.recorded = dict(name.rsplit(":", 1) for name in recorded)
         check_stages("until", [config["until"]])
         check_stages("force", config["force"])
-        check_config(config)
-        check_published(config)
+        check_names(config)
         self.outputs = Path(config["paths"]["outputs"])
-        self.dataset = build(config["data"], "data")
+        if not recorded:
+            check_config(config)
+            check_published(config)
         self.subjects: tuple[str, ...] = self._subjects()
         self.tasks = self._plan()
-        # A finished run can be opened where its files and devices are not.
-        if stages := self._to_do():
+        if not recorded and (stages := self._to_do()):
             check_devices(config)
             check_files(config, stages)
             check_made(config, stages)
 
+    @cached_property
+    def dataset(self) -> Dataset:
+        check_rights(self.config["data"].get("root"))
+        made: Dataset = build(self.config["data"], "data")
+        return made
+
     def _subjects(self) -> tuple[str, ...]:
+        if self.recorded:
+            places = (name.partition(":") for name in self.recorded)
+            return tuple(item for stage, _, item in places if stage == "preprocess")
         asked = self.config["subjects"]
         if asked is not None:
             check_list("subjects", asked)
@@ -153,21 +166,18 @@ class Run:
         names = {t.stage.name for t in self.tasks if t.stage.name in force or not done(t)}
         return [n for n in NAMES[: NAMES.index(self.config["until"]) + 1] if n in names]
 
-    def _files(self) -> str:
-        """What tells this data set's files from others. A simulation, which writes its own, is told by
-        the name of their folder: its arguments and the version of the code that makes them.
-        """
-        if self.dataset.facts.simulated:
-            return str(getattr(self.dataset, "folder", Path()).name)
-        root = self.config["data"].get("root")
-        return "" if root is None else fingerprint(Path(root))
+    def _files(self, subject: str) -> str:
+        """What tells the files that a subject's data are read from, as they are now, from any others."""
+        if self.recorded:
+            return ""
+        return identity(self.dataset.files(subject), Path(self.config["data"].get("root") or ""))
 
     def _plan(self) -> list[Task]:
         c = self.config
         tasks: list[Task] = []
         data = short_name(c["data"])
-        files = self._files()
         for subject in self.subjects:
+            files = self._files(subject)
             tasks.append(self._task("preprocess", f"{data}_{subject}", tasks, subject, files))
         tasks.append(self._task("split", f"{data}_{'_'.join(c['splits'])}", tasks))
         for name, node in c["targets"].items():
@@ -187,20 +197,22 @@ class Run:
         inputs = tuple(
             f"{t.stage.name}:{t.item}:{t.key}" for t in before if t.stage.name in stage.needs
         )
-        key = digest_of([name, stage.version, nodes, inputs, item, more])
+        new = digest_of([name, stage.version, nodes, inputs, item, more])
+        key = self.recorded.get(f"{name}:{item}", new)
         folder = self._place(name, label, key)
         return Task(stage, label, key, folder, nodes, inputs, item)
 
     def _place(self, stage: str, label: str, key: str) -> Path:
         """Folders are found by their key: another label, as after renaming, finds the same one."""
         found = sorted((self.outputs / stage).glob(f"*-{key}"))
-        return found[0] if found else self.outputs / stage / f"{label}-{key}"
+        return found[0] if found else self.outputs / stage / f"{as_file_name(label)}-{key}"
 
     def feature_task(self, name: str, node: Mapping[str, Any]) -> Task:
         """Keyed by the target alone: every experiment that uses it shares one growing folder."""
         stage = STAGES[NAMES.index("features")]
         kept = {k: v for k, v in bound(node).items() if k != "batch_size"}
-        key = digest_of(["features", stage.version, kept])
+        new = digest_of(["features", stage.version, kept])
+        key = self.recorded.get(f"features:{name}", new)
         folder = self._place("features", short_name(node), key)
         return Task(stage, name, key, folder, {"targets": kept}, (), name)
 
@@ -236,8 +248,10 @@ class Run:
         trials = open_trials({str(t.item): t.folder for t in self.of("preprocess")})
         features = {t.label: FeatureStore(t.folder) for t in self.of("features")}
         manifest = read_table(self.of("split")[0].folder / "manifest.parquet")
-        if NAMES.index(self.config["until"]) >= NAMES.index("evaluate"):
+        if not self.recorded and NAMES.index(self.config["until"]) >= NAMES.index("evaluate"):
             check_galleries(self.config, trials.singles, manifest)
+            shapes = {name: store.shape for name, store in features.items()}
+            check_picture_sizes(self.config, self.stimuli_table, shapes)
         return Inputs(trials, self.digests, features, manifest)
 
     @cached_property
@@ -284,6 +298,47 @@ class Run:
 
     def is_done(self, task: Task) -> bool:
         return not self.missing_features(task) if task.stage.name == "features" else task.done
+
+
+NAMED = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
+LONGEST_NAME = 100
+
+
+def check_names(config: Config) -> None:
+    """Raise InputError for a name that is part of a file's name and would lead out of its folder."""
+    names = [("name", config["name"]), *((k, n) for k in NAMED for n in config[k] or ())]
+    for key, name in names:
+        text = str(name)
+        if re.search(r"[/\\\0]|^\.|^$", text) or len(text.encode()) > LONGEST_NAME:
+            raise refusal(
+                key,
+                f"a name of 1 to {LONGEST_NAME} bytes that begins with no dot and has no / or \\",
+                repr(text[:LONGEST_NAME]),
+                "folders and files are named by it: choose another",
+            )
+
+
+def check_rights(root: str | None) -> None:
+    """Raise InputError for a folder of data, or one directly in it, that may not be read: readers would
+    take what lies there for missing.
+    """
+    place = Path(root or "")
+    if root is None or not place.is_dir():
+        return
+    folders = (
+        [place, *(p for p in sorted(place.iterdir()) if p.is_dir())] if _open(place) else [place]
+    )
+    if closed := [p for p in folders if not _open(p)]:
+        raise refusal(
+            f"data.root: {closed[0]}",
+            "a folder that may be read",
+            "no permission",
+            "ask its owner for it (chmod g+rX)",
+        )
+
+
+def _open(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def check_stages(key: str, names: Sequence[str]) -> None:

@@ -7,13 +7,15 @@ the whole file or none.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,67 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from decode.checksums import (
+    MANIFEST,
+    Check,
+    check_finished,
+    check_of,
+    checks_of,
+    differs,
+    read_manifest,
+    sealed,
+)
 from decode.core import InputError
+from decode.machine import in_words
+from decode.notices import tell
 
-MANIFEST = "manifest.json"
+# What a process killed while it wrote leaves: our files, and those of safetensors.
+HALF_WRITTEN = re.compile(r"\..+\.\d+-[0-9a-f]{6}\.part|\.tmp[0-9A-Za-z]{6}")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write; rename it to `path` only when the block succeeds."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.part")
+    """Give a temporary, empty file to write; rename it to `path` only when the block succeeds.
+
+    It gets the rights that this account's umask gives, whatever the writing library thinks. A full
+    disk and its like are InputErrors that name `path`.
+    """
+    part = path.with_name(f".{path.name[:80]}.{os.getpid()}-{uuid.uuid4().hex[:6]}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         yield part
+        if part.stat().st_mode != mode:
+            part.chmod(stat.S_IMODE(mode))
         os.replace(part, path)
+    except Exception as e:
+        said = None if isinstance(e, InputError) else in_words(e, path)
+        if said is None:
+            raise
+        raise InputError(said) from e
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written below a folder; its lock must be held."""
+    for path in folder.rglob(".*"):
+        if HALF_WRITTEN.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def as_file_name(name: str) -> str:
+    """A name of a region, subject or split as the name of a file: no folder, nothing hidden."""
+    return re.sub(r"[%/\\\0]|^\.", lambda found: f"%{ord(found[0]):02X}", name)
+
+
+def from_file_name(name: str) -> str:
+    """The name that `as_file_name` was given."""
+    return re.sub(r"%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), name)
+
+
+RUN_AGAIN = "delete its folder and run again"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,13 +102,20 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def unreadable(path: Path, expected: str, e: Exception, remedy: str) -> InputError:
+    """The refusal of a file: what the machine says where it is the machine's, else `remedy`."""
+    said = in_words(e, path)
+    if said is not None:
+        return InputError(said)
+    return InputError(f"expected {expected} at {path}, got: {e}; {remedy}")
+
+
 def read_json(path: Path) -> Any:
+    check_finished(path)
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as e:
-        raise InputError(
-            f"expected readable JSON at {path}, got: {e}; delete {path.parent} and run again"
-        ) from e
+        raise unreadable(path, "readable JSON", e, f"delete {path.parent} and run again") from e
 
 
 def write_array(path: Path, value: np.ndarray) -> None:
@@ -68,13 +124,12 @@ def write_array(path: Path, value: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Memory-mapped array; InputError when the file is missing, truncated or holds objects."""
+    """Memory-mapped array; InputError when the file is missing, damaged or holds objects."""
+    check_finished(path)
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
-        raise InputError(
-            f"expected a whole .npy array at {path}, got: {e}; delete its folder and run again"
-        ) from e
+        raise unreadable(path, "a whole .npy array", e, RUN_AGAIN) from e
     return array
 
 
@@ -84,12 +139,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    check_finished(path)
     try:
         return pd.read_parquet(path)
     except Exception as e:
-        raise InputError(
-            f"expected a whole parquet table at {path}, got: {e}; delete its folder and run again"
-        ) from e
+        raise unreadable(path, "a whole parquet table", e, RUN_AGAIN) from e
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -108,9 +162,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     with whole_file(path) as part:
         save_file({k: alone(v) for k, v in tensors.items()}, part)
-
-
-RUN_AGAIN = "delete its folder and run again"
 
 
 def read_tensors(path: Path, where: str = "", remedy: str = RUN_AGAIN) -> dict[str, Tensor]:
@@ -134,11 +185,13 @@ def _whole_weights(path: Path, where: str, remedy: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
+        check_finished(path)
         yield
+    except InputError as e:
+        raise InputError(f"{where}{e}") from e
     except (OSError, SafetensorError) as e:
-        raise InputError(
-            f"{where}expected whole safetensors weights at {path}, got: {e}; {remedy}"
-        ) from e
+        fault = unreadable(path, "whole safetensors weights", e, remedy)
+        raise InputError(f"{where}{fault}") from e
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,13 +220,14 @@ class Frame:
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays.items():
-            write_array(folder / f"{name}.npy", array)
+            write_array(folder / f"{as_file_name(name)}.npy", array)
         write_table(folder / "table.parquet", self.table)
 
     @classmethod
     def read(cls, folder: Path) -> Frame:
         table = read_table(folder / "table.parquet")
-        arrays = {p.stem: read_array(p) for p in sorted(folder.glob("*.npy"))}
+        found = sorted(folder.glob("*.npy"))
+        arrays = {from_file_name(p.stem): read_array(p) for p in found}
         for name, array in arrays.items():
             if len(array) != len(table):
                 raise InputError(
@@ -184,14 +238,15 @@ class Frame:
 
 
 def is_finished(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+    return read_manifest(folder) is not None
 
 
 def fill_folder(folder: Path, fill: Callable[[Path], Mapping[str, Any]], *, keep: bool) -> None:
     """Fill `folder` through `<folder>.partial`: manifest last, then one rename.
 
-    `fill` writes files and returns the manifest; `keep` says that it can go on from what an earlier,
-    interrupted run left. A second process waits for the first and then finds the folder finished.
+    `fill` writes files and returns the manifest, to which their checksums are added; `keep` says that
+    it can go on from what an earlier, interrupted run left. A second process waits for the first and
+    then finds the folder finished. A folder that lost its manifest is put aside.
     """
     import shutil
 
@@ -202,66 +257,63 @@ def fill_folder(folder: Path, fill: Callable[[Path], Mapping[str, Any]], *, keep
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if is_finished(folder):
             return
+        if folder.exists():
+            tell(
+                folder,
+                f"no readable {MANIFEST}, so that nobody knows whether it is whole: it is put aside as "
+                f"{set_aside(folder).name} and made again",
+            )
         if partial.exists() and not keep:
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        manifest = fill(partial)
-        write_json(partial / MANIFEST, dict(manifest))
+        sweep(partial)
+        manifest = {**fill(partial), "files": checks_of(partial)}
+        write_json(partial / MANIFEST, sealed(json.loads(json.dumps(manifest, default=_plain))))
         os.replace(partial, folder)
 
 
-def set_aside(folder: Path) -> None:
-    """Move a folder out of the way without deleting anything in it."""
-    for number in range(1, 10_000):
-        old = folder.with_name(f"{folder.name}.old-{number}")
-        if not old.exists():
-            os.replace(folder, old)
-            return
-
-
-def fingerprint(root: Path) -> str:
-    """Hash of the names, sizes and times of the files under `root`: tells other data from the same."""
-    h = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        stat = path.stat()
-        h.update(f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return h.hexdigest()[:16]
+def set_aside(folder: Path) -> Path:
+    """Move a folder out of the way without deleting anything in it; returns where it lies now."""
+    numbers = (n for n in range(1, 10_000))
+    old = next(p for n in numbers if not (p := folder.with_name(f"{folder.name}.old-{n}")).exists())
+    os.replace(folder, old)
+    return old
 
 
 class FeatureStore:
     """One target's vectors by stimulus digest, in shards that are appended and never rewritten.
 
-    A shard is `values-000k.npy` and, written after it, `digests-000k.parquet`; a shard without its
-    digests does not count and its number is written over.
+    A shard is `values-000k.npy` and, written after it, `shard-000k.json` with the digests of its rows
+    and the checksum of the values, which is compared when they are first read; values without it do
+    not count and their number is written over.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._place: dict[str, tuple[int, int]] = {}
-        self._shards: list[np.ndarray] = []
+        self._shards: dict[int, _Shard] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read the shards that are on disk now."""
-        self._place, self._shards = {}, []
-        for path in sorted(self.folder.glob("digests-*.parquet")):
-            number = len(self._shards)
-            digests = read_table(path)["digest"].tolist()
-            values = read_array(path.with_name(path.stem.replace("digests", "values") + ".npy"))
-            if len(values) != len(digests):
-                raise InputError(
-                    f"{path}: names {len(digests)} stimuli but its values have {len(values)} rows; "
-                    f"delete {self.folder} and run again"
-                )
-            self._shards.append(values)
-            self._place.update({d: (number, row) for row, d in enumerate(digests)})
+        self._place, self._shards = {}, {}
+        for path in sorted(self.folder.glob("shard-*.json")):
+            number, kept = int(path.stem.removeprefix("shard-")), _read_shard(path)
+            values = self.folder / f"values-{number:04d}.npy"
+            self._shards[number] = _Shard(values, read_array(values), kept["values"])
+            self._place.update({d: (number, row) for row, d in enumerate(kept["digests"])})
+            self._shards[number].check_rows(len(kept["digests"]))
+
+    @property
+    def _first(self) -> np.ndarray:
+        return next(iter(self._shards.values())).array
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one stimulus' vector."""
         if not self._shards:
             raise InputError(f"{self.folder} holds no features; run `until=features` first")
-        return tuple(self._shards[0].shape[1:])
+        return tuple(self._first.shape[1:])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Digests without features, each once, in the order given."""
@@ -272,11 +324,11 @@ class FeatureStore:
         if self._shards and tuple(values.shape[1:]) != self.shape:
             raise ValueError(f"features of shape {values.shape[1:]} in a store of {self.shape}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(self._shards)
-        write_array(self.folder / f"values-{number:04d}.npy", values)
-        write_table(
-            self.folder / f"digests-{number:04d}.parquet", pd.DataFrame({"digest": list(digests)})
-        )
+        number = max(self._shards, default=-1) + 1
+        path = self.folder / f"values-{number:04d}.npy"
+        write_array(path, values)
+        kept = {"digests": list(digests), "values": check_of(path)}
+        write_json(self.folder / f"shard-{number:04d}.json", kept)
         self.refresh()
 
     @property
@@ -285,7 +337,7 @@ class FeatureStore:
         return int(np.prod(self.shape)) * self._dtype().itemsize
 
     def _dtype(self) -> np.dtype[Any]:
-        return np.result_type(*(values.dtype for values in self._shards))
+        return np.result_type(*(shard.array.dtype for shard in self._shards.values()))
 
     def stored(self, digests: Sequence[str]) -> Tensor:
         """(len(digests), *shape) in the precision of the store, reading only the rows asked for."""
@@ -293,7 +345,7 @@ class FeatureStore:
         shard, row = np.array([self._place[d] for d in digests], np.int64).reshape(-1, 2).T
         for number in np.unique(shard):
             here = shard == number
-            out[here] = self._shards[number][row[here]]
+            out[here] = self._shards[int(number)].values[row[here]]
         return torch.from_numpy(out)
 
     def rows(self, digests: Sequence[str]) -> Tensor:
@@ -306,12 +358,47 @@ class FeatureStore:
         shard, row = np.array([self._place[d] for d in digests], np.int64).reshape(-1, 2).T
         for number in np.unique(shard):
             here = shard == number
-            values = self._shards[number]
+            values = self._shards[int(number)].values
             part = values.reshape(len(values), -1)[:, block]
             if out is None:
                 out = np.empty((len(digests), part.shape[1]), np.float32)
             out[here] = part[row[here]]
         return torch.from_numpy(np.empty((0, 0), np.float32) if out is None else out)
+
+
+class _Shard:
+    """Vectors of some stimuli: `array` as it lies on disk, `values` once it has been compared with its
+    checksum.
+    """
+
+    def __init__(self, path: Path, array: np.ndarray, check: Check) -> None:
+        self.path, self.array, self.check = path, array, check
+        self.remedy = (
+            f"delete it and {path.name.replace('values', 'shard')[:-4]}.json and run again"
+        )
+
+    def check_rows(self, n: int) -> None:
+        if len(self.array) != n:
+            raise InputError(
+                f"{self.path}: expected the vectors of {n} stimuli, got {len(self.array)} rows; "
+                f"{self.remedy}"
+            )
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        if fault := differs(self.path, self.check):
+            raise InputError(f"{self.path}: {fault}; it was damaged or changed: {self.remedy}")
+        return self.array
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    kept = read_json(path)
+    if not isinstance(kept, dict) or not {"digests", "values"} <= set(kept):
+        raise InputError(
+            f"{path}: expected digests and the checksum of their values, got something else; delete "
+            "it and run again"
+        )
+    return kept
 
 
 class Columns:

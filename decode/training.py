@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from decode.checksums import check_of, differs, is_sealed, sealed
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.notices import tell
 from decode.progress import progress
 from decode.store import read_json, read_tensors, whole_file, write_json, write_tensors
 from decode.trials import Loader
@@ -213,7 +215,8 @@ def _validate(
 class _State:
     """Everything that a killed training needs to go on: weights, optimiser, history, best so far.
 
-    Files of tensors carry their epoch in their name: last.json, written after them, says which count.
+    A checkpoint is `last-<epoch>.safetensors` and, written after it, `last-<epoch>.json`, which has the
+    checksums of the tensors that count. The newest two are kept, so that a damaged one can be left out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -224,18 +227,30 @@ class _State:
 
     @classmethod
     def resume(cls, folder: Path, bundle: nn.Module, optimiser: Any) -> _State:
-        state = cls(folder)
-        if not (folder / "last.json").is_file():
-            return state
-        saved = read_json(folder / "last.json")
-        state.epoch, state.stale = saved["epoch"], saved["stale"]
-        state.best_epoch = saved["best_epoch"]
-        state.best = math.inf if saved["best"] is None else saved["best"]
-        state.history = saved["history"]
-        tensors = read_tensors(folder / f"last-{state.epoch}.safetensors")
+        """From the newest checkpoint that is whole; what lies beside the checkpoints goes."""
+        state, damaged = cls(folder), []
+        for number in sorted(_checkpoints(folder), reverse=True):
+            try:
+                saved = _whole_checkpoint(folder, number)
+            except InputError as e:
+                damaged.append(str(e))
+                continue
+            state.load(saved, bundle, optimiser)
+            break
+        if damaged:
+            tell(folder, f"{damaged[0]}; training goes on after epoch {state.epoch} instead")
+        state.keep([n for n in sorted(_checkpoints(folder)) if n <= state.epoch][-2:])
+        return state
+
+    def load(self, saved: Mapping[str, Any], bundle: nn.Module, optimiser: Any) -> None:
+        """Take up what a checkpoint says."""
+        self.epoch, self.stale = saved["epoch"], saved["stale"]
+        self.best_epoch = saved["best_epoch"]
+        self.best = math.inf if saved["best"] is None else saved["best"]
+        self.history = saved["history"]
+        tensors = read_tensors(self.folder / f"last-{self.epoch}.safetensors")
         bundle.load_state_dict(_under(tensors, "weights"))
         _load_optimiser(optimiser, _under(tensors, "optimiser"))
-        return state
 
     def after_epoch(
         self, row: dict[str, float], bundle: nn.Module, optimiser: Any, trainer: Trainer
@@ -259,20 +274,30 @@ class _State:
         return self.folder / f"best-{self.best_epoch}.safetensors"
 
     def _save(self, bundle: nn.Module, optimiser: Any) -> None:
+        # Before writing: at no time are there more than two checkpoints and the one being written.
+        self.keep(sorted(_checkpoints(self.folder))[-1:])
         last = self.folder / f"last-{self.epoch}.safetensors"
         tensors = {f"weights/{k}": v for k, v in bundle.state_dict().items()}
         tensors |= {f"optimiser/{k}": v for k, v in _optimiser_tensors(optimiser).items()}
         write_tensors(last, tensors)
+        counting = [p for p in (last, self._best_file()) if p.is_file()]
         saved = {
             "epoch": self.epoch,
             "stale": self.stale,
             "best": self.best if math.isfinite(self.best) else None,
             "best_epoch": self.best_epoch,
             "history": self.history,
+            "files": {p.name: check_of(p) for p in counting},
         }
-        write_json(self.folder / "last.json", saved)
-        for path in _saved_tensors(self.folder):
-            if path not in (last, self._best_file()):
+        write_json(self.folder / f"last-{self.epoch}.json", sealed(saved))
+
+    def keep(self, epochs: Sequence[int]) -> None:
+        """Remove all checkpoints but those of `epochs`, with the weights that only others need."""
+        names = {self._best_file().name}
+        for epoch in epochs:
+            names |= {f"last-{epoch}.json", *_checkpoints(self.folder)[epoch]}
+        for path in _saved(self.folder):
+            if path.name not in names:
                 path.unlink()
 
     def finish(self, bundle: nn.Module, trainer: Trainer) -> None:
@@ -283,13 +308,40 @@ class _State:
             part.write_text("".join(json.dumps(row) + "\n" for row in self.history))
 
 
-def _saved_tensors(folder: Path) -> list[Path]:
-    return [*folder.glob("last-*.safetensors"), *folder.glob("best-*.safetensors")]
+def _checkpoints(folder: Path) -> dict[int, list[str]]:
+    """The epochs of the checkpoints of a folder, each with the names of its files of tensors."""
+    found = {}
+    for path in folder.glob("last-*.json"):
+        try:
+            names = list(read_json(path)["files"])
+        except (InputError, KeyError, TypeError):
+            names = []
+        found[int(path.stem.removeprefix("last-"))] = names
+    return found
+
+
+def _whole_checkpoint(folder: Path, epoch: int) -> dict[str, Any]:
+    """What a checkpoint says; InputError where it or one of its files is damaged."""
+    path = folder / f"last-{epoch}.json"
+    saved = read_json(path)
+    if not is_sealed(saved):
+        raise InputError(f"{path}: expected what was written, got something else")
+    for name, check in saved["files"].items():
+        file = folder / name
+        fault = differs(file, check) if file.is_file() else "expected a file, found none"
+        if fault:
+            raise InputError(f"{file}: {fault}")
+    return saved
+
+
+def _saved(folder: Path) -> list[Path]:
+    patterns = ("last-*.safetensors", "last-*.json", "best-*.safetensors")
+    return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
 def tidy(folder: Path) -> None:
     """Remove the files that only resuming needs."""
-    for path in [folder / "last.json", *_saved_tensors(folder)]:
+    for path in _saved(folder):
         path.unlink(missing_ok=True)
 
 

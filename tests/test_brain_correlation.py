@@ -12,7 +12,7 @@ import pytest
 import torch
 from nsd_twin import write_nsd
 from test_configs import composed
-from worlds import config
+from worlds import config, sign_again
 
 from decode.core import InputError, Responses, Results, Stimulus
 from decode.linear.encoding import fit_encoding
@@ -186,6 +186,7 @@ def test_test_responses_do_not_reach_the_model(plain: Path, tmp_path: Path) -> N
             signal = np.load(task.folder / "signal.npy")
             signal[table["start"][table["split"] == "test"]] *= scale
             np.save(task.folder / "signal.npy", signal)
+            sign_again(task.folder)
         run(folder, voxel_model=VOXELS, metrics=METRICS, until="respond")
         frame = Frame.read(made.of("respond")[0].folder / "published-00")
         expected.append(frame.arrays["expected.decoded"])

@@ -323,6 +323,9 @@ class Given:
     def stimuli(self) -> dict[str, Stimulus]:
         return {f"s{i}": Stimulus(f"s{i}", "event", labels={"i": i}) for i in range(10)}
 
+    def files(self, subject: str) -> list[Path]:
+        return []
+
     def truth(self, subject: str) -> None:
         return None
 

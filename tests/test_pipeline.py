@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from worlds import config
+from worlds import config, sign_again
 
 from decode.core import InputError
 from decode.pipeline import execute
@@ -159,6 +159,7 @@ def test_weights_of_another_voxel_count_are_refused(finished: Path, tmp_path: Pa
     signal = run.of("preprocess")[0].folder / "signal.npy"
     values = np.load(signal)
     np.save(signal, np.c_[values, values[:, :1]])
+    sign_again(signal.parent)
     shutil.rmtree(run.of("predict")[0].folder)
     with pytest.raises(InputError, match="saved weights do not fit"):
         _run(tmp_path)
@@ -176,6 +177,7 @@ def test_the_test_part_does_not_reach_training(tmp_path: Path) -> None:
             signal = np.load(task.folder / "signal.npy")
             signal[table["start"][table["split"] == "test"]] *= scale
             np.save(task.folder / "signal.npy", signal)
+            sign_again(task.folder)
         _run(folder, until="train")
         trained = run.of("train")[0].folder / "published-00"
         weights.append({p.name: p.read_bytes() for p in sorted(trained.glob("*.safetensors"))})
@@ -190,6 +192,7 @@ def test_two_contents_under_one_uid_are_refused(tmp_path: Path) -> None:
     table = pd.read_parquet(path)
     table.loc[0, "digest"] = "another"
     table.to_parquet(path)
+    sign_again(path.parent)
     with pytest.raises(InputError, match="stands for 2 different contents"):
         _run(tmp_path)
 

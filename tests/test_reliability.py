@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_configs import composed
-from worlds import PixelWorld, config
+from worlds import PixelWorld, config, sign_again
 
 from decode.building import build
 from decode.core import InputError, Recording
@@ -168,6 +168,7 @@ def test_test_responses_do_not_reach_the_choice(tmp_path: Path) -> None:
             signal = np.load(task.folder / "signal.npy")
             signal[table["start"][table["split"] == "test"]] *= scale
             np.save(task.folder / "signal.npy", signal)
+            sign_again(task.folder)
         execute(run, until="train", force=(), say=lambda _: None)
         kept.append(read_tensors(run.of("train")[0].folder / "published-00" / "scaler.safetensors"))
     for key in ("a/kept", "b/kept"):

@@ -18,7 +18,6 @@ from decode.store import (
     FeatureStore,
     Frame,
     fill_folder,
-    fingerprint,
     is_finished,
     read_array,
     read_tensors,
@@ -163,13 +162,3 @@ def test_a_shard_without_digests_does_not_count(tmp_path: Path) -> None:
     assert again.missing(["b"]) == ["b"]
     again.append(["b"], np.full((1, 2), 7.0))
     assert FeatureStore(tmp_path).rows(["b"]).tolist() == [[7.0, 7.0]]
-
-
-def test_fingerprint_sees_changed_and_new_files(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("1")
-    first = fingerprint(tmp_path)
-    assert fingerprint(tmp_path) == first
-    (tmp_path / "b").write_text("2")
-    second = fingerprint(tmp_path)
-    (tmp_path / "a").write_text("22")
-    assert len({first, second, fingerprint(tmp_path)}) == 3

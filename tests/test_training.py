@@ -88,7 +88,7 @@ def test_a_run_cut_off_ends_as_one_that_was_not(
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path / "cut", keep, CUT)
     left = [int(p.stem.split("-")[1]) for p in (tmp_path / "cut").glob("last-*.safetensors")]
-    assert left == [max(saved)]
+    assert sorted(left) == list(saved[-2:])
     again, told = learn(tmp_path / "cut", keep, None)
     assert told == history
     for name, value in whole.state_dict().items():
@@ -119,3 +119,46 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(
     assert len(between) > 10
     assert (between >= wanted).all()
     assert (between < wanted + 2).all()
+
+
+DAMAGES = ("last-7.safetensors", "last-7.json", "best-7.safetensors")
+
+
+@pytest.mark.parametrize("what", [*DAMAGES, "all"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    what: str,
+    how: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
+    whole, history = learn(tmp_path / "whole", "best", None)
+    assert min(range(EPOCHS), key=lambda i: history[i]["validation"]) == 6
+    folder = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        learn(folder, "best", CUT)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("best-6.safetensors", "best-7.safetensors", "last-6.json", "last-6.safetensors"),
+        *("last-7.json", "last-7.safetensors"),
+    ]
+    damaged = [folder / what] if what != "all" else list(folder.iterdir())
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        if how == "gone":
+            path.unlink()
+            continue
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if how == "flipped" else content[:-9])
+    capsys.readouterr()
+    again, told = learn(folder, "best", None)
+    assert told == history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    said = capsys.readouterr().err
+    silent = how == "gone" and what in ("last-7.json", "all")  # as if it had never been written
+    assert said.count("training goes on after epoch") == (not silent)
+    if not silent:
+        assert f"after epoch {0 if what == 'all' else 6} instead" in said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +12,7 @@ import pandas as pd
 
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.recordings import beta_files
+from decode.recordings.places import check_place
 
 TABLE, VOXELS = "trials.tsv", "voxels.tsv"
 PARTS = ("train", "test", "")
@@ -28,7 +29,8 @@ class BetasFolder:
     `trials.tsv` has a column `stimulus` (a picture's path below `pictures`) and may have session,
     run, split (train, test or n/a), caption, and anything else; `label_columns` names those that are
     facts about the picture. Trials of one session and run are one recording. `voxels.tsv`, if there,
-    has a row per voxel and any of name, roi, x, y, z (m). `pictures` lies in `root` or is absolute.
+    has a row per voxel and any of name, roi, x, y, z (m). `pictures` lies in `root` or is absolute; a
+    table that names a picture above both is followed with `outside` only.
 
     Raises InputError where files are missing or disagree, for missing pictures, and for NaN.
     """
@@ -46,8 +48,10 @@ class BetasFolder:
         variable: str = "betas",
         mask: str = "mask.nii.gz",
         label_columns: Sequence[str] = (),
+        outside: bool = False,
     ) -> None:
-        self.root, self.files, self.variable, self.mask = Path(root), files, variable, mask
+        self.outside = outside
+        self.root, self.files_named, self.variable, self.mask = Path(root), files, variable, mask
         self.pictures, self.label_columns = self.root / pictures, tuple(label_columns)
         self.subjects: tuple[str, ...] = tuple(
             sorted(p.parent.name for p in self.root.glob(f"*/{TABLE}"))
@@ -68,7 +72,7 @@ class BetasFolder:
         trials = self._tables[subject]
         folder = self.root / subject
         self._check_pictures(folder / TABLE, trials)
-        betas = beta_files.open_betas(folder, self.files, self.variable, self.mask)
+        betas = beta_files.open_betas(folder, self.files_named, self.variable, self.mask)
         if len(betas) != len(trials):
             raise InputError(
                 f"{folder / TABLE}: expected a row per beta map, got {len(trials)} rows and "
@@ -94,6 +98,17 @@ class BetasFolder:
     def stimuli(self) -> Mapping[str, Stimulus]:
         """The pictures that any subject saw, by their path below the pictures folder."""
         return self._stimuli
+
+    def files(self, subject: str) -> Iterable[Path]:
+        folder, trials = self.root / subject, self._tables[subject]
+        # Captions of a picture are those of all subjects together.
+        said = [s for s, table in self._tables.items() if s == subject or "caption" in table]
+        pictures = [self.pictures / name for name in trials["stimulus"].unique()]
+        betas = beta_files.beta_paths(folder, self.files_named, self.mask)
+        return [
+            *betas, *pictures, folder / VOXELS, folder / self.mask,
+            *(self.root / s / TABLE for s in said),
+        ]  # fmt: skip
 
     def truth(self, subject: str) -> Truth | None:
         return None
@@ -127,7 +142,11 @@ class BetasFolder:
         return table.assign(stimulus=table["stimulus"].astype(str))
 
     def _check_pictures(self, path: Path, trials: pd.DataFrame) -> None:
-        gone = [s for s in trials["stimulus"].unique() if not (self.pictures / s).is_file()]
+        shown = trials["stimulus"].unique()
+        if not self.outside:
+            for name in shown:
+                check_place(path, self.pictures / name, (self.root, self.pictures))
+        gone = [s for s in shown if not (self.pictures / s).is_file()]
         if gone:
             row = int(np.flatnonzero((trials["stimulus"] == gone[0]).to_numpy())[0])
             raise InputError(

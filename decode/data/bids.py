@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cached_property, partial
@@ -14,6 +14,7 @@ import pandas as pd
 from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth
 from decode.recordings import bids
 from decode.recordings.bids import Columns, Run
+from decode.recordings.bids_files import files_about
 from decode.recordings.bids_meeg import read_runs
 from decode.recordings.bold import (
     Scale,
@@ -38,7 +39,8 @@ class Bids:
     one. A row of events.tsv is a trial unless its `stim_column` is n/a; that column names a file
     below `stimuli` (a folder in `root`), whose kind follows from its ending, or, with `kind`
     "text" or "event", is itself the word or the class. `label_columns` are facts about the
-    stimulus, kept with it and with the trials; `split_column` holds train, test or n/a.
+    stimulus, kept with it and with the trials; `split_column` holds train, test or n/a. Events that
+    name a file above `root` and `stimuli` are followed with `outside` only.
 
     For "func", `derivatives` is fMRIPrep's folder in `root`: `desc-preproc_bold` in `space` (None:
     the scanner's own) within `desc-brain_mask`, and the columns of the confounds table that match
@@ -74,6 +76,7 @@ class Bids:
         mask: str | None = None,
         confounds: Sequence[str] = (),
         scale: Scale = "percent",
+        outside: bool = False,
     ) -> None:
         self.root, self.datatype, self.task = Path(root), datatype, task
         if datatype not in MODALITIES:
@@ -92,8 +95,9 @@ class Bids:
             )
         folder = Path(stimuli)
         self.columns = Columns(
-            stim_column, self.root / folder, kind, tuple(label_columns), split_column
-        )
+            stim_column, self.root / folder, kind, tuple(label_columns), split_column,
+            () if outside else (self.root, self.root / folder),
+        )  # fmt: skip
         self.folder = self.root if derivatives is None else self.root / derivatives
         self.derivatives, self.space, self.mask = derivatives, space, mask
         check_scale(scale)
@@ -132,6 +136,20 @@ class Bids:
     def stimuli(self) -> Mapping[str, Stimulus]:
         """What the events of all subjects name; the uid is the value of the stimulus column."""
         return self._stimuli
+
+    def files(self, subject: str) -> Iterable[Path]:
+        found: list[Path] = []
+        for run in self._runs[subject]:
+            found += files_about(run.path, self.folder)
+            if self.derivatives is not None:
+                raw = self.root / run.path.relative_to(self.folder)
+                found += files_about(raw, self.root, tables_only=True)
+            found.append(run.events)
+            if self.columns.kind not in ("text", "event"):
+                shown = bids.trials_of(run.events, self.columns)["stimulus"].unique()
+                found += [self.columns.folder / name for name in shown]
+        masks = [] if self.mask is None else [self.root / self.mask.format(subject=subject)]
+        return found + masks
 
     def truth(self, subject: str) -> Truth | None:
         return None

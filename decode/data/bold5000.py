@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from decode.recordings import packed
 
 NAME = "bold5000"
 REGIONS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
+PARTS = tuple(f"{side}{region}" for region in REGIONS for side in ("LH", "RH"))
 VERSION = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses"
 
 
@@ -95,6 +96,11 @@ class BOLD5000:
 
         return StimuliOnDemand([f"{NAME}/{n}" for n in names], make)
 
+    def files(self, subject: str) -> Iterable[Path]:
+        names = [f"{subject}_imgnames.txt", *self._names(subject)]
+        names += [f"{subject}_{VERSION}_{part}.npy" for part in PARTS]
+        return [self._files[name] for name in names if name in self._files]
+
     def truth(self, subject: str) -> Truth | None:
         return None
 
@@ -116,17 +122,14 @@ class BOLD5000:
         """(trial, voxel) float32 over all regions, and the region of each voxel."""
         arrays: list[np.ndarray] = []
         regions: list[str] = []
-        for region in REGIONS:
-            for side in ("LH", "RH"):
-                file = self._file(
-                    f"{subject}_{VERSION}_{side}{region}.npy", "fetch all ten regions"
+        for part in PARTS:
+            file = self._file(f"{subject}_{VERSION}_{part}.npy", "fetch all ten regions")
+            array = packed.open_npy(NAME, file, ndim=2)
+            if arrays and len(array) != len(arrays[0]):
+                raise InputError(
+                    f"{NAME}: expected {len(arrays[0])} trials in {file} as in the other regions, "
+                    f"got {len(array)}; fetch it again"
                 )
-                array = packed.open_npy(NAME, file, ndim=2)
-                if arrays and len(array) != len(arrays[0]):
-                    raise InputError(
-                        f"{NAME}: expected {len(arrays[0])} trials in {file} as in the other regions, "
-                        f"got {len(array)}; fetch it again"
-                    )
-                arrays.append(array)
-                regions += [f"{side}{region}"] * array.shape[1]
+            arrays.append(array)
+            regions += [part] * array.shape[1]
         return np.concatenate(arrays, axis=1).astype(np.float32), regions

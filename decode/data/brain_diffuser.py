@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,6 +70,10 @@ class BrainDiffuser:
             for i in range(len(self._betas(subject, split)))
         ]
         return StimuliOnDemand(uids, self._stimulus)
+
+    def files(self, subject: str) -> Iterable[Path]:
+        kinds = ("fmriavg_nsdgeneral", "stim", *(["cap"] if self.captions else []))
+        return [self._file(subject, split, kind) for split in SPLITS for kind in kinds]
 
     def truth(self, subject: str) -> Truth | None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -133,6 +133,9 @@ class Digits69:
                 _uid(i), "image", path=str(path), labels={"digit": int(digit)}
             )
         return found
+
+    def files(self, subject: str) -> Iterable[Path]:
+        return [self.file]
 
     def truth(self, subject: str) -> Truth | None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -87,6 +87,9 @@ class Feis:
         return {
             f"feis/{p}": Stimulus(f"feis/{p}", "event", labels={"phoneme": p}) for p in PHONEMES
         }
+
+    def files(self, subject: str) -> Iterable[Path]:
+        return [self.root / subject / f"{self.stage}.zip"]
 
     def truth(self, subject: str) -> Truth | None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,6 +21,8 @@ from decode.recordings.bdata import BData, read_bdata
 NAME = "god"
 CONDITIONS = {1: "train", 2: "test", 3: "imagery"}
 REGIONS = ("V1", "V2", "V3", "V4", "LOC", "FFA", "PPA")
+# Parts of the packed pictures -> their word in the names of the tables of labels.
+PARTS = {"train": "training", "test": "testing"}
 ENDINGS = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png")
 
 
@@ -94,6 +96,13 @@ class GOD:
             return self._picture_files()
         return self._packed_pictures()
 
+    def files(self, subject: str) -> Iterable[Path]:
+        if self.layout == "bdpy":
+            pictures = packed.files_below(self.root / "images").values()
+            return [self.root / f"{subject}.h5", *(p for p in pictures if p.suffix in ENDINGS)]
+        tables = [f"imagenet_{word}_label.csv" for word in PARTS.values()]
+        return [self.root / name for name in (f"{subject}.npz", self.pictures, *tables)]
+
     def truth(self, subject: str) -> Truth | None:
         return None
 
@@ -122,11 +131,10 @@ class GOD:
     def _packed_pictures(self) -> Mapping[str, Stimulus]:
         npz = packed.Npz(NAME, self.root / self.pictures)
         folder = self.cache / packed.stamp(npz.path)
-        parts = {"train": "training", "test": "testing"}
-        counts = {part: npz.header(f"{part}_images")[0][0] for part in parts}
+        counts = {part: npz.header(f"{part}_images")[0][0] for part in PARTS}
         synsets = {
             part: _synsets(self.root / f"imagenet_{word}_label.csv", counts[part])
-            for part, word in parts.items()
+            for part, word in PARTS.items()
         }
 
         def make(uid: str) -> Stimulus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -85,6 +85,11 @@ class Haxby2001:
             )
             for c in CATEGORIES
         }
+
+    def files(self, subject: str) -> Iterable[Path]:
+        masks = [] if self.mask is None else [self.root / subject / self.mask]
+        names = ("bold_events.tsv", f"{self.image}.nii.gz")
+        return masks + [run / name for run in self._runs(subject) for name in names]
 
     def truth(self, subject: str) -> Truth | None:
         return None

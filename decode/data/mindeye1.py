@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from decode.store import whole_file
 NAME = "mindeye1"
 FOLDERS = {"train": "train", "val": "train", "test": "test"}
 PICTURES = ("jpg", "png")
+READ = ("coco73k.npy", "nsdgeneral.npy", "num_uniques.npy")
 SAMPLES_AT_ONCE = 500
 Chunk = tuple[str, str, Samples]
 
@@ -123,6 +124,11 @@ class MindEye1:
 
         return StimuliOnDemand(list(places), make)
 
+    def files(self, subject: str) -> Iterable[Path]:
+        # A picture is taken from the first subject that saw it.
+        until = self.subjects[: self.subjects.index(subject) + 1]
+        return [file for s in until for part in FOLDERS for file in _files(self.root, part, s)]
+
     def truth(self, subject: str) -> Truth | None:
         return None
 
@@ -143,11 +149,23 @@ def _subjects(root: Path) -> tuple[str, ...]:
     return tuple(sorted(tars | {p.name for p in root.glob("train/subj*") if p.is_dir()}))
 
 
+def _tars(root: Path, part: str, subject: str) -> list[Path]:
+    return numbered(NAME, (root / part).glob(f"{part}_{subject}_*.tar"))
+
+
+def _files(root: Path, part: str, subject: str) -> list[Path]:
+    """The tars of one part of a subject, or what is read of the samples that were taken out of them."""
+    folder = root / part / subject
+    samples = sorted(folder.iterdir()) if folder.is_dir() else []
+    read = [p for p in samples if p.name.partition(".")[2] in (*READ, *PICTURES)]
+    return _tars(root, part, subject) or read
+
+
 def _chunks(root: Path, subject: str) -> list[Chunk]:
     """(folder, where, samples) of train, val and test; a missing val is fine."""
     chunks: list[Chunk] = []
     for part in FOLDERS:
-        tars = numbered(NAME, (root / part).glob(f"{part}_{subject}_*.tar"))
+        tars = _tars(root, part, subject)
         folder = root / part / subject
         if tars:
             labelled = progress(tars, f"{NAME} {part} {subject}")

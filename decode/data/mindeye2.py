@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -124,6 +124,12 @@ class MindEye2:
             return Stimulus(uid, "image", path=path, text=labels["captions"][0], labels=labels)
 
         return StimuliOnDemand([_uid(i) for i in range(len(images))], make)
+
+    def files(self, subject: str) -> Iterable[Path]:
+        folder = self.root / "wds" / subject
+        own = [self.root / f"betas_all_{subject}_fp32_renorm.hdf5", folder / self.folder / "0.tar"]
+        said = [] if self.captions is None else [self.captions]
+        return [*own, *(folder / "train").glob("*.tar"), self.root / PICTURES, *said]
 
     def truth(self, subject: str) -> Truth | None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -152,6 +152,17 @@ class NSD:
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the stimulus file, made when asked for."""
         return self._pictures
+
+    def files(self, subject: str) -> Iterable[Path]:
+        files = self._files(subject).values()
+        shared = nsd_pictures.files_of(self.root, self.captions)
+        bound = self._folder(subject) if self.ncsnr_above is not None else None
+        if self.space == nsd_surface.SPACE:
+            return [*nsd_surface.files_of(self.root, files, self.mask, self.rois, bound), *shared]
+        # The affine of the betas is found in a volume beside them.
+        beside = [nsd.roi_path(self.root, subject, n) for n in nsd_betas.IN_SPACE]
+        regions = [nsd.roi_path(self.root, subject, n) for n in (self.mask, *self.rois)]
+        return [*files, self._folder(subject) / "ncsnr.nii.gz", *beside, *regions, *shared]
 
     def truth(self, subject: str) -> Truth | None:
         return None

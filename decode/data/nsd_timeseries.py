@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -110,6 +110,12 @@ class NSDTimeseries:
         """All pictures of the stimulus file, made when asked for."""
         return self._pictures
 
+    def files(self, subject: str) -> Iterable[Path]:
+        images = sorted(self._folder(subject).glob("timeseries_session*_run*.nii.gz"))
+        regions = [nsd.roi_path(self.root, subject, n) for n in (self.mask, *self.rois)]
+        shared = nsd_pictures.files_of(self.root, self.captions)
+        return [*images, *map(_design_of, images), *regions, *shared]
+
     def truth(self, subject: str) -> Truth | None:
         return None
 
@@ -138,11 +144,7 @@ class NSDTimeseries:
         kept: dict[int, dict[int, tuple[Path, np.ndarray]]] = {}
         for session in range(1, last + 1):
             for run, path in found[session].items():
-                file = (
-                    path.parents[1]
-                    / "design"
-                    / path.name.replace("timeseries_", "design_").replace(".nii.gz", ".tsv")
-                )
+                file = _design_of(path)
                 rest = _WITH_REST in found[session] and run in (1, _WITH_REST)
                 if rest and not file.is_file():
                     continue
@@ -197,6 +199,11 @@ class NSDTimeseries:
                 f"{path}: expected {expected} volumes and as many rows in its design, got {n} "
                 f"volumes and {rows} rows; fetch both again or set data.volumes"
             )
+
+
+def _design_of(image: Path) -> Path:
+    name = image.name.replace("timeseries_", "design_").replace(".nii.gz", ".tsv")
+    return image.parents[1] / "design" / name
 
 
 def read_run_design(path: Path) -> np.ndarray:

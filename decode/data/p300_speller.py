@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -79,6 +79,9 @@ class P300Speller:
     def stimuli(self) -> Mapping[str, Stimulus]:
         uids = {f"p300_speller/{kind}": kind for kind in CLASSES.values()}
         return {u: Stimulus(u, "event", labels={"class": kind}) for u, kind in uids.items()}
+
+    def files(self, subject: str) -> Iterable[Path]:
+        return [self.root / f"{subject}.mat"]
 
     def truth(self, subject: str) -> Truth | None:
         return None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -123,6 +123,9 @@ class SimulatedFMRI:
         folder = self.folder / "stimuli"
         found = (self._stimulus(i, folder) for i in range(len(self._scenes)))
         return {s.uid: s for s in found}
+
+    def files(self, subject: str) -> Iterable[Path]:
+        return [self.folder]
 
     def truth(self, subject: str, *, method: Method = "lss") -> Truth:
         """Noiseless betas (stimulus, voxel) and the variance of a single test trial's beta, for the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,7 +104,7 @@ class ThingsFMRI:
         there = packed.files_below(self.images)
 
         def make(uid: str) -> Stimulus:
-            name = uid.removeprefix(f"{NAME}/") + ".jpg"
+            name = _picture_file(uid)
             if name not in there:
                 raise InputError(
                     f"{NAME}: expected the picture {name} below {self.images}, found {len(there)} "
@@ -114,6 +114,12 @@ class ThingsFMRI:
             return Stimulus(uid, "image", path=str(there[name]), labels=labels)
 
         return StimuliOnDemand([_uid(s) for s in concepts], make)
+
+    def files(self, subject: str) -> Iterable[Path]:
+        pictures = packed.files_below(self.images)
+        named = (_picture_file(_uid(s)) for s in self._trials(subject)["stimulus"].unique())
+        seen = [pictures[name] for name in named if name in pictures]
+        return seen + [self._file(subject, what) for what in FILES]
 
     def truth(self, subject: str) -> Truth | None:
         return None
@@ -214,6 +220,10 @@ def _read(betas: Any, kept: np.ndarray, trials: np.ndarray, label: str) -> np.nd
         found = betas[int(rows[0]) : int(rows[-1]) + 1, first:last]
         out[:, at] = found[rows - rows[0]][:, trials - first].T
     return out
+
+
+def _picture_file(uid: str) -> str:
+    return uid.removeprefix(f"{NAME}/") + ".jpg"
 
 
 def _uid(stimulus: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.core import Generator, InputError, Media, Shape, Size, Stimulus, Tensors
 from decode.networks.diffusion import row_generators, row_slices
 from decode.networks.vgg import MEAN, STD, check_size, load_vgg, map_shape, maps, packed
 from decode.networks.weights import choose_device, quiet
@@ -91,6 +91,9 @@ class FeatureInversion(Generator):
         for name in self.features:
             values = truth[name].float()
             self._spread[name] = float((values - values.mean(0)).pow(2).mean().clamp_min(1e-12))
+
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
+        return self.size, self.size
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One picture (3, size, size) per row."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Tensors
+from decode.core import Generator, InputError, Media, Shape, Size, Tensors
 from decode.pictures import resize
 
 
@@ -26,6 +26,10 @@ class PixelGenerator(Generator):
                 f"pixels generator: target {self.target!r} is expected to be (1 or 3, h, w), got "
                 f"{shape}; name a pixels target"
             )
+
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
+        _, height, width = shapes[self.target]
+        return (height, width) if self.size is None else (self.size, self.size)
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One image per row; seeds do not matter."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Results
-from decode.scoring.album import Album, batches, class_codes
+from decode.core import InputError, Results, Size
+from decode.scoring.album import Album, batches, check_sizes, class_codes
 from decode.scoring.feature_networks import FeatureNetwork, Pixels
 from decode.scoring.identification import References, references, share_beaten
 from decode.scoring.picture_scores import (
+    WINDOW,
     Resize,
     SsimMode,
     mean_squared_error,
@@ -82,6 +83,13 @@ class ImageSuite:
         self.same_class, self.tie = same_class, tie
         self.quantise, self.within, self.batch = quantise, tuple(within), batch
 
+    def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
+        bare = any(isinstance(n, Pixels) and n.resize is None for n in self.two_way + self.distance)
+        if self.pairs:
+            least = WINDOW if "ssim" in self.pairs else 1
+            check_sizes(self.first, shown, made, then=self.pixels, least=least)
+        check_sizes(self.first, shown, made, alike=bare)
+
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, self.quantise)
         parts = self._pairs(results, album) if self.pairs else []
@@ -107,7 +115,7 @@ class ImageSuite:
             for rows in batches(len(every), self.batch, "pixel scores" if shift == 0 else "chance"):
                 made = self._scaled(album.read_made(rows))
                 true = self._scaled(album.read_shown(other[rows]))
-                check_sizes(made, true)
+                check_alike(made, true)
                 for name in self.pairs:
                     value[name][shift, rows] = measure[name](made, true)
         found = []
@@ -173,7 +181,7 @@ def fill(stores: dict[str, References], album: Album, network: FeatureNetwork, b
             stores[name].append(features)
 
 
-def check_sizes(made: np.ndarray, shown: np.ndarray) -> None:
+def check_alike(made: np.ndarray, shown: np.ndarray) -> None:
     if made.shape != shown.shape:
         raise InputError(
             f"metric image: made pictures are {made.shape[-2]}x{made.shape[-1]}, shown ones "

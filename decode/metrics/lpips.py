@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import InputError, Results
+from decode.core import InputError, Results, Size
 from decode.networks.weights import choose_device, loading
-from decode.scoring.album import Album, batches
+from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
 
@@ -57,6 +57,9 @@ class Lpips:
     @property
     def name(self) -> str:
         return f"lpips_{self.net}" if self.imagenet else f"random_lpips_{self.net}"
+
+    def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
+        check_sizes(self.first, shown, made, least=SMALLEST)
 
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, self.quantise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from typing import ClassVar, Literal, get_args
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Results
-from decode.scoring.album import Album, batches
+from decode.core import InputError, Results, Size
+from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.mask_matching import Agreement, Instances, agreement, pack
 from decode.scoring.picture_scores import Resize
@@ -89,6 +89,9 @@ class Masks:
             "matched_iou": f"{self.level}_iou_{network}",
             "average_precision": f"{self.level}_ap_{network}",
         }
+
+    def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
+        check_sizes(self.first, shown, made)
 
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, self.quantise)

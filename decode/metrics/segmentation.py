@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Results
-from decode.scoring.album import Album, batches
+from decode.core import InputError, Results, Size
+from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
@@ -51,6 +51,9 @@ class Segmentation:
     @property
     def name(self) -> str:
         return f"mean_iou_{slug(self.model.rstrip('/').split('/')[-1])}"
+
+    def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
+        check_sizes(self.first, shown, made)
 
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, self.quantise)

@@ -116,6 +116,7 @@ def open_pipeline(kind: str, model: str, knobs: Knobs, **parts: Any) -> Any:
             str(find_weights(model)),
             torch_dtype=choose_dtype(knobs.precision),
             use_safetensors=True,
+            trust_remote_code=False,
             **parts,
         )
     pipe.set_progress_bar_config(disable=True)

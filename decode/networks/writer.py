@@ -184,7 +184,9 @@ class Writer(Generator):
         from transformers import AutoTokenizer
 
         with quiet(), opening(self.model):
-            self._tokeniser: Any = AutoTokenizer.from_pretrained(find_weights(self.model))
+            self._tokeniser: Any = AutoTokenizer.from_pretrained(
+                find_weights(self.model), trust_remote_code=False
+            )
         network = open_without_eyes(self.kind(), self.model, self.precision)
         return place_network(network, self.offload, check_place(self))
 

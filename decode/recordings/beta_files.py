@@ -43,10 +43,19 @@ class Betas:
         return out
 
 
+def beta_paths(folder: Path, files: str, mask: str) -> list[Path]:
+    """The files of betas in `folder` that match the pattern `files`; numbers count as numbers."""
+    paths = [p for p in folder.glob(files) if p.name.endswith(READ) and p.name != mask]
+    return sorted(paths, key=_numbers_in_order)
+
+
+def _numbers_in_order(path: Path) -> list[int | str]:
+    return [int(w) if w.isdecimal() else w for w in re.split(r"(\d+)", path.name)]
+
+
 def open_betas(folder: Path, files: str, variable: str, mask: str) -> Betas:
     """The files of `folder` that match the pattern `files`; InputError where they do not fit."""
-    paths = [p for p in folder.glob(files) if p.name.endswith(READ) and p.name != mask]
-    paths.sort(key=lambda p: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", p.name)])
+    paths = beta_paths(folder, files, mask)
     if not paths:
         raise InputError(
             f"{folder}: expected betas in files {files!r} ({', '.join(READ)}), found "

@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from decode.content import open_picture
 from decode.core import InputError, Kind, Stimulus
+from decode.recordings.places import check_place
 from decode.recordings.tables import read_events
 
 SUFFIXES: dict[str, Kind] = {
@@ -39,6 +41,7 @@ class Columns:
 
     `stimulus` names a file below `folder`, or, where `kind` is "text" or "event", is the stimulus
     itself. `labels` are facts about the stimulus, `split` says train or test; None: nothing does.
+    Where `within` names folders, files must lie below one of them.
     """
 
     stimulus: str
@@ -46,6 +49,7 @@ class Columns:
     kind: Kind | None
     labels: tuple[str, ...]
     split: str | None
+    within: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind is not None and self.kind not in get_args(Kind):
@@ -206,6 +210,8 @@ def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) 
             f"{events}: column {columns.stimulus!r} names {uid!r}, whose ending says no kind; "
             f"expected one of {', '.join(SUFFIXES)}, or set data.kind (text and event need no file)"
         )
+    if columns.within:
+        check_place(events, path, columns.within)
     if not path.is_file():
         raise InputError(
             f"{events}: column {columns.stimulus!r} names {uid!r}, but there is no file {path}; "
@@ -220,11 +226,9 @@ def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) 
 
 
 def _check_image(path: Path, events: Path) -> None:
-    from PIL import Image
-
     try:
         # Reads the header only: enough to tell a picture from something else, and quick.
-        with Image.open(path):
+        with open_picture(path):
             return
     except Exception as e:
         raise InputError(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from decode import content
 from decode.core import InputError, Stimulus
-from decode.recordings.nsd import Design
+from decode.recordings.nsd import DESIGN, Design
 
 PICTURES = Path("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
 INFO = Path("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
@@ -75,6 +75,11 @@ class Pictures(Mapping[str, Stimulus]):
             labels["captions"] = tuple(w for w in words if w)
         path = content.address(self._file, KEY, image)
         return Stimulus(name, "image", path=path, text=text, labels=labels)
+
+
+def files_of(root: Path, captions: Sequence[Path]) -> list[Path]:
+    """What all subjects share: the design, the pictures, what is known of them, and their captions."""
+    return [root / DESIGN, root / PICTURES, root / INFO, *captions]
 
 
 def read_pictures(root: Path, design: Design, captions: Sequence[Path]) -> Pictures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,18 @@ def beta_path(folder: Path, hemisphere: str, session: int) -> Path:
 
 def label_path(root: Path, hemisphere: str, name: str) -> Path:
     return root / "nsddata/freesurfer" / SPACE / "label" / f"{hemisphere}.{name}.mgz"
+
+
+def files_of(
+    root: Path, sessions: Iterable[Path], mask: str, rois: Sequence[str], ncsnr: Path | None
+) -> list[Path]:
+    """The files of both hemispheres: of the given sessions, of the labels, and of `ncsnr`."""
+    found = []
+    for name in HEMISPHERES:
+        found += [path.with_name(f"{name}{path.name[2:]}") for path in sessions]
+        found += [label_path(root, name, label) for label in (mask, *rois)]
+        found += [] if ncsnr is None else [ncsnr / f"{name}.ncsnr.mgh"]
+    return found
 
 
 def read_vertices(

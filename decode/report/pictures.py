@@ -11,6 +11,7 @@ import numpy as np
 
 from decode.content import open_picture
 from decode.core import InputError
+from decode.pictures import on_ground, upright
 
 # Larger pictures are shrunk and stored as JPEG, so that a page of a hundred stays a few MB.
 LARGEST = 256
@@ -26,8 +27,8 @@ def data_address(picture: Any) -> str:
     if isinstance(picture, str | Path):
         try:
             with open_picture(picture) as opened:
-                image = opened.convert("RGB")
-        except (OSError, UnidentifiedImageError) as e:
+                image = on_ground(upright(opened))
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as e:
             raise InputError(f"report: {picture} is not a readable picture ({e})") from e
     else:
         image = Image.fromarray(as_bytes(np.asarray(picture))).convert("RGB")

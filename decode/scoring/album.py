@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Media, Results, Stimulus
+from decode.core import InputError, Media, Results, Size, Stimulus, refusal
 from decode.pictures import read_image
 from decode.progress import progress
 from decode.scoring.picture_scores import Resize, eight_bit
@@ -116,6 +116,45 @@ class Album:
                 "presets do"
             )
         return torch.stack(pictures)
+
+
+def check_sizes(
+    first: Resize | None,
+    shown: Collection[Size],
+    made: Size | None,
+    *,
+    then: Resize | None = None,
+    least: int = 1,
+    alike: bool = True,
+) -> None:
+    """InputError where an Album cannot read pictures of these sizes (height, width), resized by `first`,
+    or where they are smaller than `least` or, unless `alike` is false, unlike when resized by `then`.
+    """
+    read = {(first.size, first.size)} if first else set(shown)
+    if len(read) > 1:
+        raise refusal(
+            "first",
+            "a Resize where shown pictures differ in size",
+            f"none, and sizes {', '.join(f'{h}x{w}' for h, w in sorted(read)[:3])}",
+            "set it, as the presets do",
+        )
+    compared = read if first or made is None else read | {made}
+    if then is not None:
+        compared = {(then.size, then.size)}
+    if alike and len(compared) > 1:
+        raise refusal(
+            "first",
+            "a Resize where made and shown pictures differ in size",
+            f"none, and {' and '.join(f'{h}x{w}' for h, w in sorted(compared))}",
+            "set it, as the presets do, or let the generator make that size",
+        )
+    if small := [size for size in compared if min(size) < least]:
+        raise refusal(
+            "first",
+            f"a Resize to {least} pixels or more",
+            f"pictures of {small[0][0]}x{small[0][1]}",
+            "set a larger one",
+        )
 
 
 def distinct_pictures(stimuli: Sequence[Stimulus]) -> tuple[list[Stimulus], np.ndarray]:

@@ -76,7 +76,7 @@ class Describer:
         kind: Any = AutoModelForImageTextToText
         source = find_weights(self.model)
         with quiet(), opening(self.model):
-            processor = AutoProcessor.from_pretrained(source)
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
             if not getattr(processor, "chat_template", None):
                 raise InputError(
                     f"describer: expected a chat template among the processor's files of "
@@ -87,6 +87,7 @@ class Describer:
                 source,
                 dtype=choose_dtype(self.precision),
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
         check_complete(found, self.model, "copy or save the model again")

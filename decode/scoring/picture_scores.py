@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from decode.core import InputError
 
 How = Literal["bilinear", "bilinear_antialias", "pil_bilinear", "pil_bicubic"]
+WINDOW = 11  # of SSIM's Gaussian, in pixels
 SsimMode = Literal["2d", "columns_legacy"]
 
 
@@ -81,9 +82,9 @@ def ssim(a: np.ndarray, b: np.ndarray, mode: SsimMode = "2d") -> np.ndarray:
 
     if mode not in ("2d", "columns_legacy"):
         raise InputError(f"metric.ssim: expected '2d' or 'columns_legacy', got {mode!r}")
-    if min(a.shape[-2:]) < 11:
+    if min(a.shape[-2:]) < WINDOW:
         raise InputError(
-            f"metric ssim: the window is 11 pixels, a picture is {a.shape[-2]}x{a.shape[-1]}; "
+            f"metric ssim: the window is {WINDOW} pixels, a picture is {a.shape[-2]}x{a.shape[-1]}; "
             "leave ssim out of `pairs` or resize to something larger"
         )
     channel_axis = 1 if mode == "columns_legacy" else None

@@ -69,9 +69,9 @@ class SceneParser:
 
         source = find_weights(self.model)
         with quiet(), opening(self.model):
-            tokeniser = AutoTokenizer.from_pretrained(source)
+            tokeniser = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             network, found = AutoModelForSeq2SeqLM.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
+                source, use_safetensors=True, output_loading_info=True, trust_remote_code=False
             )
         check_complete(found, self.model, "give a model that was trained to parse sentences")
         return network.to(choose_device(self.device)).eval(), tokeniser

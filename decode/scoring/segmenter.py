@@ -37,9 +37,9 @@ def open_segmenter(kind: str, model: str, device: str, remedy: str) -> Segmenter
     source = find_weights(model)
     place = choose_device(device)
     with quiet(), opening(model):
-        processor = transformers.AutoImageProcessor.from_pretrained(source)
+        processor = transformers.AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
         network, found = getattr(transformers, kind).from_pretrained(
-            source, use_safetensors=True, output_loading_info=True
+            source, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     check_complete(found, model, remedy)
     return Segmenter(network.to(place).eval(), processor)

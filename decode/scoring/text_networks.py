@@ -105,8 +105,10 @@ class Sentences:
 
         source = find_weights(self.model)
         with quiet(), opening(self.model):
-            self._tokenise = AutoTokenizer.from_pretrained(source)
-            network = AutoModel.from_pretrained(source, use_safetensors=True)
+            self._tokenise = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            network = AutoModel.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False
+            )
         self._place = choose_device(self.device)
         self._network = network.to(self._place).eval()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,6 +138,9 @@ class Study:
             for part, i, scene in progress(self._scenes, "drawing pictures")
         ]
         return {s.uid: s for s in found}
+
+    def files(self, subject: str) -> Iterable[Path]:
+        return [self.folder]
 
     def truth(self, subject: str) -> Truth:
         self._simulate(subject)

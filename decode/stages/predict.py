@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -23,8 +24,8 @@ from decode.scoring.ceiling import (
     repeats,
 )
 from decode.splits import TEST, TRAIN
-from decode.stages.train import MakeEncoder
-from decode.store import Frame, read_tensors, write_table
+from decode.stages.train import MakeEncoder, weights_file
+from decode.store import Frame, from_file_name, read_tensors, write_table
 from decode.trials import Loader, Trials
 
 BATCH = 256
@@ -63,7 +64,7 @@ def run(
             whole = made(test)
         for name, make in {**encoders, **parts}.items():
             seen = whole if name in parts else loader
-            encoder = load_encoder(make, seen.trials, inputs, weights / f"{name}.safetensors")
+            encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, name))
             encoder = encoder.to(device)
             predicted, truth = predict(encoder, seen)
             if protocol.rescale == "transductive":
@@ -129,7 +130,7 @@ def load_scaler(weights: Path) -> dict[str, dict[str, np.ndarray]]:
     states: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for name, value in read_tensors(weights / "scaler.safetensors").items():
         subject, _, key = name.partition("/")
-        states[subject][key] = value.numpy()
+        states[from_file_name(subject)][key] = value.numpy()
     return states
 
 
@@ -203,7 +204,8 @@ def average_rows(frame: Frame) -> Frame:
 
 def pooled(folder: Path, split: str) -> Frame:
     """The test rows of all folds of one split."""
-    frames = [Frame.read(p) for p in sorted(folder.glob(f"{split}-[0-9]*")) if p.is_dir()]
+    named = re.compile(rf"{re.escape(split)}-\d+")
+    frames = [Frame.read(p) for p in sorted(folder.iterdir()) if named.fullmatch(p.name)]
     if not frames:
         raise InputError(f"{folder} holds no predictions of split {split!r}; run until=predict")
     table = pd.concat([f.table for f in frames], ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 
 from decode.core import Dataset, InputError, Layout, Recording, Stimulus
 from decode.notices import tell
-from decode.pictures import open_image
+from decode.pictures import look_at
 from decode.preprocessing.prepared import Prepared
 from decode.progress import progress
 from decode.store import write_json, write_table
@@ -76,12 +77,12 @@ def _tell_dropped(subject: str, dropped: Mapping[str, int], n_kept: int) -> None
 
 
 def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
-    """One row per stimulus: uid and the digest of its content.
+    """One row per stimulus: uid, the digest of its content and, of a picture, height and width (else 0).
 
     Raises InputError for a stimulus that is not known, and for a picture that is missing or cannot be
     read to its end: it would be found hours later, when targets are computed.
     """
-    rows = []
+    rows, changed = [], Counter[str]()
     for uid in pd.unique(uids):
         if uid not in known:
             raise InputError(
@@ -89,9 +90,15 @@ def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataF
                 "correct the events or add the stimulus"
             )
         stimulus = known[uid]
+        width, height = 0, 0
         if stimulus.kind == "image":
-            open_image(stimulus)
-        rows.append({"uid": uid, "digest": stimulus.digest()})
+            picture, peculiar = look_at(stimulus)
+            width, height = picture.size
+            changed.update(peculiar)
+        digest = stimulus.digest()
+        rows.append({"uid": uid, "digest": digest, "height": height, "width": width})
+    for what, n in changed.items():
+        tell("stimuli", f"{n} of {len(rows)} pictures have {what}")
     return pd.DataFrame(rows)
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from decode.checksums import check_finished
 from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs, fold_folder
 from decode.pictures import read_image
@@ -245,6 +246,7 @@ def _link(source: Path, folder: Path, rows: Sequence[int], kind: Kind) -> None:
         path = place(folder, i, kind)
         if not path.is_file():
             with whole_file(path) as part:
+                part.unlink()
                 os.link(place(source, row, kind), part)
 
 
@@ -278,10 +280,10 @@ def write_picture(path: Path, media: Media) -> None:
 
 def read_media(folder: Path, n: int) -> list[Media]:
     """The pictures or texts of `n` rows."""
-    if n and place(folder, 0, "text").is_file():
-        texts = [place(folder, i, "text").read_text(encoding="utf-8") for i in range(n)]
-        return [Media("text", text) for text in texts]
-    return [
-        Media("image", read_image(Stimulus(str(i), "image", path=str(picture(folder, i)))))
-        for i in range(n)
-    ]
+    kind: Kind = "text" if n and place(folder, 0, "text").is_file() else "image"
+    paths = [place(folder, i, kind) for i in range(n)]
+    for path in paths:
+        check_finished(path)
+    if kind == "text":
+        return [Media("text", path.read_text(encoding="utf-8")) for path in paths]
+    return [Media("image", read_image(Stimulus(p.stem, "image", path=str(p)))) for p in paths]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from decode.checksums import check_finished
 from decode.content import is_there
 from decode.core import Dataset, Stimulus
 from decode.folds import fold_folder
@@ -63,8 +64,8 @@ def run(
     evaluated, predicted = folders["evaluate"], folders["predict"]
     trained, split_folder = folders["train"], folders["split"]
     for name in ("scores.parquet", "summary.json"):
-        shutil.copyfile(evaluated / name, out / name)
-    shutil.copyfile(split_folder / "split.json", out / "split.json")
+        _copy(evaluated / name, out / name)
+    _copy(split_folder / "split.json", out / "split.json")
     text = _write_config(out, config)
     summary, split = read_json(out / "summary.json"), read_json(out / "split.json")
     scores = read_table(out / "scores.parquet")
@@ -140,6 +141,11 @@ def _with_repeats(
     return found
 
 
+def _copy(source: Path, target: Path) -> None:
+    check_finished(source)
+    shutil.copyfile(source, target)
+
+
 def _write_config(out: Path, config: Mapping[str, Any]) -> str:
     import yaml
 
@@ -182,10 +188,11 @@ def _approximations(dataset: Dataset) -> list[str]:
 
 
 def _histories(trained: Path) -> dict[str, list[dict[str, float]]]:
-    return {
-        path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted(trained.glob("*/history.jsonl"))
-    }
+    found = {}
+    for path in sorted(trained.glob("*/history.jsonl")):
+        check_finished(path)
+        found[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
+    return found
 
 
 def _split_cards(split: Mapping[str, Any]) -> list[SplitCard]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from decode.checksums import check_finished
 from decode.core import InputError, Responses, Stimulus, Target
 from decode.folds import Inputs, Protocol, fold_folder
 from decode.linear.encoding import EncodingModel, fit_encoding
@@ -18,7 +19,16 @@ from decode.scalers import Scaler
 from decode.splits import TEST, TRAIN
 from decode.stages.predict import from_repeats, load_scaler
 from decode.stages.reconstruct import picture
-from decode.store import FeatureStore, Frame, read_array, read_json, write_array, write_json
+from decode.store import (
+    FeatureStore,
+    Frame,
+    as_file_name,
+    from_file_name,
+    read_array,
+    read_json,
+    write_array,
+    write_json,
+)
 from decode.trials import Trials
 
 # The expectations of the shown pictures themselves: how good the model of the brain is.
@@ -68,7 +78,7 @@ def run(
         Frame(test.table.drop(columns="start"), arrays).write(done)
         for subject, ceiling in ceilings(singles, test).items():
             (done / "ceiling").mkdir(exist_ok=True)
-            write_array(done / "ceiling" / f"{subject}.npy", ceiling)
+            write_array(done / "ceiling" / f"{as_file_name(subject)}.npy", ceiling)
     rois = {
         name: np.repeat(layout.rois, layout.n_times).tolist()
         for name, layout in inputs.trials.since(protocol.after).layouts.items()
@@ -151,6 +161,8 @@ class _Pictures:
         self._known: dict[str, np.ndarray] = {}
 
     def __call__(self, folder: Path, n: int) -> np.ndarray:
+        for i in range(n):
+            check_finished(picture(folder, i))
         made = [Stimulus(str(i), "image", path=str(picture(folder, i))) for i in range(n)]
         digests = [s.digest() for s in made]
         new = {d: s for d, s in zip(digests, made, strict=True) if d not in self._known}
@@ -194,7 +206,7 @@ def read_responses(folder: Path, split: str, table: pd.DataFrame, source: str) -
         for name, parts in found.items():
             parts.append(frame.arrays[name])
         for path in sorted((place / "ceiling").glob("*.npy")):
-            ceiling[path.stem, int(str(number))] = read_array(path)
+            ceiling[from_file_name(path.stem), int(str(number))] = read_array(path)
     rois = {k: tuple(v) for k, v in read_json(folder / "rois.json").items()}
     both = [torch.from_numpy(np.concatenate(parts)) for parts in found.values()]
     return Responses(both[0], both[1], rois, ceiling)

@@ -16,12 +16,17 @@ from decode.folds import Inputs, Protocol, fold_folder
 from decode.progress import progress
 from decode.scalers import Scaler
 from decode.splits import TRAIN, VALIDATION
-from decode.store import write_tensors
+from decode.store import as_file_name, write_tensors
 from decode.training import Trainer, fit, tidy
 from decode.trials import Loader, Trials
 
 MakeEncoder = Callable[..., Encoder]
 TUNED = "{}.generator.safetensors"
+
+
+def weights_file(folder: Path, name: str) -> Path:
+    """Where the weights of an encoder, a baseline or a part lie in the folder of a fold."""
+    return folder / f"{as_file_name(name)}.safetensors"
 
 
 def run(
@@ -68,7 +73,7 @@ def run(
             encoder.initialise(*loaders)
             learns = any(p.requires_grad for p in encoder.parameters())
             if name not in parts and trainer.epochs and learns:
-                folder = part if name == "encoder" else part / f"{name}.fit"
+                folder = part if name == "encoder" else part / f"{as_file_name(name)}.fit"
                 folder.mkdir(exist_ok=True)
                 wanted = objectives()
                 fit(
@@ -86,11 +91,13 @@ def run(
                 }
                 if tuned:
                     write_tensors(part / TUNED.format(name), tuned)
-            write_tensors(part / f"{name}.safetensors", encoder.state_dict())
+            write_tensors(weights_file(part, name), encoder.state_dict())
         for folder in (part, *part.glob("*.fit")):
             tidy(folder)
         arrays = {
-            f"{s}/{k}": torch.as_tensor(v) for s, kept in states.items() for k, v in kept.items()
+            f"{as_file_name(s)}/{k}": torch.as_tensor(v)
+            for s, kept in states.items()
+            for k, v in kept.items()
         }
         write_tensors(part / "scaler.safetensors", arrays)
         os.replace(part, done)

@@ -42,7 +42,10 @@ class Autoencoder(NetworkTarget):
         read_config(self.model, self.subfolder or "")
         with quiet(), opening(self.model):
             network = AutoModel.from_pretrained(
-                str(find_weights(self.model)), subfolder=self.subfolder, use_safetensors=True
+                str(find_weights(self.model)),
+                subfolder=self.subfolder,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         if not hasattr(network, "encode"):
             raise InputError(

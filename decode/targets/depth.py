@@ -39,8 +39,12 @@ class Depth(NetworkTarget):
 
         source = find_weights(self.model)
         with quiet(), opening(self.model):
-            self._processor: Any = AutoImageProcessor.from_pretrained(source)
-            return AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
+            self._processor: Any = AutoImageProcessor.from_pretrained(
+                source, trust_remote_code=False
+            )
+            return AutoModelForDepthEstimation.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False
+            )
 
     def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
         pictures = [open_image(s) for s in stimuli]

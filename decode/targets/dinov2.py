@@ -37,8 +37,12 @@ class Dinov2(NetworkTarget):
 
         source = find_weights(self.model)
         with quiet(), opening(self.model):
-            self._processor: Any = AutoImageProcessor.from_pretrained(source)
-            network = AutoModel.from_pretrained(source, use_safetensors=True)
+            self._processor: Any = AutoImageProcessor.from_pretrained(
+                source, trust_remote_code=False
+            )
+            network = AutoModel.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False
+            )
         blocks = network.config.num_hidden_layers
         if self.layer is not None and not -blocks <= self.layer < blocks:
             raise InputError(
