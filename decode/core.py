@@ -313,6 +313,18 @@ class Encoder(nn.Module):
         """Predictions (batch, *shape) per target: always the inference meaning."""
         raise NotImplementedError(f"{type(self).__name__} must say how it predicts")
 
+    def before_sampling(self, batch: Batch) -> Tensors:
+        """What may be averaged over the repeats of a stimulus: predictions, before any is sampled."""
+        return self(batch)
+
+    def sampled(self, made: Tensors) -> Tensors:
+        """Predictions of what `before_sampling` gave; the identity unless a model draws samples.
+
+        An encoder that does is `sampled(before_sampling(batch))`, so that repeats are averaged first
+        and one sample is drawn of their mean.
+        """
+        return made
+
     def embed(self, targets: Tensors) -> Tensors:
         """The stimulus side of a two-sided model; the identity unless a model says otherwise."""
         return targets

@@ -19,7 +19,8 @@ from decode.plan import Run
 
 PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 # Four features per head would not let the image through the prior's one key and value per token.
-PRIOR = {"heads": 4, "head_width": 64, "depth": 1, "sample_steps": 5}
+# Pixels are no tokens, whose published factor would be out of place.
+PRIOR = {"heads": 4, "head_width": 64, "depth": 1, "sample_steps": 20, "factor": None}
 EPOCHS = {"neuroflow": 60, "umbrae": 60, "wave": 40, "mindeye1": 45, "mindeye2": 45}
 # Beside the target that the experiment scores: the other contrast, and what the prior samples.
 ALSO = {"mindeye1": ["image"], "mindeye2": ["image"], "wave": ["text", "image"]}

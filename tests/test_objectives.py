@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra.utils
 import numpy as np
@@ -14,7 +15,6 @@ import yaml
 from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Objective
-from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
 from decode.objectives import bimixco as bimixco_module
 from decode.objectives.bimixco import BiMixCo, mixed_labels, partners
@@ -50,13 +50,15 @@ class Plain(Encoder):
         self.layer = nn.Linear(voxels, width)
         self.target = "image"
         self.prior = DiffusionPrior((width,), width=8, depth=1, heads=2, steps=10)
-        self.scale = TargetScale({"image": (width,)})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return tokens({name: self.layer(batch.brain[:, :, 0]) for name in NAMES})
 
     def condition(self, batch: Batch) -> Tensor:
         return self(batch)[self.target]
+
+    def prior_loss(self, condition: Tensor, truth: Tensor, **knobs: Any) -> Tensor:
+        return self.prior.loss(truth, condition, **knobs)
 
 
 class Told(Encoder):

@@ -74,6 +74,12 @@ class Adapted(Encoder):
     def forward(self, batch: Batch) -> Tensors:
         return self.inner(batch)
 
+    def before_sampling(self, batch: Batch) -> Tensors:
+        return self.inner.before_sampling(batch)
+
+    def sampled(self, made: Tensors) -> Tensors:
+        return self.inner.sampled(made)
+
     def embed(self, targets: Tensors) -> Tensors:
         return self.inner.embed(targets)
 

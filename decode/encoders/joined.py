@@ -48,6 +48,14 @@ class Joined(Encoder):
     def forward(self, batch: Batch) -> Tensors:
         return {k: v for encoder in self._parts() for k, v in encoder(batch).items()}
 
+    def before_sampling(self, batch: Batch) -> Tensors:
+        return {k: v for e in self._parts() for k, v in e.before_sampling(batch).items()}
+
+    def sampled(self, made: Tensors) -> Tensors:
+        for encoder in self._parts():
+            made = encoder.sampled(made)
+        return made
+
     def embed(self, targets: Tensors) -> Tensors:
         for encoder in self._parts():
             targets = encoder.embed(targets)

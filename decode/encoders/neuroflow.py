@@ -90,11 +90,17 @@ class NeuroFlow(Encoder):
         self.scale.learn(train)
 
     def forward(self, batch: Batch) -> Tensors:
+        made = self.before_sampling(batch)
+        return made if self.training else self.sampled(made)
+
+    def sampled(self, made: Tensors) -> Tensors:
+        code = self.clean(made)
+        image = travel(self.flow, code, steps=self.steps, start=1.0, end=0.0)
+        return made | {self.target: self._placed(self.target, image)}
+
+    def before_sampling(self, batch: Batch) -> Tensors:
         code, _ = self.code(batch)
-        image = code
-        if not self.training:
-            image = travel(self.flow, code, steps=self.steps, start=1.0, end=0.0)
-        made = {self.target: self._placed(self.target, image)}
+        made = {self.target: self._placed(self.target, code)}
         for name, head in self.others.items():
             made[name] = self._placed(name, head(code))
         return {name: made[name] for name in self.shapes}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
+import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
 from decode.networks.prior_dalle2 import Dalle2Prior
@@ -15,11 +17,14 @@ from decode.networks.prior_dalle2 import Dalle2Prior
 class WithPrior(Encoder):
     """`inner` predicts every target; a `DiffusionPrior` then samples `target` from its prediction.
 
-    Sampling starts from one seeded noise, so that a prediction depends on its own signal only.
-    While training, `target` is left as `inner` predicts it, because no gradient passes through
-    sampling: regression terms teach `inner`, the objective `prior` teaches the prior and, through
-    the condition, `inner` too. `steps` is the length of the schedule, `sample_steps` and `guidance`
-    belong to sampling.
+    Every row is sampled with the same seeded noise, so that a prediction depends on its own signal
+    only; repeats are averaged before, see `Encoder.sampled`. While training, `target` is left as
+    `inner` predicts it, because no gradient passes through sampling: regression terms teach `inner`,
+    the objective `prior` teaches the prior and, through the condition, `inner` too. `steps` is the
+    length of the schedule; `sample_steps`, `guidance` and `eta` belong to sampling.
+
+    The prior learns the target times `factor`: MindEye (Scotti et al. 2023) has the square root of
+    the width, MindEye2 (2024) 1. None brings any target to mean zero and unit spread first.
 
     With `head_width` the prior is the published one of MindEye: its attention has that many features
     per head, whatever the width of the tokens, which is that of the target; `width` is then null.
@@ -41,6 +46,8 @@ class WithPrior(Encoder):
         steps: int = 100,
         sample_steps: int = 20,
         guidance: float = 1.0,
+        eta: float = 1.0,
+        factor: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -56,8 +63,10 @@ class WithPrior(Encoder):
             )
         if width is not None and width % heads:
             raise InputError(f"encoder: width {width} is no multiple of heads {heads}; change one")
+        _check_sampling(steps, sample_steps, eta, factor)
         self.inner = inner(layouts, shapes)
-        self.target, self.sample_steps, self.guidance = target, sample_steps, guidance
+        self.target, self.factor = target, factor
+        self.sample_steps, self.guidance, self.eta = sample_steps, guidance, eta
         self.scale = TargetScale({target: tuple(shapes[target])})
         shape = tuple(shapes[target])
         self.prior = (
@@ -78,13 +87,41 @@ class WithPrior(Encoder):
         return self.inner.embed(targets)
 
     def forward(self, batch: Batch) -> Tensors:
-        made = dict(self.inner(batch))
-        if not self.training:
-            condition = self.scale.down(self.target, made[self.target])
-            clean = self.prior.sample(condition, steps=self.sample_steps, guidance=self.guidance)
-            made[self.target] = self.scale.up(self.target, clean)
-        return made
+        made = self.before_sampling(batch)
+        return made if self.training else self.sampled(made)
+
+    def before_sampling(self, batch: Batch) -> Tensors:
+        return dict(self.inner(batch))
+
+    def sampled(self, made: Tensors) -> Tensors:
+        clean = self.prior.sample(
+            self.scale.down(self.target, made[self.target]),
+            steps=self.sample_steps,
+            guidance=self.guidance,
+            eta=self.eta,
+        )
+        if self.factor is None:
+            clean = self.scale.up(self.target, clean)
+        return made | {self.target: clean / (self.factor or 1.0)}
 
     def condition(self, batch: Batch) -> Tensor:
         """What `inner` predicts of the sampled target, (batch, *shape)."""
         return self.inner(batch)[self.target]
+
+    def prior_loss(
+        self, condition: Tensor, truth: Tensor, *, drop: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """The prior's squared errors per row (batch,) for predictions and truths (batch, *shape)."""
+        clean = self.scale.down(self.target, truth) if self.factor is None else self.factor * truth
+        told = self.scale.down(self.target, condition)
+        return self.prior.loss(clean, told, drop=drop, generator=generator)
+
+
+def _check_sampling(steps: int, sample_steps: int, eta: float, factor: float | None) -> None:
+    for name, value, good, wanted in (
+        ("sample_steps", sample_steps, 2 <= sample_steps <= steps, f"2 to steps={steps}"),
+        ("eta", eta, 0 <= eta <= 1, "a share of noise from 0 to 1"),
+        ("factor", factor, factor is None or 0 < factor < math.inf, "a number above 0, or null"),
+    ):
+        if not good:
+            raise refusal(f"encoder.{name}", wanted, value, "correct it")

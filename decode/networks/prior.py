@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,10 @@ class DiffusionPrior(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.tokens, self.features = shape if len(shape) == 2 else (1, math.prod(shape))
-        self.steps = steps
+        self.steps, self.seed = steps, seed
         self.build(width, depth, heads)
         self.register_buffer("survival", _cosine(steps), persistent=False)
-        # One noise for all rows and runs: a row's sample depends on its own prediction only.
+        # The same noise for all rows and runs: a row's sample depends on its own prediction only.
         start = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
         self.register_buffer("noise", start)
 
@@ -90,24 +91,64 @@ class DiffusionPrior(nn.Module):
         return time, noise, keep
 
     @torch.no_grad()
-    def sample(self, condition: Tensor, *, steps: int, guidance: float) -> Tensor:
-        """Clean samples (batch, *shape) by deterministic DDIM (Song 2021) from the fixed noise."""
-        n = len(condition)
-        x = self.noise.to(condition).expand(n, *self.shape)
-        times = torch.linspace(self.steps - 1, 0, min(steps, self.steps)).round().long().tolist()
-        yes = torch.ones(n, dtype=torch.bool, device=condition.device)
+    def sample(
+        self, condition: Tensor, *, steps: int, guidance: float, eta: float = 1.0
+    ) -> Tensor:
+        """Clean samples (batch, *shape) by DDIM (Song 2021), the same noise for every row.
+
+        Each step puts back `eta` times the noise of a Markov chain: 1 samples anew at each step, 0
+        follows one path from the first noise. With all steps of the schedule eta 1 is the ancestral
+        sampler of DDPM (Ho et al. 2020); for fewer see `short_schedule`.
+        """
+        x = self.noise.to(condition).expand(len(condition), *self.shape)
+        draws = torch.Generator().manual_seed(self.seed + 1)
+        schedule = full_schedule if steps >= self.steps else short_schedule
         clean = x
-        for now, after in zip(times, [*times[1:], None], strict=True):
-            time = torch.full((n,), now, device=condition.device)
-            clean = self(x, time, condition, yes)
-            if guidance != 1:
-                free = self(x, time, condition, ~yes)
-                clean = free + guidance * (clean - free)
-            if after is not None:
-                kept = self.survival[now]
-                noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()
-                x = self.survival[after].sqrt() * clean + (1 - self.survival[after]).sqrt() * noise
+        for now, before, after in schedule(self.survival.cpu(), steps):
+            clean = self._guided(x, now, condition, guidance)
+            kept = self.survival[now]
+            noise = (x - kept.sqrt() * clean) / (1 - kept).sqrt()
+            spread = eta * ((1 - before / after) * (1 - after) / (1 - before)).sqrt()
+            fresh = torch.randn(self.shape, generator=draws).to(condition)
+            x = after.sqrt() * clean + (1 - after - spread**2).clamp(min=0).sqrt() * noise
+            x = x + spread * fresh
         return clean
+
+    def _guided(self, x: Tensor, now: int, condition: Tensor, guidance: float) -> Tensor:
+        """Clean vectors (batch, *shape) that the network sees in noisy ones at step `now`."""
+        time = torch.full((len(x),), now, device=x.device)
+        yes = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        clean = self(x, time, condition, yes)
+        if guidance == 1:
+            return clean
+        free = self(x, time, condition, ~yes)
+        return free + guidance * (clean - free)
+
+
+Step = tuple[int, Tensor, Tensor]
+
+
+def full_schedule(survival: Tensor, steps: int) -> list[Step]:
+    """Every step from the last to the first: its number, and the share of signal variance before and
+    after it.
+    """
+    after = torch.cat([torch.ones(1), survival[:-1]])
+    return [(t, survival[t], after[t]) for t in reversed(range(len(survival)))]
+
+
+def short_schedule(survival: Tensor, steps: int) -> list[Step]:
+    """The same of `steps` - 1 steps, as DALL-E 2's published sampler spaces them.
+
+    Times lie evenly from -1, which is clean, to before the end of the schedule, cut to whole numbers;
+    shares of variance before and after a step are those of one time earlier than the network is told.
+    """
+    even = torch.linspace(-1.0, len(survival), max(2, steps) + 1, device="cpu")[:-1]
+    times = even.int().tolist()[::-1]
+    earlier = torch.cat([torch.ones(1), survival[:-1]])
+    return [
+        (now, earlier[now], earlier[after] if after >= 0 else torch.ones(()))
+        for now, after in pairwise(times)
+    ]
 
 
 class _Block(nn.Module):

@@ -10,7 +10,7 @@ from decode.core import Batch, Encoder, InputError, Objective, Tensors
 
 
 class Prior(Objective):
-    """Squared error of the predicted clean target, at unit spread, over random noise levels.
+    """Squared error of the predicted clean target over random noise levels, at the prior's own scale.
 
     Works on an encoder with a prior (`decode.encoders.with_prior`); the condition is dropped with
     probability `drop`, so that guidance is possible. While validating, noise and levels are seeded.
@@ -22,21 +22,19 @@ class Prior(Objective):
         self.weight, self.drop = weight, drop
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
-        prior: Any = getattr(encoder, "prior", None)
-        if prior is None:
+        loss_of: Any = getattr(encoder, "prior_loss", None)
+        if loss_of is None:
             raise InputError(
                 "objective prior: the encoder has no diffusion prior; choose one that has "
                 "(encoder=mlp_prior) or drop this objective"
             )
         sampled: Any = encoder
-        name, scale = sampled.target, sampled.scale
-        truth = scale.down(name, encoder.embed(batch.targets)[name].float())
+        name = sampled.target
+        truth = encoder.embed(batch.targets)[name].float()
         if encoder.training:
             condition, generator = encoder(batch)[name], None
         else:
             condition = sampled.condition(batch)
             generator = torch.Generator().manual_seed(0)
-        loss = prior.loss(
-            truth, scale.down(name, condition.float()), drop=self.drop, generator=generator
-        )
+        loss = loss_of(condition.float(), truth, drop=self.drop, generator=generator)
         return {"prior": self.weight * loss.mean()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def run(
         if protocol.test_repeats == "before":
             test = test.average("stimulus")
         table = test.table.assign(split=split, fold=fold).drop(columns="start")
+        groups = repeats_of(table) if protocol.test_repeats == "after" else None
         arrays: dict[str, np.ndarray] = {}
         made = partial(_loader, inputs, device)
         loader = whole = made(test.since(protocol.after))
@@ -66,7 +67,7 @@ def run(
             seen = whole if name in parts else loader
             encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, name))
             encoder = encoder.to(device)
-            predicted, truth = predict(encoder, seen)
+            predicted, truth = predict(encoder, seen, groups)
             if protocol.rescale == "transductive":
                 train = inputs.part(split, fold, TRAIN)
                 predicted = rescale_by_test(
@@ -75,9 +76,10 @@ def run(
             if name == "encoder":
                 arrays |= {f"truth.{k}": v for k, v in truth.items()}
             arrays |= {f"{name}.{k}": v for k, v in predicted.items()}
+        if groups is not None:
+            table = table.iloc[[g[0] for g in groups]].reset_index(drop=True)
+            table = table.assign(repeats=[len(g) for g in groups])
         frame = Frame(table, arrays)
-        if protocol.test_repeats == "after":
-            frame = average_rows(frame)
         part = done.with_name(done.name + ".part")
         frame.write(part)
         known = ceilings(singles.since(protocol.after))
@@ -151,16 +153,41 @@ def load_encoder(make: MakeEncoder, trials: Trials, inputs: Inputs, path: Path) 
 
 @torch.no_grad()
 def predict(
-    encoder: Encoder, loader: Iterable[Batch]
+    encoder: Encoder, loader: Iterable[Batch], groups: Sequence[np.ndarray] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Predictions and embedded truth, (trial, *shape) per target."""
+    """Predictions and embedded truth, (trial, *shape) per target.
+
+    With `groups`, the rows of each stimulus' repeats, (group, *shape): what the encoder may average
+    is averaged, and samples are drawn of the mean.
+    """
+    asked = encoder if groups is None else encoder.before_sampling
     predicted: dict[str, list[np.ndarray]] = {}
     truth: dict[str, list[np.ndarray]] = {}
     for batch in loader:
-        for store, made in ((predicted, encoder(batch)), (truth, encoder.embed(batch.targets))):
-            for name, value in made.items():
-                store.setdefault(name, []).append(value.float().cpu().numpy())
-    return _joined(predicted), _joined(truth)
+        _keep(predicted, asked(batch))
+        _keep(truth, encoder.embed(batch.targets))
+    if groups is None:
+        return _joined(predicted), _joined(truth)
+    means = _means(_joined(predicted), groups)
+    predicted = {}
+    for first in range(0, len(groups), BATCH):
+        some = {k: torch.from_numpy(v[first : first + BATCH]) for k, v in means.items()}
+        _keep(predicted, encoder.sampled({k: v.to(batch.brain.device) for k, v in some.items()}))
+    return _joined(predicted), _means(_joined(truth), groups)
+
+
+def _keep(parts: dict[str, list[np.ndarray]], made: Tensors) -> None:
+    for name, value in made.items():
+        parts.setdefault(name, []).append(value.float().cpu().numpy())
+
+
+def repeats_of(table: pd.DataFrame) -> list[np.ndarray]:
+    """Row numbers of each subject and stimulus, in the order in which they first appear."""
+    return list(table.groupby(["subject", "stimulus"], sort=False).indices.values())
+
+
+def _means(arrays: Mapping[str, np.ndarray], groups: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: np.stack([v[g].mean(axis=0) for g in groups]) for k, v in arrays.items()}
 
 
 def _joined(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
@@ -191,15 +218,6 @@ def rescale_by_test(
         z = (value - value.mean(axis=0)) / np.where(spread > 0, spread, 1)
         made[name] = z * training[name].std(axis=0) + training[name].mean(axis=0)
     return made
-
-
-def average_rows(frame: Frame) -> Frame:
-    """Mean prediction per subject and stimulus."""
-    groups = list(frame.table.groupby(["subject", "stimulus"], sort=False).indices.values())
-    table = frame.table.iloc[[g[0] for g in groups]].reset_index(drop=True)
-    table = table.assign(repeats=[len(g) for g in groups])
-    arrays = {k: np.stack([v[g].mean(axis=0) for g in groups]) for k, v in frame.arrays.items()}
-    return Frame(table, arrays)
 
 
 def pooled(folder: Path, split: str) -> Frame:
