@@ -152,13 +152,24 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Mix:
+    """Which rows of a batch are mixtures: row i is `share[i]` of itself and the rest of row
+    `partner[i]`, (batch,) float and int64.
+    """
+
+    share: Tensor
+    partner: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Trials on their way to an encoder.
 
     `brain` is (batch, channel, time) float32, zero-padded to the widest subject; `targets` maps a
     name to (batch, *shape) and is empty for self-supervision; `subject` and `stimulus` are
     (batch,) int64 - equal stimulus numbers are the same stimulus: positives, never negatives;
-    `trial` is (batch,) int64, the row of `Trials.table`.
+    `trial` is (batch,) int64, the row of `Trials.table`, or -1 for a brain that is a mixture of trials;
+    `mix` is there while an objective mixes rows: brains alone, targets and stimuli are those of the row.
     """
 
     brain: Tensor
@@ -166,12 +177,14 @@ class Batch:
     subject: Tensor
     stimulus: Tensor
     trial: Tensor
+    mix: Mix | None = None
 
     def __len__(self) -> int:
         return len(self.brain)
 
     def _map(self, move: Any) -> Batch:
-        new = {f.name: move(getattr(self, f.name)) for f in fields(self) if f.name != "targets"}
+        held = [f.name for f in fields(self) if f.name not in ("targets", "mix")]
+        new = {name: move(getattr(self, name)) for name in held}
         return replace(self, targets={k: move(v) for k, v in self.targets.items()}, **new)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -339,6 +352,10 @@ class Objective(nn.Module):
     """
 
     tunes: ClassVar[bool] = False
+
+    def prepared(self, batch: Batch, progress: float) -> Batch:
+        """While training, the batch that every objective is given: as it is, or with mixed rows."""
+        return batch
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         raise NotImplementedError(f"{type(self).__name__} must say what it minimises")

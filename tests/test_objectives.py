@@ -26,6 +26,7 @@ from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.objectives.siglip import SigLIP
 from decode.objectives.softclip import SoftCLIP
+from decode.training import loss_terms
 
 # Objectives of one encoder's own arithmetic, in tests/test_fmri_networks.py, and of a published
 # denoiser, in tests/test_dynadiff.py and tests/test_hinted.py.
@@ -419,3 +420,41 @@ def test_cross_entropy_wants_classes_and_pairs_want_equal_shapes():
 def test_prior_needs_an_encoder_with_a_prior():
     with pytest.raises(InputError, match="no diffusion prior"):
         Prior()(Told(torch.zeros(10, 6)), batch_of(), 0.0)
+
+
+class Counted(Plain):
+    """Keeps every batch that it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Batch] = []
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        self.asked.append(batch)
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize(("at", "mixes"), [(0.1, True), (0.5, False)])
+def test_all_objectives_see_the_same_mixtures_in_one_forward_pass(at: float, mixes: bool) -> None:
+    torch.manual_seed(2)
+    batch, encoder = batch_of(40), Counted().train()
+    objectives = {"mixed": BiMixCo(chance=1.0), "l1": L1(), "prior": Prior()}
+    terms = loss_terms(encoder, objectives, batch, at)
+    (seen,) = encoder.asked
+    assert (seen.mix is not None) == mixes
+    assert torch.equal(seen.brain, batch.brain) != mixes
+    with torch.no_grad():
+        made = encoder(seen)["image"]
+    # Targets stay as they are: the published low level and prior are not told of the other picture.
+    assert float(terms["l1"]) == pytest.approx(float((made - batch.targets["image"]).abs().mean()))
+    if seen.mix is not None:
+        share, partner = seen.mix.share[:, None, None], seen.mix.partner
+        expected = share * batch.brain + (1 - share) * batch.brain[partner]
+        torch.testing.assert_close(seen.brain, expected)
+        assert bool((seen.trial[partner != torch.arange(40)] == -1).all())
+
+
+def test_nothing_is_mixed_while_validating() -> None:
+    encoder, batch = Counted().eval(), batch_of(10)
+    loss_terms(encoder, {"mixed": BiMixCo(chance=1.0), "l1": L1()}, batch, 0.1)
+    assert all(torch.equal(b.brain, batch.brain) for b in encoder.asked)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, Objective, Tensors
+from decode.core import Batch, Encoder, Mix, Objective, Tensors
 from decode.networks.losses import both_ways, pair, same, unit
 
 
@@ -37,6 +37,7 @@ class BiMixCo(Objective):
 
     MindEye (Scotti et al. 2023): a row is mixed with probability `chance`, its share drawn from
     Beta(`alpha`, `alpha`); `temperature` .006; the term is zero once progress reaches `stops`.
+    As published, all other objectives see the mixed rows too, beside targets that are not mixed.
     While validating nothing is mixed and the term is always on. A mixed row has trial number -1.
     """
 
@@ -61,22 +62,30 @@ class BiMixCo(Objective):
         share = torch.where(torch.rand(n) < self.chance, beta.sample((n,)), 1.0)
         return share.to(subject.device), partners(subject)
 
+    def prepared(self, batch: Batch, progress: float) -> Batch:
+        if progress >= self.stops or batch.mix is not None:
+            return batch
+        share, partner = self.draw(batch.subject)
+        rows = torch.arange(len(batch), device=partner.device)
+        pure = (share == 1) | (partner == rows)
+        own = share[:, None, None].to(batch.brain)
+        return replace(
+            batch,
+            brain=own * batch.brain + (1 - own) * batch.brain[partner],
+            trial=torch.where(pure, batch.trial, -1),
+            mix=Mix(share, partner),
+        )
+
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         if not encoder.training:
             return self._loss(encoder, batch, same(batch.stimulus))
         if progress >= self.stops:
             return {"bimixco": 0 * pair(encoder, batch, self.target)[0].sum()}
-        share, partner = self.draw(batch.subject)
-        rows = torch.arange(len(batch), device=partner.device)
-        pure = (share == 1) | (partner == rows)
-        own = share[:, None, None].to(batch.brain)
-        mixed = replace(
-            batch,
-            brain=own * batch.brain + (1 - own) * batch.brain[partner],
-            trial=torch.where(pure, batch.trial, -1),
-        )
+        batch = self.prepared(batch, progress)
+        assert batch.mix is not None
         # Repeats of a stimulus are the same candidate several times: its mass is shared among them.
-        return self._loss(encoder, mixed, mixed_labels(share, partner) @ same(batch.stimulus))
+        labels = mixed_labels(batch.mix.share, batch.mix.partner) @ same(batch.stimulus)
+        return self._loss(encoder, batch, labels)
 
     def _loss(self, encoder: Encoder, batch: Batch, labels: Tensor) -> Tensors:
         made, wanted = pair(encoder, batch, self.target)
