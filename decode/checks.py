@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from decode.building import PLACES, bound, build, check, locate
-from decode.core import ComparesPictures, Generator, InputError, Shape, about
+from decode.core import ComparesPictures, Generator, InputError, Shape, about, refusal
 from decode.networks.weights import PACKAGE, choose_device, find_weights
 from decode.scoring.rows import galleries
 
@@ -93,6 +93,7 @@ def check_encoders(config: Config) -> None:
 def check_names(config: Config) -> None:
     """Raise InputError where an encoder, a part, an objective or a metric names no target."""
     known = list(config["targets"])
+    known = [name for name in known if name not in _drawn(config, known)]
     for where, node in nodes(config, ("encoder", "baselines")):
         _check_target(f"{where}.target", bound(node).get("target"), known)
     for where, node in nodes(config, ("parts",)):
@@ -107,6 +108,20 @@ def check_names(config: Config) -> None:
         where = f"metrics.{name}"
         if getattr(locate(node["_target_"], where), "looks_at", None) == "predictions":
             _check_target(f"{where}.target", bound(node).get("target"), known)
+
+
+def _drawn(config: Config, known: Sequence[str]) -> set[str]:
+    """The targets that stand for others in training by gradient, and nowhere else."""
+    drawn = config["protocol"].get("drawn") or {}
+    for target, names in drawn.items():
+        where = f"protocol.drawn.{target}"
+        if not names or set(names) & set(drawn):
+            raise refusal(
+                where, "a list of other targets, which are drawn in its place", names, "correct it"
+            )
+        for name in (target, *names):
+            _check_target(where, name, known)
+    return {name for names in drawn.values() for name in names}
 
 
 def _check_target(where: str, name: Any, known: Sequence[str]) -> None:

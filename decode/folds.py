@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from decode.core import InputError
+from decode.passes import Repeats
 from decode.store import FeatureStore
 from decode.trials import Trials
 
@@ -18,20 +19,26 @@ class Protocol:
     """How repeats are used, and whether predictions may look at the test set as a whole.
 
     `train_repeats` and `test_repeats` are "single" (every trial by itself), "before" (average the
-    brain, then predict) or, for the test part, "after" (predict single trials, then average).
+    brain, then predict) or, for the test part, "after" (predict single trials, then average). The
+    training part may have "one" row per picture, an epoch showing one of its repeats at random, or
+    "mixed" ones, means of the repeats with random weights (see `decode.passes`); what is solved in
+    closed form still reads every trial.
     `rescale: transductive` gives predictions the mean and spread of the training targets using the
     statistics of all test predictions; such scores are stamped TEST-CONDITIONED. Encoders see the
     samples from `after` seconds after the stimulus on (None: all), parts of the signal see all.
+    `drawn` names targets in whose place training by gradient reads one of others, drawn anew for each
+    row of each epoch: single captions, changed pictures. Nothing else looks at those others.
     """
 
     train_repeats: str = "single"
     test_repeats: str = "before"
     rescale: str = "none"
     after: float | None = None
+    drawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         allowed = {
-            "train_repeats": ("single", "before"),
+            "train_repeats": ("single", "before", "one", "mixed"),
             "test_repeats": ("single", "before", "after"),
             "rescale": ("none", "transductive"),
         }
@@ -40,6 +47,12 @@ class Protocol:
                 raise InputError(
                     f"protocol.{name}: expected one of {list(choices)}, got {getattr(self, name)!r}"
                 )
+
+    @property
+    def repeats(self) -> Repeats:
+        """What a row of a pass over the training trials is, see `decode.passes`."""
+        drawn: dict[str, Repeats] = {"one": "one", "mixed": "mixed"}
+        return drawn.get(self.train_repeats, "each")
 
     @property
     def test_conditioned(self) -> bool:
@@ -54,6 +67,7 @@ class Inputs:
     digests: Mapping[str, str]
     features: Mapping[str, FeatureStore]
     manifest: pd.DataFrame
+    drawn: Mapping[str, Sequence[FeatureStore]] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

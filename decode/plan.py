@@ -58,8 +58,9 @@ STAGES = (
         "train",
         ("preprocess", "split", "features"),
         ("scaler", "encoder", "baselines", "parts", "objectives", "trainer", "protocol", "seed"),
+        version=2,
     ),
-    Stage("predict", ("train",), ("protocol",), version=2),
+    Stage("predict", ("train",), ("protocol",), version=3),
     Stage("reconstruct", ("predict",), ("generator", "seed")),
     Stage("respond", ("reconstruct",), ("voxel_model",), resumes=False),
     Stage(
@@ -246,13 +247,16 @@ class Run:
         from decode.trials import open_trials
 
         trials = open_trials({str(t.item): t.folder for t in self.of("preprocess")})
-        features = {t.label: FeatureStore(t.folder) for t in self.of("features")}
+        stores = {t.label: FeatureStore(t.folder) for t in self.of("features")}
+        drawn = {k: [stores[n] for n in names] for k, names in self.protocol.drawn.items()}
+        aside = {n for names in self.protocol.drawn.values() for n in names}
+        features = {k: store for k, store in stores.items() if k not in aside}
         manifest = read_table(self.of("split")[0].folder / "manifest.parquet")
         if not self.recorded and NAMES.index(self.config["until"]) >= NAMES.index("evaluate"):
             check_galleries(self.config, trials.singles, manifest)
             shapes = {name: store.shape for name, store in features.items()}
             check_picture_sizes(self.config, self.stimuli_table, shapes)
-        return Inputs(trials, self.digests, features, manifest)
+        return Inputs(trials, self.digests, features, manifest, drawn)
 
     @cached_property
     def generator(self) -> Any:

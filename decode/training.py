@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from decode.checksums import check_of, differs, is_sealed, sealed
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, Encoder, InputError, Objective, Tensors, refusal
 from decode.notices import tell
+from decode.passes import Pass, Repeats
 from decode.progress import progress
 from decode.store import read_json, read_tensors, whole_file, write_json, write_tensors
 from decode.trials import Loader
@@ -30,10 +31,13 @@ SAVED_EVERY, SAVING_SHARE = 2.0, 0.05
 class Trainer:
     """How long and how fast to learn. `epochs: 0` is for encoders that `initialise` solves.
 
-    The learning rate warms up linearly over `warmup` of all steps and then falls along a cosine to
-    `final` times its peak. With `keep: best` the weights of the epoch with the lowest validation loss
-    are kept and training stops after `patience` epochs without a better one; `keep: last` ignores
-    validation.
+    The learning rate warms up over `warmup` of all steps and then falls along a cosine to `final` times
+    its peak. `schedule: cosine` warms up linearly from zero, `onecycle` along a cosine from a 25th of
+    the peak, while AdamW's momentum falls from .95 to .85, and rises again with the rate's fall (Smith
+    2018, with the constants and ends of PyTorch's OneCycleLR). `rows`, `per_subject`, `subjects` and
+    `always` say what an epoch shows, see `decode.passes.Pass`. With `keep: best` the weights of the
+    epoch with the lowest validation loss are kept and training stops after `patience` epochs without a
+    better one; `keep: last` ignores validation.
     """
 
     epochs: int = 30
@@ -46,6 +50,11 @@ class Trainer:
     keep: str = "best"
     patience: int = 10
     precision: Literal["float32", "bfloat16"] = "float32"
+    schedule: Literal["cosine", "onecycle"] = "cosine"
+    rows: int | None = None
+    per_subject: bool = False
+    subjects: int | None = None
+    always: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep not in ("best", "last"):
@@ -54,6 +63,11 @@ class Trainer:
             raise InputError(
                 f"trainer.precision: expected float32 or bfloat16, got {self.precision!r}; correct it"
             )
+        if self.schedule not in ("cosine", "onecycle"):
+            raise refusal(
+                "trainer.schedule", "cosine or onecycle", repr(self.schedule), "correct it"
+            )
+        self.way("each")
         for name, good, wanted in (
             ("epochs", self.epochs >= 0, "0 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
@@ -63,11 +77,17 @@ class Trainer:
             ("final", 0 <= self.final <= 1, "a share of the peak, from 0 to 1"),
             ("clip", 0 <= self.clip < math.inf, "0 (never) or more"),
             ("patience", self.patience >= 1, "1 or more"),
+            ("rows", self.rows is None or self.rows >= 1, "1 or more, or null"),
+            ("subjects", self.subjects is None or self.subjects >= 1, "1 or more, or null"),
         ):
             if not good:
                 raise InputError(
                     f"trainer.{name}: expected {wanted}, got {getattr(self, name)!r}; correct it"
                 )
+
+    def way(self, repeats: Repeats) -> Pass:
+        """What an epoch shows, of rows with these `repeats`."""
+        return Pass(repeats, self.rows, self.per_subject, self.subjects, self.always)
 
 
 class OncePerBatch:
@@ -89,7 +109,14 @@ class OncePerBatch:
 def loss_terms(
     encoder: Encoder, objectives: Mapping[str, Objective], batch: Batch, at: float
 ) -> Tensors:
-    """Every weighted term of every objective, as `objective.term`."""
+    """Every weighted term of every objective, as `objective.term`.
+
+    While training, objectives may mix the rows first: all see the same mixtures, so that one forward
+    pass serves them.
+    """
+    if encoder.training:
+        for objective in objectives.values():
+            batch = objective.prepared(batch, at)
     once = OncePerBatch(encoder)
     terms: Tensors = {}
     for name, objective in objectives.items():
@@ -127,14 +154,16 @@ def fit(
         torch.manual_seed(seed * 100_003 + epoch)
         bundle.train()
         sums: dict[str, float] = {}
+        shown = 0
         where = f"{label}, epoch {epoch}"
         for number, batch in enumerate(train.epoch(epoch)):
             done = epoch * len(train) + number
-            _set_rate(optimiser, trainer, done / total)
+            set_pace(optimiser, trainer, done, total)
             terms = step(encoder, objectives, batch, optimiser, trainer, done / total, where)
+            shown += len(batch)
             for k, v in terms.items():
                 sums[f"train/{k}"] = sums.get(f"train/{k}", 0.0) + float(v) * len(batch)
-        row = {"epoch": float(epoch), **{k: v / len(train.trials) for k, v in sums.items()}}
+        row = {"epoch": float(epoch), **{k: v / shown for k, v in sums.items()}}
         if validation is not None:
             row.update(_validate(encoder, objectives, validation, (epoch + 1) / trainer.epochs))
         state.after_epoch(row, bundle, optimiser, trainer)
@@ -188,14 +217,42 @@ def _autocast(device: torch.device, trainer: Trainer) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def _set_rate(optimiser: Any, trainer: Trainer, at: float) -> None:
-    if at < trainer.warmup:
-        factor = max(at / trainer.warmup, 1e-3)
+# OneCycleLR's: the share of the peak rate at the start, and the momentum at both ends and at the peak.
+FIRST, CALM, FAST = 1 / 25, 0.95, 0.85
+
+
+def set_pace(optimiser: torch.optim.Optimizer, trainer: Trainer, done: int, total: int) -> None:
+    """Rate, and momentum where the schedule has one, of the step after `done` of `total`."""
+    if trainer.schedule == "onecycle":
+        rate, momentum = _one_cycle(trainer, done, total)
     else:
-        along = (at - trainer.warmup) / max(1 - trainer.warmup, 1e-9)
-        factor = trainer.final + (1 - trainer.final) * 0.5 * (1 + math.cos(math.pi * along))
+        rate, momentum = _cosine_rate(trainer, done / total), None
     for group in optimiser.param_groups:
-        group["lr"] = trainer.rate * factor
+        group["lr"] = trainer.rate * rate
+        if momentum is not None:
+            group["betas"] = (momentum, group["betas"][1])
+
+
+def _cosine_rate(trainer: Trainer, at: float) -> float:
+    if at < trainer.warmup:
+        return max(at / trainer.warmup, 1e-3)
+    along = (at - trainer.warmup) / max(1 - trainer.warmup, 1e-9)
+    return _between(1.0, trainer.final, along)
+
+
+def _one_cycle(trainer: Trainer, done: int, total: int) -> tuple[float, float]:
+    """Share of the peak rate, and momentum."""
+    peak, last = trainer.warmup * total - 1, total - 1
+    if done <= peak:
+        along = done / peak if peak > 0 else 1.0
+        return _between(FIRST, 1.0, along), _between(CALM, FAST, along)
+    along = min((done - peak) / max(last - peak, 1e-9), 1.0)
+    return _between(1.0, trainer.final, along), _between(FAST, CALM, along)
+
+
+def _between(start: float, end: float, along: float) -> float:
+    """On a half cosine from `start` to `end`."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * along))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from decode.core import Batch, InputError, Layout, Tensors
+from decode.passes import Pass, Plan, drawn, padded, units
 from decode.scalers import Scaler, is_test_conditioned
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
+# Trials (row, of each), their weights where they are mixed, and one random number per row.
+Chunk = tuple[Tensor, Tensor | None, Tensor]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -201,39 +205,81 @@ class Loader:
         self._digests = list(dict.fromkeys(mine))
         number = {d: i for i, d in enumerate(self._digests)}
         self._stimulus = torch.tensor([number[d] for d in mine], dtype=torch.int64)
+        self._follow(Pass())
         layouts = trials.layouts.values()
         self._width = max(layout.n_channels for layout in layouts)
         self._times = max(layout.n_times for layout in layouts)
-        self._stores = {str(store.folder): store for store in features.values()}
-        windows = len(trials) * self._width * self._times * 4
-        each = sum(store.bytes_each for store in self._stores.values())
-        self.resident = windows + len(self._digests) * each <= resident_bytes
+        self._resident_bytes = resident_bytes
+        self._read_from({})
+
+    def _read_from(self, drawn: Mapping[str, Sequence[FeatureStore]]) -> None:
+        self._drawn = {name: tuple(stores) for name, stores in drawn.items()}
+        plain = [store for name, store in self.features.items() if name not in drawn]
+        self._stores = {str(store.folder): store for store in plain}
+        every = [*self._stores.values(), *(s for stores in self._drawn.values() for s in stores)]
+        windows = len(self.trials) * self._width * self._times * 4
+        targets = len(self._digests) * sum(store.bytes_each for store in every)
+        self.resident = windows + targets <= self._resident_bytes
         self._kept: tuple[Batch, Tensors] | None = None
 
+    def showing(
+        self, way: Pass, drawn: Mapping[str, Sequence[FeatureStore]] | None = None
+    ) -> Loader:
+        """The same trials in other passes, if they are shuffled. A target named in `drawn` is read, row
+        by row, from one of several stores in place of its own.
+        """
+        other = copy.copy(self)
+        other._follow(way)
+        if drawn:
+            other._read_from(drawn)
+        return other
+
+    def _follow(self, way: Pass) -> None:
+        subjects, stimuli = self._subject.tolist(), self._stimulus.tolist()
+        self._members, self._count = padded(units(subjects, stimuli, way.repeats))
+        self._repeats = way.repeats
+        whose = self._subject[self._members[:, 0]]
+        self._plan = Plan(whose, self.batch_size, way, known=tuple(self.trials.signals))
+
     def __len__(self) -> int:
-        return -(-len(self.trials) // self.batch_size)
+        return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch, on the device."""
-        rows = torch.arange(len(self.trials))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-            rows = torch.randperm(len(self.trials), generator=generator)
-        chunks = rows.split(self.batch_size)
+        chunks = self._chunks(number)
         if self.resident:
             trials, stored = self._resident()
-            for chunk in chunks:
-                here = chunk.to(self.device)
+            for rows, weights, chance in chunks:
+                here = rows.flatten().to(self.device)
                 batch = trials._map(lambda x, here=here: x.index_select(0, here))
-                which = batch.stimulus
-                yield self._named(batch, {k: v.index_select(0, which) for k, v in stored.items()})
+                batch = _weighed(batch, weights)
+                place = dict.fromkeys(self._stores, batch.stimulus)
+                for name, stores in self._drawn.items():
+                    one = (chance % len(stores)).to(self.device)
+                    place[name] = one * len(self._digests) + batch.stimulus
+                yield self._named(
+                    batch, {k: stored[k].index_select(0, i) for k, i in place.items()}
+                )
             return
         for batch, stored in one_ahead(self._read, chunks):
             there = {k: v.to(self.device, non_blocking=True) for k, v in stored.items()}
             yield self._named(batch.to(self.device), there)
+
+    def _chunks(self, number: int) -> Iterator[Chunk]:
+        """What the batches of one epoch are made of."""
+        if not self.shuffle:
+            for rows in torch.arange(len(self.trials)).split(self.batch_size):
+                yield rows, None, rows
+            return
+        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        for rows in self._plan.batches(draws):
+            picked: tuple[Tensor, Tensor | None] = (rows, None)
+            if self._repeats != "each":
+                picked = drawn(self._members[rows], self._count[rows], self._repeats, draws)
+            yield *picked, torch.randint(2**31, (len(rows),), generator=draws)
 
     def without_targets(self) -> Iterator[Batch]:
         """All trials in order, with empty `targets`: read them with `columns`."""
@@ -255,11 +301,14 @@ class Loader:
             brain[mine, : windows.shape[1], : windows.shape[2]] = windows
         return Batch(brain, {}, subject, self._stimulus[rows], rows.clone())
 
-    def _read(self, rows: Tensor) -> tuple[Batch, Tensors]:
+    def _read(self, chunk: Chunk) -> tuple[Batch, Tensors]:
         """The given trials and, by store, their targets as they are stored; pinned for a GPU."""
-        batch = self._windows(rows)
+        rows, weights, chance = chunk
+        batch = _weighed(self._windows(rows.flatten()), weights)
         names = [self._digests[int(i)] for i in batch.stimulus]
         stored = {key: store.stored(names) for key, store in self._stores.items()}
+        for name, stores in self._drawn.items():
+            stored[name] = _from_one_of(stores, names, chance)
         if self.device.type == "cuda":
             return batch.pin_memory(), {k: v.pin_memory() for k, v in stored.items()}
         return batch, stored
@@ -267,13 +316,16 @@ class Loader:
     def _named(self, batch: Batch, stored: Tensors) -> Batch:
         """The batch with its targets by name, float32."""
         wide = {key: values.float() for key, values in stored.items()}
-        targets = {name: wide[str(store.folder)] for name, store in self.features.items()}
+        places = {name: str(store.folder) for name, store in self.features.items()}
+        targets = {k: wide[k if k in self._drawn else place] for k, place in places.items()}
         return replace(batch, targets=targets)
 
     def _resident(self) -> tuple[Batch, Tensors]:
         if self._kept is None:
             parts = [self._windows(rows) for rows in torch.arange(len(self.trials)).split(512)]
             stored = {k: store.stored(self._digests) for k, store in self._stores.items()}
+            for name, stores in self._drawn.items():
+                stored[name] = torch.cat([store.stored(self._digests) for store in stores])
             there = {k: v.to(self.device) for k, v in stored.items()}
             self._kept = (_join(parts).to(self.device), there)
         return self._kept
@@ -289,6 +341,33 @@ def one_ahead(read: Callable[[T], R], asked: Iterable[T]) -> Iterator[R]:
                 yield now.result()
         if coming is not None:
             yield coming.result()
+
+
+def _from_one_of(stores: Sequence[FeatureStore], digests: Sequence[str], chance: Tensor) -> Tensor:
+    """(len(digests), *shape), row i from the store number `chance[i]`, counted around."""
+    which = chance % len(stores)
+    parts = {}
+    for number, store in enumerate(stores):
+        rows = torch.nonzero(which == number).flatten()
+        parts[number] = store.stored([digests[i] for i in rows.tolist()])
+    out = torch.empty(len(digests), *stores[0].shape, dtype=parts[0].dtype)
+    for number, values in parts.items():
+        out[which == number] = values
+    return out
+
+
+def _weighed(batch: Batch, weights: Tensor | None) -> Batch:
+    """Weighted means of as many rows in a row as there are weights (row, of each); None: as they are."""
+    if weights is None:
+        return batch
+    n, k = weights.shape
+    share = weights.to(batch.brain).view(n, k, 1, 1)
+    first = batch._map(lambda x: x.view(n, k, *x.shape[1:])[:, 0])
+    brain = (batch.brain.view(n, k, *batch.brain.shape[1:]) * share).sum(1)
+    single = (weights > 0).sum(1) == 1
+    return replace(
+        first, brain=brain, trial=torch.where(single.to(first.trial.device), first.trial, -1)
+    )
 
 
 def _join(parts: Sequence[Batch]) -> Batch:

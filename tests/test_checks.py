@@ -38,6 +38,10 @@ def planned(folder: Path, **changes: Any) -> str:
     ("changes", "words"),
     [
         ({"seed": "abc"}, ["seed: expected a whole number", "'abc'"]),
+        ({"protocol": {"drawn": 5}}, ["protocol.drawn: expected names, each with a list", "got 5"]),
+        ({"protocol": {"drawn": {"pixels": []}}}, ["protocol.drawn.pixels: expected a list"]),
+        ({"protocol": {"drawn": {"pixels": ["pixels"]}}}, ["drawn.pixels: expected a list of other"]),
+        ({"protocol": {"drawn": {"pixels": ["pixls"]}}}, ["drawn.pixels", "'pixls'"]),
         ({"seed": -1}, ["seed:", "-1"]),
         ({"compute": {"device": "gpu"}}, ["compute.device: expected auto, cpu, cuda", "'gpu'"]),
         ({"compute": {"device": 3}}, ["compute.device: expected auto, cpu, cuda", "3"]),

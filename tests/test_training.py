@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from voxels import Voxels
 
 from decode import training
+from decode.cli import CONFIGS
 from decode.core import Batch, Encoder, Objective
 from decode.encoders.mlp import MLP
-from decode.training import Trainer, fit, tidy
+from decode.training import Trainer, fit, set_pace, tidy
 
 EPOCHS, CUT, KEPT_ROWS = 12, 8, 40
 
@@ -162,3 +164,38 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert said.count("training goes on after epoch") == (not silent)
     if not silent:
         assert f"after epoch {0 if what == 'all' else 6} instead" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "peak", "end"),
+    [
+        ("mindeye1", 240, 3e-4, 1000),
+        ("mindeye1_low_level", 120, 5e-4, 1000),
+        ("mindeye2", 150, 3e-4, 1000),
+        ("mindeye2_pretrain", 150, 3e-4, 1000),
+        ("mindbridge", 600, 1.5e-4, 100),
+        ("mindbridge_adapt", 200, 1.5e-4, 100),
+        ("umbrae", 300, 3e-4, 1000),
+        ("umbrae_adapt", 240, 3e-4, 1000),
+    ],
+)
+def test_published_schedules_are_those_of_one_cycle(
+    name: str, epochs: int, peak: float, end: int
+) -> None:
+    """Rate and momentum of every step, against PyTorch's own schedule with two epochs of warm-up."""
+    steps = 5 * epochs
+    told = yaml.safe_load((CONFIGS / "trainer" / f"{name}.yaml").read_text())
+    trainer = Trainer(**{k: v for k, v in told.items() if k != "_target_"})
+    assert (trainer.epochs, trainer.keep) == (epochs, "last")
+    ours, theirs = (torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]) for _ in range(2))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        theirs, max_lr=peak, total_steps=steps, final_div_factor=end, pct_start=2 / epochs
+    )
+    for done in range(steps):
+        set_pace(ours, trainer, done, steps)
+        (a,), (b,) = ours.param_groups, theirs.param_groups
+        assert a["lr"] == pytest.approx(b["lr"], rel=3e-4)
+        assert a["betas"] == pytest.approx(b["betas"], abs=1e-4)
+        theirs.step()
+        if done < steps - 1:
+            schedule.step()

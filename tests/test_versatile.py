@@ -149,6 +149,12 @@ def test_tokens_are_projected_and_divided_by_the_norm_of_the_embedding(
     mean = text_target(folder, average=True)(stimuli)
     other = text_target(folder)([Stimulus("x", "text", text="red a")])
     assert torch.allclose(mean, (text + other) / 2, atol=1e-5)
+    first, second, third = (text_target(folder, caption=i)(stimuli) for i in range(3))
+    assert torch.allclose((first + second) / 2, mean, atol=1e-5)
+    assert torch.allclose(second, other, atol=1e-5)
+    assert torch.equal(third, first)  # there are two
+    with pytest.raises(InputError, match=r"caption: expected 0 or more"):
+        text_target(folder, caption=-1)
 
 
 def test_the_judges_tower_sees_what_the_target_sees(

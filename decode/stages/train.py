@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from decode.core import Encoder, Generator, InputError, Objective
+from decode.core import Encoder, Generator, InputError, Objective, refusal
 from decode.folds import Inputs, Protocol, fold_folder
 from decode.progress import progress
 from decode.scalers import Scaler
@@ -79,7 +79,7 @@ def run(
                 fit(
                     encoder,
                     wanted,
-                    loaders[0],
+                    loaders[0].showing(trainer.way(protocol.repeats), inputs.drawn),
                     loaders[1] if len(validation) else None,
                     trainer,
                     folder=folder,
@@ -143,6 +143,13 @@ def check_shapes(
 ) -> None:
     """Find targets, encoders and a generator that do not fit together, before any training."""
     shapes = inputs.shapes
+    for target, stores in inputs.drawn.items():
+        for store in stores:
+            if store.shape != shapes[target]:
+                raise refusal(
+                    f"protocol.drawn.{target}", f"targets of shape {shapes[target]}", store.shape,
+                    "name targets made alike",
+                )  # fmt: skip
     if generator is not None:
         generator.check(shapes)
     for name, make in encoders.items():

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Stimulus, refusal
 from decode.networks.clip_tokens import versatile_image, versatile_text, words_of
 from decode.networks.features import NetworkTarget
 from decode.networks.hub import opening
@@ -26,7 +26,8 @@ class ClipTokens(NetworkTarget):
     the hidden state of `layer`, negative from the end: -1 is the last (for text after the final
     norm: the context of Stable Diffusion 1), -2 the one before, which LLaVA reads. `class_token`
     false leaves the image's first token out. `average` takes the mean over all captions of a
-    stimulus (its label `captions`), else its first is read.
+    stimulus (its label `captions`), else its first is read, or the one with the number `caption` (from
+    0, counted around where there are fewer).
 
     `tower` and `prepared` are subfolders of the network and of its image processor or tokeniser, for
     models that carry a CLIP beside other networks. Captions longer than the context are cut.
@@ -39,6 +40,7 @@ class ClipTokens(NetworkTarget):
     layer: int = -1
     class_token: bool = True
     average: bool = False
+    caption: int | None = None
     tower: str = ""
     prepared: str = ""
 
@@ -49,6 +51,11 @@ class ClipTokens(NetworkTarget):
                 "clip_tokens target: output is image or text and scaling versatile or none, got "
                 f"{self.output!r} and {self.scaling!r}"
             )
+        if self.caption is not None and (self.average or self.caption < 0):
+            raise refusal(
+                "clip_tokens target: caption", "0 or more, without average, or null", self.caption,
+                "correct it or set average to false",
+            )  # fmt: skip
         if self.scaling == "versatile" and self.layer != -1:
             raise InputError(
                 f"clip_tokens target: scaling=versatile reads the last layer, got layer={self.layer};"
@@ -93,7 +100,7 @@ class ClipTokens(NetworkTarget):
         return hidden[self.layer]
 
     def _texts(self, stimuli: Sequence[Stimulus]) -> Tensor:
-        texts = [captions_of(s, self.average) for s in stimuli]
+        texts = [captions_of(s, self.average, self.caption) for s in stimuli]
         words = words_of(self._prepare, [t for several in texts for t in several])
         words = words.to(self._place)
         if self.scaling == "versatile":
@@ -104,9 +111,9 @@ class ClipTokens(NetworkTarget):
         return torch.stack([part.mean(0) for part in several])
 
 
-def captions_of(stimulus: Stimulus, every: bool) -> list[str]:
-    """All captions of a stimulus, or its first one alone."""
-    given = stimulus.labels.get("captions") if every else None
+def captions_of(stimulus: Stimulus, every: bool, number: int | None = None) -> list[str]:
+    """All captions of a stimulus, one by its number, or its first one alone."""
+    given = stimulus.labels.get("captions") if every or number is not None else None
     found = [str(t) for t in given] if given else [stimulus.text or ""]
     found = [t for t in found if t.strip()]
     if not found:
@@ -114,4 +121,4 @@ def captions_of(stimulus: Stimulus, every: bool) -> list[str]:
             f"clip_tokens target: expected a caption of stimulus {stimulus.uid!r}, it has none; "
             "choose output=image or data that carry captions"
         )
-    return found
+    return found if number is None else [found[number % len(found)]]
