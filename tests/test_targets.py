@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.augmentation import changed
+from decode.networks.augmentation import CHANGES, changed
 from decode.networks.weights import choose_device, find_weights, in_batches
 from decode.pictures import (
     normalised,
@@ -407,7 +408,9 @@ def test_a_picture_is_changed_always_in_the_same_way(
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    picture = changed(open_image(stimuli[0]), stimuli[0], seed=0, size=48)
+    picture = changed(
+        open_image(stimuli[0]), stimuli[0], seed=0, size=48, change=CHANGES["mindeye1"]
+    )
     assert picture.size == (48, 48)
     assert torch.equal(torch.rand(3), expected)  # others' random numbers are left alone
 
@@ -483,3 +486,19 @@ def test_in_batches_covers_every_item_once() -> None:
         range(7)
     )
     assert seen == [3, 3, 1]
+
+
+def test_mindeye2_cuts_a_tenth_of_the_area_and_blurs_nothing(stimuli: list[Stimulus]) -> None:
+    """A ramp in x and y, whose colours are left alone, shows which square was cut out."""
+    y, x = np.mgrid[:200, :200]
+    ramp = Image.fromarray(np.stack([x, y, 0 * x], 2).astype(np.uint8))
+    kind = replace(CHANGES["mindeye2"], colour=0.0, grey=0.0, solarise=0.0)
+    sides = []
+    for seed in range(8):
+        made = changed(ramp, stimuli[0], seed=seed, size=224, change=kind)
+        seen = np.asarray(made, float)[..., :2]
+        sides += [np.ptp(seen[..., 0]), np.ptp(seen[..., 1])]
+    # The side of nine tenths of the area of 200 x 200, its last pixel included.
+    np.testing.assert_allclose(sides, 200 * 0.9**0.5 - 1, atol=1.01)
+    kinds = CHANGES["mindeye2"], CHANGES["mindeye1"]
+    assert [(k.grey, k.solarise, k.blur) for k in kinds] == [(0.1, 0.1, 0.0), (0.2, 0.2, 0.1)]

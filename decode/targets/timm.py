@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.augmentation import changed
+from decode.networks.augmentation import CHANGES, changed
 from decode.networks.features import NetworkTarget
 from decode.networks.hub import from_hub
 from decode.networks.weights import find_weights, loading
@@ -29,13 +29,15 @@ class Timm(NetworkTarget):
 
     `size` is the side of the pictures that a convolutional network is given, squeezed to a square and
     not cropped (null: as the model was trained). `changed` is the seed of one random change of each
-    picture (see `decode.networks.augmentation`), for objectives that compare a picture with itself.
+    picture, of the kind `change` (see `decode.networks.augmentation`), for objectives that compare a
+    picture with itself.
     """
 
     output: Literal["pooled", "cls", "patches"] = "cls"
     layer: int | None = None
     size: int | None = None
     changed: int | None = None
+    change: Literal["mindeye1", "mindeye2"] = "mindeye1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +89,8 @@ class Timm(NetworkTarget):
         picture = open_image(stimulus)
         if self.changed is None:
             return picture
-        return changed(picture, stimulus, seed=self.changed, size=self._side)
+        kind = CHANGES[self.change]
+        return changed(picture, stimulus, seed=self.changed, size=self._side, change=kind)
 
     def _block(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Patch tokens (image, token, width) and prefix tokens of the block asked for."""
