@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 
 UNUSED, TRAIN, VALIDATION, TEST = "", "train", "validation", "test"
 
@@ -35,12 +35,14 @@ def published(
     validation: float = 0.1,
     sessions: int | None = None,
     of: str | None = None,
+    tested: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[Fold]:
     """The split that the data set itself declares in the events' `split` column.
 
     `sessions` keeps the training trials of the first so many sessions, in the order of the table, of
-    the subject `of` (None: of every subject); the test part stays as it is.
+    the subject `of` (None: of every subject); the test part stays as it is, or is that of the
+    subjects `tested` alone.
     """
     part = table["split"].to_numpy(dtype=object).copy()
     unknown = set(part) - {TRAIN, TEST, UNUSED}
@@ -51,7 +53,18 @@ def published(
         )
     if sessions is not None:
         part[_later_sessions(table, part, sessions, of)] = UNUSED
+    if tested is not None:
+        part[(part == TEST) & ~table["subject"].isin(_known(table, tested))] = UNUSED
     return [Fold(_hold_out(part, _groups(table, by), validation, seed), by)]
+
+
+def _known(table: pd.DataFrame, subjects: Sequence[str]) -> Sequence[str]:
+    known = sorted(set(table["subject"].astype(str)))
+    unknown = [s for s in subjects if s not in known]
+    if unknown or not subjects:
+        got = repr(unknown[0]) if unknown else "none"
+        raise refusal("split.tested", f"some of the subjects {known}", got, "correct it")
+    return subjects
 
 
 def _later_sessions(

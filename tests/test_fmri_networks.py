@@ -401,3 +401,22 @@ def test_any_network_of_volumes_can_be_put_in(tmp_path: Any) -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match=r"layer.weight \(4, 9\), found \(4, 10\)"):
         wrong.initialise([replace(world.batch, brain=world.batch.brain[:, :9])], ())
+
+
+def test_the_cycle_goes_through_the_new_subject_alone() -> None:
+    """Rows of the others are built and embedded by it; its own rows count for the rebuilt voxels only."""
+    torch.manual_seed(0)
+    world = Voxels({"image": (6,)}, voxels=(20, 25, 30), n=6)
+    encoder = MindBridge(world.layouts, world.shapes, pooled=12, adapter=3, width=8, blocks=1)
+    encoder.eval()
+    names = tuple(world.layouts)
+    terms = Cycle(through=names[2])(encoder, world.batch, 0.0)
+    own = encoder.embedded(world.batch)
+    with torch.no_grad():
+        there = encoder.embedders.layers[2](encoder.builders.layers[2](own))
+    others = world.batch.subject != 2
+    assert int(others.sum()) == 12
+    expected = (there - own)[others].square().mean()
+    assert float(terms["cycle"].detach()) == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(InputError, match=r"through: expected one of .*, got nobody"):
+        Cycle(through="nobody")(encoder, world.batch, 0.0)

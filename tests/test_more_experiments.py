@@ -96,9 +96,12 @@ def quick(
     ways = config["metrics"]["retrieval"]["n_way"] and [2]
     config["metrics"] = {"retrieval": {**config["metrics"]["retrieval"], "n_way": ways}}
     config["encoder"] = updated(config["encoder"], encoder)
+    if config["trainer"].get("per_subject"):
+        batch //= len(config["subjects"])
     if config["trainer"]["epochs"]:
         config["trainer"] |= {
             "epochs": epochs, "rate": 3e-3, "batch_size": batch, "precision": "float32", "keep": "last",
+            "rows": None,
         }  # fmt: skip
     config["compute"] = {"device": "cpu"}
     return config
@@ -161,6 +164,11 @@ ADAPTED = {
     "mindbridge_adapt": ("mindbridge", "mindbridge", 40, 100),
     "umbrae_adapt": ("umbrae", "umbrae", 40, 100),
 }
+# Where nsd/mindbridge_adapt names the new one.
+NEW_SUBJECT = (
+    "trainer.always=subj01", "splits.shared982.of=subj01", "splits.shared982.tested=[subj01]",
+    "objectives.cycle.through=subj01",
+)  # fmt: skip
 BETA_NOISE = 0.15
 OTHERS = ("subj02", "subj03", "subj04")
 
@@ -201,7 +209,12 @@ def test_a_new_subject_starts_from_the_weights_of_others(name: str, nsd: Twin) -
     given = [f"encoder.weights={weights}"]
     if name == "mindeye2_adapt":
         given += [f"baselines.{b}.weights={weights}" for b in ("input", "lora")]
-    config = composed(f"experiment=nsd/{name}", "subjects=[subj01]", *given, *paths)
+    subjects = "subjects=[subj01]"
+    if name == "mindbridge_adapt":
+        # Those that it learned from are shown beside the new one.
+        subjects = f"subjects=[{','.join([*OTHERS, 'subj01'])}]"
+        given += [f"encoder.trained=[{','.join(OTHERS)}]", *NEW_SUBJECT]
+    config = composed(f"experiment=nsd/{name}", subjects, *given, *paths)
     config["data"]["captions"] = None
     ladder = len(config["splits"]) > 1
     if ladder:

@@ -22,6 +22,8 @@ PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 # Pixels are no tokens, whose published factor would be out of place.
 PRIOR = {"heads": 4, "head_width": 64, "depth": 1, "sample_steps": 20, "factor": None}
 EPOCHS = {"neuroflow": 60, "umbrae": 60, "wave": 40, "mindeye1": 45, "mindeye2": 45}
+# Those that show one of three repeats are three times as many.
+REPEATS = 3
 # Beside the target that the experiment scores: the other contrast, and what the prior samples.
 ALSO = {"mindeye1": ["image"], "mindeye2": ["image"], "wave": ["text", "image"]}
 SMALL: dict[str, dict[str, Any]] = {
@@ -64,11 +66,12 @@ def small(name: str, folder: Path) -> dict[str, Any]:
     if name == "wave":
         config["data"]["volumes"] = None
         config["preprocess"] |= {"atlas": str(folder / "atlas.nii.gz"), "expected": PARCELS}
+    one = config["protocol"]["train_repeats"] == "one"
     if config["trainer"]["epochs"]:
         config["trainer"] |= {
-            "epochs": EPOCHS.get(name, 25),
+            "epochs": EPOCHS.get(name, 25) * (REPEATS if one else 1),
             "rate": 2e-3,
-            "batch_size": 64,
+            "batch_size": 64 // len(config["subjects"]),
             "precision": "float32",
         }
     return config
@@ -163,6 +166,7 @@ def test_every_experiment_is_tried_small() -> None:
         *(f"{name}_packed" for name in ("brain_diffuser", "mindeye1", "mindeye2")),
         *(f"{name}_adapt" for name in ("mindbridge", "mindeye2", "umbrae", "voxel_tokens")),
         *(f"{name}_pretrain" for name in ("mindeye2", "voxel_tokens")),
+        "mindeye1_low_level",
         "mindeye2_refined",
         "brain_diffuser_vdvae",
     }

@@ -91,9 +91,7 @@ class DiffusionPrior(nn.Module):
         return time, noise, keep
 
     @torch.no_grad()
-    def sample(
-        self, condition: Tensor, *, steps: int, guidance: float, eta: float = 1.0
-    ) -> Tensor:
+    def sample(self, condition: Tensor, *, steps: int, guidance: float, eta: float = 1.0) -> Tensor:
         """Clean samples (batch, *shape) by DDIM (Song 2021), the same noise for every row.
 
         Each step puts back `eta` times the noise of a Markov chain: 1 samples anew at each step, 0

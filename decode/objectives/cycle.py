@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, Encoder, InputError, Objective, Tensors, refusal
 
 
 class Cycle(Objective):
@@ -15,12 +16,16 @@ class Cycle(Objective):
 
     MindBridge (Wang et al. 2024): a row is embedded, built again by its own subject, and built and
     embedded by another subject of the model, drawn anew for every batch; while validating it is the
-    next one. Raises InputError for encoders that build no voxels.
+    next one. `through` names the subject that is always the other one, a new one that is adapted to:
+    its own rows go no such way. Raises InputError for encoders that build no voxels and for an unknown
+    subject.
     """
 
-    def __init__(self, *, weight: float = 1.0, rebuild: float = 1.0) -> None:
+    def __init__(
+        self, *, weight: float = 1.0, rebuild: float = 1.0, through: str | None = None
+    ) -> None:
         super().__init__()
-        self.weight, self.rebuild = weight, rebuild
+        self.weight, self.rebuild, self.through = weight, rebuild, through
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         cycle: Any = getattr(encoder, "cycle", None)
@@ -29,12 +34,26 @@ class Cycle(Objective):
                 "objective cycle: the encoder builds no voxels; choose one that does "
                 "(encoder=mindbridge) or drop this objective"
             )
-        known = len(encoder.passport.subjects)  # type: ignore[union-attr, arg-type]
-        shift = 1
-        if encoder.training and known > 2:
-            shift = int(torch.randint(1, known, ()))
-        wanted, rebuilt, meant, again = cycle(batch, other=(batch.subject + shift) % known)
+        other = self._other(encoder, batch.subject)
+        wanted, rebuilt, meant, again = cycle(batch, other=other)
+        away = slice(None) if self.through is None else batch.subject != other
+        gone = (again[away].float() - meant[away].float()).square()
         return {
             "rebuilt": self.rebuild * mse_loss(rebuilt.float(), wanted.float()),
-            "cycle": self.weight * mse_loss(again.float(), meant.float()),
+            "cycle": self.weight * gone.sum() / max(1, gone.numel()),
         }
+
+    def _other(self, encoder: Encoder, subject: Tensor) -> Tensor:
+        """Whose builder and embedder each row goes through (batch,)."""
+        names = list(encoder.passport.subjects)  # type: ignore[union-attr, arg-type]
+        if self.through is not None:
+            if self.through not in names:
+                raise refusal(
+                    "objective cycle: through", f"one of {names}", self.through,
+                    "correct it or add that subject",
+                )  # fmt: skip
+            return torch.full_like(subject, names.index(self.through))
+        shift = 1
+        if encoder.training and len(names) > 2:
+            shift = int(torch.randint(1, len(names), ()))
+        return (subject + shift) % len(names)

@@ -183,7 +183,8 @@ def _keep(parts: dict[str, list[np.ndarray]], made: Tensors) -> None:
 
 def repeats_of(table: pd.DataFrame) -> list[np.ndarray]:
     """Row numbers of each subject and stimulus, in the order in which they first appear."""
-    return list(table.groupby(["subject", "stimulus"], sort=False).indices.values())
+    groups = table.groupby(["subject", "stimulus"], sort=False).indices
+    return [np.asarray(rows) for rows in groups.values()]
 
 
 def _means(arrays: Mapping[str, np.ndarray], groups: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
