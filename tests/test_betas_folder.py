@@ -85,7 +85,7 @@ def test_every_format_gives_the_same_recordings(lab: Path, write: Callable) -> N
     events = pd.concat([r.events for r in recordings])
     assert list(events["stimulus"]) == list(_table()["stimulus"])
     assert list(events["split"]) == list(_table()["split"])
-    assert list(events["button"]) == list(range(N))
+    assert list(events["button"]) == [str(i) for i in range(N)]
     assert list(recordings[0].events["onset"]) == [0, 1, 2]
     stimulus = data.stimuli()["1.png"]
     assert stimulus.text == "picture 1"

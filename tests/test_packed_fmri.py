@@ -474,7 +474,9 @@ def test_knobs_that_contradict_the_files_are_refused(written: dict[str, Any]) ->
         next(BOLD5000(str(root), trials_per_run=36).recordings("CSI1"))
     with pytest.raises(InputError, match="1 or more"):
         BOLD5000(str(root), trials_per_run=0)
-    with pytest.raises(InputError, match=r"V9.* missing"):
+    with pytest.raises(
+        InputError, match=r"a column 'V9', got voxel_id, .*V1.*; correct data\.rois"
+    ):
         next(_things(written["things_fmri"][0], rois=["V9"]).recordings("sub-01"))
 
 

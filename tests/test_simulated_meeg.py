@@ -335,7 +335,7 @@ def test_truncated_and_missing_files_are_refused(eeg, tmp_path):
     events = path.with_name("sub-01_task-scenes_run-01_events.tsv")
     events.write_text("onset\tduration\n1.0\t0.1\n")
     with pytest.raises(
-        InputError, match=r"events\.tsv: expected a column stim_file, .* add stim_file"
+        InputError, match=r"events\.tsv: expected a column 'stim_file', .* add stim_file"
     ):
         next(data.recordings("sub-01"))
     events.unlink()

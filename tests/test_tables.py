@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 
 from decode.core import InputError
-from decode.recordings.tables import numbers, read_events, read_words
+from decode.recordings.tables import (
+    check_columns,
+    numbers,
+    read_events,
+    read_words,
+    whole_numbers,
+)
 
 
 def written(folder: Path, content: str | bytes) -> Path:
@@ -155,6 +161,18 @@ def test_numbers_are_decimal_and_finite(tmp_path: Path) -> None:
     path = written(tmp_path, "x\n-0.5\n")
     with pytest.raises(InputError, match=r"a number of at least 0 in the column x, got '-0\.5'"):
         numbers(path, read_words(path), "x", least=0)
+
+
+def test_whole_numbers_and_columns(tmp_path: Path) -> None:
+    path = written(tmp_path, "x\ty\n3\t1\n04\tn/a\n5.0\t1.5\n")
+    table = read_words(path, only=["x", "y"])
+    assert whole_numbers(path, table, "x").tolist() == [3, 4, 5]
+    with pytest.raises(
+        InputError, match="row 2: expected a whole number in the column y, got None"
+    ):
+        whole_numbers(path, table, "y")
+    with pytest.raises(InputError, match="expected a column 'z', got x, y; add z or rename one"):
+        check_columns(path, table[["y"]], ["y", "z"], "add {} or rename one")
 
 
 def test_events_that_show_nothing_are_not_looked_at(tmp_path: Path) -> None:

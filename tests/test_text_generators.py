@@ -196,7 +196,9 @@ def test_llava_is_asked_what_belongs_to_each_picture(
 
 def test_a_table_of_questions_is_looked_for_before_training(llava: Build, tmp_path: Path) -> None:
     generator = llava(prompt="a {category}", questions=str(tmp_path / "none.csv"))
-    with pytest.raises(InputError, match=r"expected a table of answers at .*none\.csv"):
+    with pytest.raises(
+        InputError, match=r"none\.csv: expected a table of answers, got no such file"
+    ):
         generator.check({"image": (4, 16)})
 
 

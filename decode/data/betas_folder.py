@@ -13,6 +13,7 @@ import pandas as pd
 from decode.core import Facts, InputError, Recording, Stimulus, Truth
 from decode.recordings import beta_files
 from decode.recordings.places import check_place
+from decode.recordings.tables import check_columns, read_words
 
 TABLE, VOXELS = "trials.tsv", "voxels.tsv"
 PARTS = ("train", "test", "")
@@ -118,28 +119,20 @@ class BetasFolder:
         return {s: self._table(self.root / s / TABLE) for s in self.subjects}
 
     def _table(self, path: Path) -> pd.DataFrame:
-        try:
-            table = pd.read_csv(path, sep="\t", dtype={"session": str, "run": str}, na_values="n/a")
-        except (OSError, ValueError) as e:
-            raise InputError(f"{path}: expected a tab-separated table, got: {e}") from e
-        missing = [c for c in ("stimulus", *self.label_columns) if c not in table]
-        if missing:
-            raise InputError(
-                f"{path}: expected a column {missing[0]!r}, got {list(table)}; add it, or correct "
-                "data.label_columns"
-            )
+        table = read_words(path)
+        remedy = "add it, or correct data.label_columns"
+        check_columns(path, table, ["stimulus", *self.label_columns], remedy)
         if table["stimulus"].isna().any():
-            row = int(np.flatnonzero(table["stimulus"].isna())[0])
-            raise InputError(f"{path}: expected a picture in row {row + 1}, got none; name it")
+            row = table.index[table["stimulus"].isna()][0]
+            raise InputError(f"{path}: expected a picture in row {row}, got none; name it")
         for column in ("session", "run", "split"):
-            known = table[column] if column in table else pd.Series("", index=table.index)
-            table[column] = known.fillna("").astype(str)
+            table[column] = table[column].fillna("") if column in table else ""
         wrong = sorted(set(table["split"]) - set(PARTS))
         if wrong:
             raise InputError(
-                f"{path}: expected train, test or n/a in the column split, got {wrong[0]!r}"
+                f"{path}: expected train, test or n/a in the column split, got {wrong[0]!r}; correct it"
             )
-        return table.assign(stimulus=table["stimulus"].astype(str))
+        return table.reset_index(drop=True)
 
     def _check_pictures(self, path: Path, trials: pd.DataFrame) -> None:
         shown = trials["stimulus"].unique()
@@ -171,8 +164,8 @@ class BetasFolder:
             labels[column] = values[0] if values else None
         captions = rows["caption"].dropna().unique().tolist() if "caption" in rows else []
         if captions:
-            labels["captions"] = tuple(map(str, captions))
-        text = str(captions[0]) if captions else None
+            labels["captions"] = tuple(captions)
+        text = captions[0] if captions else None
         path = str(self.pictures / name)
         return Stimulus(name, "image", path=path, text=text, labels=labels)
 

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
 
 from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth
+from decode.pictures import StimuliOnDemand
 from decode.recordings import bids
-from decode.recordings.bids import Columns, Run
+from decode.recordings.bids import Columns, Run, Shown
 from decode.recordings.bids_files import files_about
 from decode.recordings.bids_meeg import read_runs
 from decode.recordings.bold import (
@@ -26,6 +28,9 @@ from decode.recordings.bold import (
     with_confounds,
 )
 from decode.recordings.masks import bright_voxels
+from decode.recordings.names import entities
+from decode.recordings.sidecars import sidecar
+from decode.recordings.tables import numbers, read_words
 
 MODALITIES: dict[str, Modality] = {"eeg": "eeg", "meg": "meg", "ieeg": "ieeg", "func": "fmri"}
 RAW_ENDINGS = ("fif", "vhdr", "edf", "bdf", "set", "ds", "con", "sqd", "mefd", "nwb")
@@ -103,7 +108,9 @@ class Bids:
         check_scale(scale)
         self.scale = scale
         self.confounds = tuple(confounds)
-        self.subjects = self._subjects(subjects)
+        self._files = bids.files_with(self.folder, datatype, self._endings)
+        self._shown_to: dict[str, dict[str, Shown]] = {}
+        self.subjects = self._find_subjects(subjects)
         told = bids.description(self.root)
         self.facts = replace(  # type: ignore[misc]
             type(self).facts,
@@ -120,8 +127,8 @@ class Bids:
                 f"{self.folder}; choose from {', '.join(self.subjects)}"
             )
         # A stimulus that is not there is better found before an hour of filtering.
-        self.stimuli()
-        runs = self._runs[subject]
+        self._shown(subject)
+        runs = self._runs(subject)
         if self.datatype == "func":
             yield from self._bold(runs)
         else:
@@ -134,12 +141,15 @@ class Bids:
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
-        """What the events of all subjects name; the uid is the value of the stimulus column."""
+        """What the events of all subjects name; the uid is the value of the stimulus column.
+
+        Subjects whose files cannot be read are left out here; asking for their recordings says why.
+        """
         return self._stimuli
 
     def files(self, subject: str) -> Iterable[Path]:
         found: list[Path] = []
-        for run in self._runs[subject]:
+        for run in self._runs(subject):
             found += files_about(run.path, self.folder)
             if self.derivatives is not None:
                 raw = self.root / run.path.relative_to(self.folder)
@@ -155,48 +165,64 @@ class Bids:
         return None
 
     @cached_property
-    def _stimuli(self) -> dict[str, Stimulus]:
-        runs = [run for subject in self.subjects for run in self._runs[subject]]
-        return bids.stimuli_of([run.events for run in runs], self.columns)
+    def _stimuli(self) -> Mapping[str, Stimulus]:
+        found, faults = [], []
+        for subject in self.subjects:
+            try:
+                found.append(self._shown(subject))
+            except InputError as e:
+                faults.append(e)
+        if not found:
+            raise faults[0]
+        return StimuliOnDemand(list(dict.fromkeys(chain(*found))), partial(bids.agreed, found))
 
-    @cached_property
-    def _runs(self) -> dict[str, list[Run]]:
-        return {subject: self._find(subject) for subject in self.subjects}
+    def _shown(self, subject: str) -> dict[str, Shown]:
+        """What a subject's events name, read once."""
+        if subject not in self._shown_to:
+            events = [run.events for run in self._runs(subject)]
+            self._shown_to[subject] = bids.stimuli_of(events, self.columns)
+        return self._shown_to[subject]
 
-    def _subjects(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
-        there = bids.subjects_with(self.folder, self.datatype)
+    def _find_subjects(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        """The subjects asked for, or all that did the task."""
+        there = [s for s, tasks in self._files.items() if self.task in (None, *tasks)]
+        if not self._files:
+            raise InputError(
+                f"bids: expected recordings that end in {' or '.join(self._endings[:3])} in "
+                f"sub-*/{self.datatype} or sub-*/ses-*/{self.datatype} of {self.folder}, found "
+                "none; correct data.root, data.datatype or data.derivatives"
+            )
         if not there:
-            raise InputError(
-                f"bids: expected sub-*/{self.datatype} or sub-*/ses-*/{self.datatype} in "
-                f"{self.folder}, found none; correct data.root, data.datatype or data.derivatives"
-            )
+            first = next(iter(self._files))
+            bids.of_task(self._files[first], self.task, self.folder / first, self.datatype)
         named = [s if s.startswith("sub-") else f"sub-{s}" for s in map(str, wanted or there)]
-        missing = [s for s in named if s not in there]
-        if missing:
-            raise InputError(
-                f"bids: no subject {missing[0]!r} with {self.datatype} recordings in "
-                f"{self.folder}; choose from {', '.join(there)}"
-            )
+        for subject in named:
+            if subject in self._files and subject not in there:
+                bids.of_task(self._files[subject], self.task, self.folder / subject, self.datatype)
+            if subject not in self._files:
+                raise InputError(
+                    f"bids: no subject {subject!r} with {self.datatype} recordings in "
+                    f"{self.folder}; choose from {', '.join(there)}"
+                )
         return tuple(named)
 
-    def _find(self, subject: str) -> list[Run]:
-        endings = [f"_{self.datatype}.{e}" for e in RAW_ENDINGS]
-        if self.datatype == "func":
-            endings = ["_bold.nii", "_bold.nii.gz"] if self.derivatives is None else [PREPROCESSED]
-        files = bids.files_of(self.folder, subject, self.datatype, endings, self.task)
+    @property
+    def _endings(self) -> list[str]:
+        if self.datatype != "func":
+            return [f"_{self.datatype}.{e}" for e in RAW_ENDINGS]
+        return ["_bold.nii", "_bold.nii.gz"] if self.derivatives is None else [PREPROCESSED]
+
+    def _runs(self, subject: str) -> list[Run]:
+        tasks, where = self._files[subject], self.folder / subject
+        files = bids.of_task(tasks, self.task, where, self.datatype)
         if self.derivatives is not None:
-            spaces = sorted({bids.entities(p).get("space", "null") for p in files})
-            files = [p for p in files if bids.entities(p).get("space") == self.space]
-            if spaces and not files:
+            spaces = sorted({entities(p).get("space", "null") for p in files})
+            files = [p for p in files if entities(p).get("space") == self.space]
+            if not files:
                 raise InputError(
-                    f"{self.folder / subject}: no {PREPROCESSED} in space {self.space}, only in "
+                    f"{where}: no {PREPROCESSED} in space {self.space}, only in "
                     f"{', '.join(spaces)}; correct data.space"
                 )
-        if not files:
-            raise InputError(
-                f"{self.folder / subject}: expected files that end in {' or '.join(endings[:3])} "
-                f"in {self.datatype}, found none; correct data.root or data.derivatives"
-            )
         return bids.as_runs(self.root, self.folder, files)
 
     def _bold(self, runs: Sequence[Run]) -> Iterator[Recording]:
@@ -231,9 +257,9 @@ def common_mask(images: Sequence[Path]) -> Voxels:
     """The voxels inside fMRIPrep's brain mask of every run."""
     masks = []
     for image in images:
-        path = bids.sidecar(image, image.parent, "desc-brain_mask.nii.gz", ignore=["desc"])
+        path = sidecar(image, image.parent, "desc-brain_mask.nii.gz", ignore=["desc"])
         # A mask without a space is in the scanner's own and fits no other.
-        same = path and bids.entities(path).get("space") == bids.entities(image).get("space")
+        same = path and entities(path).get("space") == entities(image).get("space")
         if path is None or not same:
             raise InputError(
                 f"{image}: expected *_desc-brain_mask.nii.gz of its space beside it, found none; "
@@ -255,17 +281,14 @@ def common_mask(images: Sequence[Path]) -> Voxels:
 def read_confounds(image: Path, wanted: Sequence[str]) -> pd.DataFrame:
     """(volume, confound) columns of fMRIPrep's table that match the names or patterns."""
     endings = ("desc-confounds_timeseries.tsv", "desc-confounds_regressors.tsv")
-    found = [bids.sidecar(image, image.parent, e, ignore=["desc"]) for e in endings]
+    found = [sidecar(image, image.parent, e, ignore=["desc"]) for e in endings]
     path = next((p for p in found if p is not None), None)
     if path is None:
         raise InputError(
             f"{image}: expected *_{endings[0]} beside it, found none; copy it there or set "
             "data.confounds=[]"
         )
-    try:
-        table = pd.read_csv(path, sep="\t", na_values="n/a")
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path}: expected a tab-separated table, got: {e}") from e
+    table = read_words(path)
     names: list[str] = []
     for pattern in wanted:
         matching = [c for c in table.columns if fnmatch(c, pattern)]
@@ -275,4 +298,4 @@ def read_confounds(image: Path, wanted: Sequence[str]) -> pd.DataFrame:
                 f"{', '.join(table.columns[:12])}, ...; correct data.confounds"
             )
         names += [c for c in matching if c not in names]
-    return table[names]
+    return pd.DataFrame({name: numbers(path, table, name) for name in names})

@@ -107,7 +107,9 @@ def read_epochs(path: Path) -> tuple[np.ndarray, list[str]]:
         with zipfile.ZipFile(path) as archive:
             inside = [n for n in archive.namelist() if n.endswith(".csv")]
             with archive.open(inside[0]) as f:
-                table = pd.read_csv(f, usecols=["Epoch", "Label", *ELECTRODES])
+                kinds = {"Label": str, **dict.fromkeys(ELECTRODES, np.float64)}
+                named = ["Epoch", "Label", *ELECTRODES]
+                table = pd.read_csv(f, usecols=named, dtype=kinds, keep_default_na=False)
     except Exception as e:
         raise InputError(
             f"{path}: expected a zip with one csv of columns Epoch, Label, {', '.join(ELECTRODES)}"

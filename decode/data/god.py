@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.pictures import StimuliOnDemand
 from decode.progress import progress
 from decode.recordings import packed
@@ -281,10 +281,15 @@ def _synsets(file: Path, n: int) -> tuple[str, ...]:
     """Synset of each picture, from lines like `1518878.005958,"n01518878_5958.JPEG"`; () without."""
     if not file.is_file():
         return ()
-    with file.open(newline="") as f:
-        found = tuple(f"n{int(row[0].split('.')[0]):08d}" for row in csv.reader(f) if row)
+    try:
+        with file.open(newline="") as f:
+            found = tuple(f"n{int(row[0].split('.')[0]):08d}" for row in csv.reader(f) if row)
+    except (OSError, ValueError, csv.Error) as e:
+        raise refusal(
+            file, "lines that begin with a picture's number", e, "fetch the file again"
+        ) from e
     if len(found) != n:
-        raise InputError(f"{NAME}: expected {n} lines in {file}, one per picture, got {len(found)}")
+        raise refusal(file, f"{n} lines, one per picture", len(found), "fetch the file again")
     return found
 
 

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.pictures import StimuliOnDemand
 from decode.progress import progress
 from decode.recordings import packed
+from decode.recordings.tables import check_columns, numbers, read_words, whole_numbers
 
 NAME = "things_fmri"
 FILES = {
@@ -22,6 +23,7 @@ FILES = {
     "voxels": ("{}_VoxelMetadata.csv", "{}_task-things_voxel-metadata.csv"),
 }
 TRIAL_COLUMNS = ("trial_type", "session", "run", "trial_id", "stimulus", "concept")
+GRID = {"i": "voxel_x", "j": "voxel_y", "k": "voxel_z"}
 VOXELS_AT_ONCE = 20_000
 SPLITS = ("train", "test")
 
@@ -139,31 +141,33 @@ class ThingsFMRI:
         file = self._file(subject, "responses")
         return packed.open_hdf5(NAME, file, "ResponseData/block0_values", ndim=2)
 
-    def _table(self, subject: str, what: str, columns: Sequence[str]) -> pd.DataFrame:
+    def _table(
+        self, subject: str, what: str, columns: Sequence[str], more: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """Columns of one of the subject's tables, as words; `more` where they are there."""
         file = self._file(subject, what)
-        try:
-            table = pd.read_csv(file)
-        except (ValueError, UnicodeDecodeError) as e:
-            raise InputError(f"{NAME}: expected a table of commas at {file}, got: {e}") from e
-        missing = [c for c in columns if c not in table.columns]
-        if missing:
-            raise InputError(
-                f"{NAME}: expected the columns {list(columns)} in {file}, {missing} are missing; "
-                "correct data.rois or fetch it again"
-            )
+        only = [*columns, *more]
+        table = read_words(file, separator=",", expected="a table of commas", only=only)
+        check_columns(file, table, columns, "correct data.rois or fetch it again")
         return table
 
     def _trials(self, subject: str) -> pd.DataFrame:
-        table = self._table(subject, "trials", TRIAL_COLUMNS)
+        table, file = self._table(subject, "trials", TRIAL_COLUMNS), self._file(subject, "trials")
+        for column in ("session", "run", "trial_id"):
+            table[column] = whole_numbers(file, table, column)
+        unnamed = table.index[table["stimulus"].isna()]
+        if len(unnamed):
+            raise refusal(f"{file}, row {unnamed[0]}", "a stimulus", "none", "fetch it again")
         return table.sort_values(["session", "run", "trial_id"], ignore_index=True)
 
     def _voxels(self, subject: str, n: int) -> tuple[pd.DataFrame, np.ndarray]:
         """Channels of the voxels kept, and their rows (voxel,) in the responses."""
         ceiling = () if self.min_ceiling is None else ("nc_testset",)
         rois = self.rois or ()
-        table = self._table(subject, "voxels", ("voxel_id", *rois, *ceiling))
+        table = self._table(subject, "voxels", ("voxel_id", *rois, *ceiling), [*GRID.values()])
         file = self._file(subject, "voxels")
-        if len(table) != n or not (table["voxel_id"].to_numpy() == np.arange(n)).all():
+        ids = whole_numbers(file, table, "voxel_id")
+        if len(table) != n or not (ids == np.arange(n)).all():
             raise InputError(
                 f"{NAME}: expected the {n} voxels of the responses in {file}, numbered from 0 in "
                 f"order, got {len(table)}; the files do not belong together"
@@ -171,11 +175,11 @@ class ThingsFMRI:
         keep = np.full(n, self.rois is None)
         region = np.full(n, "", dtype=object)
         for roi in rois:
-            inside = table[roi].to_numpy() != 0
+            inside = np.nan_to_num(numbers(file, table, roi)) != 0
             region[inside & (region == "")] = roi
             keep |= inside
         if self.min_ceiling is not None:
-            keep &= table["nc_testset"].to_numpy(float) >= self.min_ceiling
+            keep &= numbers(file, table, "nc_testset") >= self.min_ceiling
         if not keep.any():
             raise InputError(
                 f"{NAME}: no voxel of {file} lies in {list(rois)} with a ceiling of "
@@ -184,9 +188,9 @@ class ThingsFMRI:
         rows = np.flatnonzero(keep)
         channels = packed.voxels(len(rows), region[rows].tolist())
         channels["name"] = [f"voxel{i:06d}" for i in rows]
-        for name, column in zip("ijk", ("voxel_x", "voxel_y", "voxel_z"), strict=True):
+        for name, column in GRID.items():
             if column in table:
-                channels[name] = table[column].to_numpy()[rows]
+                channels[name] = whole_numbers(file, table, column)[rows]
         return channels, rows
 
     def _check(self, subject: str, betas: Any, trials: pd.DataFrame) -> None:

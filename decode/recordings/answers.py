@@ -6,25 +6,34 @@ from pathlib import Path
 
 import pandas as pd
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
+from decode.recordings.tables import read_words
 
 
 def read_answers(file: Path) -> pd.DataFrame:
     """A row per answer, all as text: `question`, `answer`, `coco_id` or `stimulus`, and what else the
-    table has; questions on one line. InputError when it is missing or lacks a column.
+    table has, "" where nothing stands. Rows without an answer (empty or n/a) are left out. InputError
+    when it is missing, damaged or lacks a column, and for an answer to nothing or about nothing.
     """
-    try:
-        told = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as e:
-        raise InputError(
-            f"answers: expected a table of answers at {file}, got: {e}; see docs/metrics.md"
-        ) from e
+    told = read_words(
+        file, separator=",", expected="a table of answers", remedy="see docs/metrics.md"
+    )
     missing = [c for c in ("question", "answer") if c not in told]
     if missing or not {"coco_id", "stimulus"} & set(told):
-        raise InputError(
-            f"answers: expected the columns question, answer and coco_id or stimulus in {file}, got "
-            f"{list(told)}; rename them"
+        raise refusal(
+            file,
+            "the columns question, answer and coco_id or stimulus",
+            list(told),
+            "rename them",
         )
+    told = told[told["answer"].notna()]
+    for column, known in (("question", told["question"]), (about(told).name, about(told))):
+        if known.isna().any():
+            row = known.index[known.isna()][0]
+            raise refusal(
+                f"{file}, row {row}", f"a {column} for the answer", "none", "write it there"
+            )
+    told = told.fillna("").reset_index(drop=True)
     return told.assign(question=[" ".join(q.split()) for q in told["question"]])
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from decode.core import InputError, reading
 from decode.recordings.bold import Voxels, read_mask, read_run
 from decode.recordings.matlab import read_mat
+from decode.recordings.tables import numbers, read_words
 
 READ = (".npy", ".mat", ".nii", ".nii.gz")
 
@@ -87,16 +88,17 @@ def read_channels(path: Path, betas: Betas) -> pd.DataFrame:
         channels = channels.assign(x=np.nan, y=np.nan, z=np.nan, roi="")
     if not path.is_file():
         return channels
-    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    table = read_words(path)
     known = [c for c in ("name", "roi", "x", "y", "z") if c in table]
     if len(table) != n or not known:
         raise InputError(
             f"{path}: expected a row for each of {n} voxels with some of name, roi, x, y, z, got "
-            f"{len(table)} rows with {list(table)}"
+            f"{len(table)} rows with {list(table)}; correct the table or take it away"
         )
     for column in known:
         words = column in ("name", "roi")
-        channels[column] = table[column].fillna("").astype(str) if words else table[column]
+        said = table[column].fillna("") if words else numbers(path, table, column)
+        channels[column] = np.asarray(said)
     return channels
 
 

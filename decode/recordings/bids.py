@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -11,8 +10,10 @@ from typing import Any, get_args
 import pandas as pd
 
 from decode.content import open_picture
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Stimulus, refusal
+from decode.recordings.names import entities, in_order, meant
 from decode.recordings.places import check_place
+from decode.recordings.sidecars import read_json_object, sidecar
 from decode.recordings.tables import read_events
 
 SUFFIXES: dict[str, Kind] = {
@@ -33,6 +34,15 @@ class Run:
     subject: str
     session: str
     run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A stimulus, what the label columns say about it, and the events that say so."""
+
+    stimulus: Stimulus
+    labels: Mapping[str, Any]
+    events: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,57 +68,53 @@ class Columns:
             )
 
 
-def entities(path: Path) -> dict[str, str]:
-    """The key-value pairs of a BIDS file name."""
-    parts = path.name.split(".")[0].split("_")
-    return dict(p.split("-", 1) for p in parts if "-" in p)
-
-
 def description(root: Path) -> dict[str, Any]:
     """dataset_description.json, empty where it is missing."""
     path = root / "dataset_description.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as e:
-        raise InputError(f"{path}: expected JSON, got: {e}; correct the file") from e
-    return content if isinstance(content, dict) else {}
+    return read_json_object(path) if path.is_file() else {}
 
 
-def subjects_with(folder: Path, datatype: str) -> tuple[str, ...]:
-    """Names such as "sub-01" of those with recordings of the datatype."""
-    there = [p for p in sorted(folder.glob("sub-*")) if p.is_dir()]
-    return tuple(
-        p.name
-        for p in there
-        if (p / datatype).is_dir() or any(s.is_dir() for s in p.glob(f"ses-*/{datatype}"))
-    )
+def files_with(
+    folder: Path, datatype: str, endings: Sequence[str]
+) -> dict[str, dict[str, list[Path]]]:
+    """Recordings of the datatype by subject ("sub-01") and task, in the order of sessions and runs.
+
+    Of a recording in many files the first. What BIDS reserves for recordings of an empty room, the
+    subject "emptyroom" and for MEG the task "noise", is left out.
+    """
+    found: dict[str, dict[str, list[Path]]] = {}
+    for subject in sorted(folder.glob("sub-*"), key=lambda p: in_order(p.name)):
+        if subject.is_dir() and subject.name != "sub-emptyroom":
+            found[subject.name] = _by_task(subject, datatype, tuple(endings))
+    return {name: tasks for name, tasks in found.items() if tasks}
 
 
-def files_of(
-    folder: Path, subject: str, datatype: str, endings: Iterable[str], task: str | None
+def _by_task(subject: Path, datatype: str, endings: tuple[str, ...]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    sessions = sorted(subject.glob("ses-*"), key=lambda p: in_order(p.name))
+    for place in (subject, *sessions):
+        paths = sorted((place / datatype).glob(f"{subject.name}_*"), key=lambda p: in_order(p.name))
+        for path in paths:
+            names = meant(path)
+            empty_room = datatype == "meg" and names.get("task") == "noise"
+            first = names.get("split", "1") == "1"
+            if "task" in names and path.name.endswith(endings) and first and not empty_room:
+                found.setdefault(names["task"], []).append(path)
+    return found
+
+
+def of_task(
+    tasks: Mapping[str, list[Path]], task: str | None, where: Path, datatype: str
 ) -> list[Path]:
-    """Files of one subject that end so, of one task; the first file of a recording in many."""
-    found = []
-    for place in [folder / subject, *sorted((folder / subject).glob("ses-*"))]:
-        for path in sorted((place / datatype).glob(f"{subject}_*")):
-            names = entities(path)
-            first = int(names.get("split", "1")) == 1
-            if "task" in names and path.name.endswith(tuple(endings)) and first:
-                found.append(path)
-    tasks = sorted({entities(p)["task"] for p in found})
+    """A subject's recordings of the task, or of its only one where `task` is None."""
     if task is None and len(tasks) > 1:
+        raise refusal(where, "one task", ", ".join(sorted(tasks)), "set data.task to one")
+    if task is not None and task not in tasks:
         raise InputError(
-            f"{folder / subject}: expected one task, got {', '.join(tasks)}; set data.task to one"
+            f"{where}: no {datatype} recording of task {task!r}, only of "
+            f"{', '.join(sorted(tasks))}; correct data.task"
         )
-    chosen = [p for p in found if task in (None, entities(p)["task"])]
-    if found and not chosen:
-        raise InputError(
-            f"{folder / subject}: no {datatype} recording of task {task!r}, only of "
-            f"{', '.join(tasks)}; correct data.task"
-        )
-    return chosen
+    return tasks[task] if task is not None else next(iter(tasks.values()))
 
 
 def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
@@ -117,10 +123,11 @@ def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
     for path in files:
         names = entities(path)
         session, run = names.get("ses", ""), names.get("run", "")
-        if (session, run) in runs:
+        key = session, meant(path).get("run", "")
+        if key in runs:
             raise InputError(
                 f"{path.parent}: expected one recording per session and run, got "
-                f"{runs[session, run].path.name} and {path.name}; keep one of them there"
+                f"{runs[key].path.name} and {path.name}; keep one of them there"
             )
         raw = root / path.relative_to(folder)
         events = sidecar(raw, root, "events.tsv")
@@ -129,29 +136,8 @@ def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
                 f"{path}: expected events beside {raw}, found none; add "
                 f"{path.name.split('_task-')[0]}_task-{names['task']}[_run-..]_events.tsv"
             )
-        runs[session, run] = Run(path, events, f"sub-{names['sub']}", session, run)
+        runs[key] = Run(path, events, f"sub-{names['sub']}", session, run)
     return list(runs.values())
-
-
-def sidecar(path: Path, root: Path, ending: str, *, ignore: Sequence[str] = ()) -> Path | None:
-    """The nearest and most specific file `*_<ending>` that applies to `path`.
-
-    By BIDS' inheritance principle it lies in the same folder or above, up to `root`, and has no
-    entity that `path` has not; entities in `ignore` need not agree.
-    """
-    own = entities(path).items()
-    folder = path.parent
-    while True:
-        fitting = []
-        for candidate in sorted(folder.glob(f"*_{ending}")):
-            theirs = {k: v for k, v in entities(candidate).items() if k not in ignore}
-            if theirs.items() <= own:
-                fitting.append((len(theirs), candidate))
-        if fitting:
-            return max(fitting)[1]
-        if folder in (root, folder.parent):
-            return None
-        folder = folder.parent
 
 
 def trials_of(path: Path, columns: Columns) -> pd.DataFrame:
@@ -176,26 +162,38 @@ def trials_of(path: Path, columns: Columns) -> pd.DataFrame:
     return trials
 
 
-def stimuli_of(paths: Iterable[Path], columns: Columns) -> dict[str, Stimulus]:
+def stimuli_of(paths: Iterable[Path], columns: Columns) -> dict[str, Shown]:
     """Everything that these events show, by uid; refuses a uid with two different contents."""
-    found: dict[str, Stimulus] = {}
-    said_by: dict[str, Path] = {}
+    found: dict[str, Shown] = {}
     for path in dict.fromkeys(paths):
         table = trials_of(path, columns)
         for row in table.drop_duplicates(["stimulus", *columns.labels]).to_dict("records"):
             uid = str(row["stimulus"])
-            labels = {c: row[c] for c in columns.labels}
-            known = found.get(uid)
-            if known is None:
-                found[uid], said_by[uid] = _stimulus(uid, labels, columns, path), path
-            elif any(known.labels[c] != labels[c] for c in labels):
-                column = next(c for c in labels if known.labels[c] != labels[c])
-                raise InputError(
-                    f"{path}: stimulus {uid!r} has {column}={labels[column]!r}, but "
-                    f"{known.labels[column]!r} in {said_by[uid].name}; a label column holds facts "
-                    "about the stimulus: correct it or leave it out of data.label_columns"
-                )
+            labels = {str(c): row[c] for c in columns.labels}
+            if uid in found:
+                check_labels(found[uid], labels, path)
+            else:
+                found[uid] = Shown(_stimulus(uid, labels, columns, path), labels, path)
     return found
+
+
+def agreed(shown: Sequence[Mapping[str, Shown]], uid: str) -> Stimulus:
+    """The stimulus of a uid that one or more subjects saw; refuses one with two different contents."""
+    first, *others = (seen[uid] for seen in shown if uid in seen)
+    for other in others:
+        check_labels(first, other.labels, other.events)
+    return first.stimulus
+
+
+def check_labels(known: Shown, labels: Mapping[str, Any], path: Path) -> None:
+    """InputError where the events at `path` say something else about a stimulus that is known."""
+    column = next((c for c in labels if known.labels[c] != labels[c]), None)
+    if column is not None:
+        raise InputError(
+            f"{path}: stimulus {known.stimulus.uid!r} has {column}={labels[column]!r}, but "
+            f"{known.labels[column]!r} in {known.events.name}; a label column holds facts "
+            "about the stimulus: correct it or leave it out of data.label_columns"
+        )
 
 
 def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) -> Stimulus:

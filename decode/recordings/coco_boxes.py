@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from decode.core import InputError
+from decode.recordings.tables import check_columns, read_words, whole_numbers
 
 Boxes = dict[str, list[tuple[float, float, float, float]]]
 Crop = tuple[float, float, float, float]
@@ -91,15 +91,20 @@ def _cropped(
 
 def read_crops(table: Path) -> dict[int, Crop]:
     """What NSD cut off each picture (top, bottom, left, right, shares), by COCO number."""
+    named = ["cocoId", "cropBox"]
+    rows = read_words(
+        table,
+        separator=",",
+        expected="NSD's table of pictures",
+        remedy="put it there or set crops to null for pictures that are whole",
+        only=named,
+    )
+    check_columns(table, rows, named, "fetch nsd_stim_info_merged.csv again")
+    rows = rows[rows["cocoId"].notna()]
     try:
-        rows = pd.read_csv(table, usecols=["cocoId", "cropBox"])
-        crops = {int(n): _numbers(box) for n, box in rows.itertuples(index=False)}
-    except FileNotFoundError as e:
-        raise InputError(
-            f"boxes: expected NSD's table of pictures at {table}, found no such file; put it there or "
-            "set crops to null for pictures that are whole"
-        ) from e
-    except (OSError, ValueError) as e:
+        numbered = zip(whole_numbers(table, rows, "cocoId"), rows["cropBox"], strict=True)
+        crops = {int(n): _numbers(box) for n, box in numbered}
+    except ValueError as e:
         raise InputError(
             f"{table}: expected a table with cocoId and cropBox (four numbers), got: {e}; fetch "
             "nsd_stim_info_merged.csv again"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from decode import content
 from decode.core import InputError, Stimulus
 from decode.recordings.nsd import DESIGN, Design
+from decode.recordings.tables import check_columns, read_words, whole_numbers
 
 PICTURES = Path("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
 INFO = Path("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
@@ -120,19 +120,14 @@ def check_images(images: np.ndarray, n: int, root: Path, design: Path) -> None:
 def read_coco(root: Path, n: int) -> np.ndarray:
     """COCO number (picture,) of each of the `n` pictures."""
     path = root / INFO
-    try:
-        table = pd.read_csv(path, usecols=["nsdId", "cocoId"])
-    except FileNotFoundError as e:
-        raise InputError(
-            f"nsd: expected the table of pictures at {path}, found no such file; put it there"
-        ) from e
-    except (OSError, ValueError) as e:
-        raise InputError(
-            f"{path}: expected a table with columns nsdId and cocoId, got: {e}; fetch it again"
-        ) from e
+    named = ["nsdId", "cocoId"]
+    table = read_words(path, separator=",", expected="the table of pictures", only=named)
+    check_columns(path, table, named, "fetch it again")
+    table = table[table["nsdId"].notna()]
+    image, number = (whole_numbers(path, table, c) for c in named)
     coco = np.full(n, -1, np.int64)
-    known = table[table["nsdId"].between(0, n - 1)]
-    coco[known["nsdId"].to_numpy()] = known["cocoId"].to_numpy()
+    inside = image < n
+    coco[image[inside]] = number[inside]
     if (coco < 0).any():
         raise InputError(
             f"{path}: expected a row per picture, got none for picture {int(np.argmin(coco))} of "

@@ -58,7 +58,9 @@ def read_words(
     content = {
         head[i]: [_cell(path, n, head[i], r[i]) for n, r in enumerate(rows, 1)] for i in kept
     }
-    return pd.DataFrame(content, index=pd.RangeIndex(1, len(rows) + 1), dtype=object)
+    table = pd.DataFrame(content, index=pd.RangeIndex(1, len(rows) + 1), dtype=object)
+    table.attrs["head"] = tuple(filter(None, head))
+    return table
 
 
 def check_columns(
@@ -67,10 +69,8 @@ def check_columns(
     """InputError unless the table has all columns of these names; {} in `remedy` is the first missing."""
     missing = [name for name in names if name not in table]
     if missing:
-        there = ", ".join(map(str, list(table)[:12])) or "none"
-        wanted = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        column = "a column" if len(names) == 1 else "columns"
-        raise refusal(path, f"{column} {wanted}", there, remedy.format(missing[0]))
+        there = ", ".join(table.attrs.get("head", list(table))[:20]) or "none"
+        raise refusal(path, f"a column {missing[0]!r}", there, remedy.format(missing[0]))
 
 
 def numbers(path: Path, table: pd.DataFrame, name: str, *, least: float = -np.inf) -> np.ndarray:
@@ -93,6 +93,20 @@ def numbers(path: Path, table: pd.DataFrame, name: str, *, least: float = -np.in
             )
         found[i] = value
     return found
+
+
+def whole_numbers(path: Path, table: pd.DataFrame, name: str) -> np.ndarray:
+    """Column `name` of words as int64 (row,) of 0 or more; InputError, with the row, for all else."""
+    found = numbers(path, table, name, least=0)
+    wrong = np.flatnonzero(~(found % 1 == 0) | (found >= 2**53))
+    if len(wrong):
+        raise refusal(
+            f"{path}, row {table.index[wrong[0]]}",
+            f"a whole number in the column {name}",
+            repr(table[name].iloc[wrong[0]]),
+            "correct it",
+        )
+    return found.astype(np.int64)
 
 
 def read_events(
