@@ -112,7 +112,8 @@ class Recording:
     `sfreq` in Hz is 1/TR for BOLD and 1.0 when each sample is one trial (beta maps).
     `channels` has one row per channel: name, kind, x, y, z (m; nan = unknown), roi ("" = none).
     `events` has one row per trial: onset (s), duration (s), stimulus (uid), split ("train", "test" or
-    "" when nothing is published) and any label columns.
+    "" when nothing is published) and any label columns. The first sample stands for the moment
+    `offset` s after the one that onsets count from.
     """
 
     subject: str
@@ -123,6 +124,7 @@ class Recording:
     sfreq: float
     channels: pd.DataFrame
     events: pd.DataFrame
+    offset: float = 0.0
 
     @property
     def where(self) -> str:

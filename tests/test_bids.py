@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mne
@@ -104,8 +105,6 @@ def eeg_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.nda
 
 @pytest.fixture
 def eeg(eeg_template: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(eeg_template[0], tmp_path / "set"))
 
 
@@ -246,6 +245,64 @@ def write_bold(path: Path, data: np.ndarray) -> None:
     nibabel.save(image, path)
 
 
+def test_other_subjects_do_not_stop_a_run(eeg: Path) -> None:
+    """One who did another task, one without events, one with a damaged table, one with other labels."""
+
+    def another(subject: str, task: str = "look") -> Path:
+        for path in eeg.glob("sub-01/eeg/*run-01*"):
+            name = path.name.replace("sub-01", subject).replace("task-look", f"task-{task}")
+            content = path.read_bytes().replace(path.stem.encode(), Path(name).stem.encode())
+            (eeg / subject / "eeg").mkdir(parents=True, exist_ok=True)
+            (eeg / subject / "eeg" / name).write_bytes(content)
+        return eeg / subject / f"eeg/{subject}_task-{task}_run-01_events.tsv"
+
+    another("sub-02", "rest")
+    another("sub-03").unlink()
+    another("sub-04").write_text("onset\tduration\tstim_file\tpart\tconcept\n1\t1\n")
+    write_events(another("sub-05"), [{**shown()[0], "stim_file": "a/new.png"}])
+    assert eeg_set(eeg).subjects == ("sub-01", "sub-02", "sub-03", "sub-04", "sub-05")
+    data = eeg_set(eeg, task="look")
+    assert data.subjects == ("sub-01", "sub-03", "sub-04", "sub-05")
+    assert len(list(data.recordings("sub-01"))) == 2
+    assert set(data.stimuli()) == {"a/one.png", "a/two.png"}
+    assert "found none; add sub-03_task-look" in message_of(lambda: next(data.recordings("sub-03")))
+    assert "row 1: expected 5 cells" in message_of(lambda: next(data.recordings("sub-04")))
+    assert "a/new.png" in message_of(lambda: next(data.recordings("sub-05")))
+    assert "only of rest" in message_of(lambda: eeg_set(eeg, task="look", subjects=["02"]))
+    write_events(another("sub-05"), [{**shown()[0], "concept": "star"}])
+    again = eeg_set(eeg, task="look")
+    assert again.stimuli()["a/two.png"].labels == {"concept": "moon"}
+    assert "'sun'" in message_of(lambda: again.stimuli()["a/one.png"])
+
+
+def test_rooms_without_a_person_are_no_subjects(tmp_path: Path) -> None:
+    for name in ("sub-emptyroom/ses-20200101/meg/sub-emptyroom_ses-20200101_task-noise_meg.fif",
+                 "sub-01/meg/sub-01_task-noise_meg.fif", "sub-01/meg/sub-01_task-look_meg.fif",
+                 "sub-02/meg/sub-02_task-noise_meg.fif"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    write_events(tmp_path / "task-look_events.tsv", shown())
+    pictures(tmp_path)
+    data = Bids(str(tmp_path), datatype="meg")
+    assert data.subjects == ("sub-01",)
+    assert set(data.stimuli()) == {"a/one.png", "a/two.png"}
+
+
+def test_sessions_and_runs_come_in_the_order_of_their_numbers(eeg: Path) -> None:
+    paths = list(eeg.glob("sub-01/eeg/*run-01*"))
+    for session, run in ((10, "1"), (2, "10"), (2, "9"), (2, "011"), (1, "2")):
+        for path in paths:
+            name = path.name.replace("sub-01_", f"sub-01_ses-{session}_").replace(
+                "run-01", f"run-{run}"
+            )
+            (eeg / f"sub-01/ses-{session}/eeg").mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes().replace(path.stem.encode(), Path(name).stem.encode())
+            (eeg / f"sub-01/ses-{session}/eeg" / name).write_bytes(content)
+    shutil.rmtree(eeg / "sub-01/eeg")
+    runs = [(r.session, r.run) for r in eeg_set(eeg).recordings("sub-01")]
+    assert runs == [("1", "2"), ("2", "9"), ("2", "10"), ("2", "011"), ("10", "1")]
+
+
 @pytest.fixture
 def bold(tmp_path: Path) -> tuple[Path, np.ndarray]:
     """Two runs (run, x, y, z, time), raw and as fMRIPrep would leave them in two spaces."""
@@ -307,6 +364,29 @@ def test_fmriprep_derivatives_within_the_mask_all_runs_share(
         assert np.isfinite(run.signal).all()
     assert (dataset.facts.citation, dataset.facts.licence) == ("Tiny", "CC0")
     assert dataset.facts.modality == "fmri"
+
+
+def test_derivatives_of_run_1_belong_to_run_01(bold: tuple[Path, np.ndarray]) -> None:
+    root, _ = bold
+    for path in list(root.glob("sub-01/func/*")):
+        path.rename(path.with_name(path.name.replace("_run-", "_run-0")))
+    write_events(root / "sub-01/func/sub-01_task-look_run-02_events.tsv", shown()[:1])
+    runs = list(fmriprep(root).recordings("sub-01"))
+    assert [(r.run, len(r.events)) for r in runs] == [("1", 2), ("2", 1)]
+    for path in list(root.glob("derivatives/fmriprep/sub-01/func/*run-2*bold*")):
+        shutil.copy(path, path.with_name(path.name.replace("run-2", "run-02")))
+    assert "keep one of them" in message_of(lambda: list(fmriprep(root).recordings("sub-01")))
+
+
+def test_times_of_volumes_come_from_any_sidecar(bold: tuple[Path, np.ndarray]) -> None:
+    root, _ = bold
+    (root / "task-look_bold.json").write_text(json.dumps({"RepetitionTime": 2.0}))
+    derived = root / "derivatives/fmriprep/sub-01/sub-01_bold.json"
+    derived.write_text(json.dumps({"StartTime": 0.6}))
+    for data, offset in ((Bids(str(root), datatype="func"), 0.0), (fmriprep(root), 0.6)):
+        for run in data.recordings("sub-01"):
+            assert (run.sfreq, run.offset) == (0.5, offset)
+            assert run.events["onset"].tolist() == [1.0, 3.5]
 
 
 def test_space_null_is_the_scanners_own(bold: tuple[Path, np.ndarray]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +51,13 @@ def test_windows_begin_whole_volumes_after_the_onset() -> None:
     assert made.layout.start == pytest.approx(3 * TR)
     with pytest.raises(InputError, match=r"event 3 .* needs the volumes 61 to 66, the run has 60"):
         bold_windows(_run(_noise(), onsets), incomplete="refuse")
+
+
+def test_windows_heed_the_moment_that_volumes_stand_for() -> None:
+    # Volume k stands for k TR + 1 s: the nearest to 10.2 s is volume 7 (10.33 s), not 8 (11.67 s).
+    made = bold_windows(replace(_run(_noise(), [10.2]), offset=1.0), start=0.0, n_trs=6)
+    assert list(made.table["start"]) == [7]
+    assert list(bold_windows(_run(_noise(), [10.2]), start=0.0).table["start"]) == [8]
 
 
 def test_what_cannot_be_standardised_is_refused() -> None:

@@ -29,7 +29,7 @@ from decode.recordings.bold import (
 )
 from decode.recordings.masks import bright_voxels
 from decode.recordings.names import entities
-from decode.recordings.sidecars import sidecar
+from decode.recordings.sidecars import sidecar, volume_timing
 from decode.recordings.tables import numbers, read_words
 
 MODALITIES: dict[str, Modality] = {"eeg": "eeg", "meg": "meg", "ieeg": "ieeg", "func": "fmri"}
@@ -229,6 +229,11 @@ class Bids:
         voxels = self._voxels(runs)
         channels = voxels.channels()
         for run in runs:
+            raw = (
+                None
+                if self.derivatives is None
+                else (bids.raw_of(run.path, self.root, self.folder), self.root)
+            )
             recording = read_bold(
                 run.path,
                 voxels,
@@ -237,6 +242,7 @@ class Bids:
                 session=run.session,
                 run=run.run,
                 channels=channels,
+                timing=volume_timing(run.path, self.folder, raw),
                 scale=self.scale,
             )
             if self.confounds:

@@ -24,7 +24,7 @@ def single_trial_betas(
     hrf: str = "glover",
     high_pass: float = 0.01,
     noise: Literal["white", "ar1"] = "white",
-    slice_time: float = 0.0,
+    slice_time: float | None = None,
     min_response: float = 0.2,
     join: float | None = None,
 ) -> Prepared:
@@ -33,10 +33,11 @@ def single_trial_betas(
     `method` is "lss" (least squares - separate: stable when trials follow each other quickly) or
     "lsa" (least squares - all: unbiased, noisier). `hrf` is "glover" or "spm"; `high_pass` is the
     highest frequency (Hz) of the cosine drifts; `noise` "ar1" prewhitens with one autocorrelation
-    per run; `slice_time` is the moment within a TR that a volume stands for (0 start, 0.5 middle,
-    as after fMRIPrep). With `join` events of one stimulus that follow each other within so many
-    seconds are one block, and there is one beta per block. Channels of kind "confound" are regressed
-    out and left out of the result. Where events make blocks and single trials are fitted, it is said.
+    per run; `slice_time` is the moment within a TR that a volume stands for (0 start, 0.5 middle;
+    None: what the recording says, as fMRIPrep does with StartTime, else 0). With `join` events of one
+    stimulus that follow each other within so many seconds are one block, and there is one beta per
+    block. Channels of kind "confound" are regressed out and left out of the result. Where events make
+    blocks and single trials are fitted, it is said.
 
     Raises InputError for recordings that hold one response per trial already, for NaN or constant
     voxels, for events outside the recording or longer than it, and for trials of whose response less
@@ -57,7 +58,7 @@ def single_trial_betas(
     recording = _in_blocks(recording, method, join)
     onsets = recording.events["onset"].to_numpy(float)
     durations = recording.events["duration"].fillna(0.0).to_numpy(float)
-    times = (np.arange(n) + slice_time) * tr
+    times = volume_times(recording, slice_time)
     trials = glm.trial_regressors(onsets, durations, times, hrf=hrf)
     _check_recorded(recording, trials, times, hrf, min_response)
     confounds = np.asarray(recording.signal[:, ~brain], np.float64)
@@ -93,6 +94,24 @@ def _in_blocks(recording: Recording, method: Method, join: float | None) -> Reco
             "classes that return in every run",
         )
     return recording
+
+
+def volume_times(recording: Recording, slice_time: float | None = None) -> np.ndarray:
+    """(time,) s that volumes stand for, on the clock of the onsets; `slice_time` as for the betas."""
+    tr = 1 / recording.sfreq
+    if slice_time is None:
+        return np.arange(len(recording.signal)) * tr + recording.offset
+    if not 0 <= slice_time <= 1:
+        raise refusal(
+            "preprocess.slice_time", "null or a share of a TR from 0 to 1", slice_time, "correct it"
+        )
+    if recording.offset and abs(slice_time * tr - recording.offset) > 0.01 * tr:
+        tell(
+            recording.where,
+            f"its files say that a volume stands for {recording.offset:g} s after its start, taken is "
+            f"preprocess.slice_time, {slice_time * tr:g} s",
+        )
+    return (np.arange(len(recording.signal)) + slice_time) * tr
 
 
 def beta_weights(

@@ -54,7 +54,8 @@ def bold_windows(
         signal /= _spread(recording, signal)
     onsets = recording.events["onset"].to_numpy(float)
     delay = round(start * recording.sfreq)
-    first = np.floor(onsets * recording.sfreq + 0.5).astype(np.int64) + delay
+    # The volume that stands for the moment nearest to the onset.
+    first = np.floor((onsets - recording.offset) * recording.sfreq + 0.5).astype(np.int64) + delay
     inside = (first >= 0) & (first + n_trs <= n)
     if not inside.all() and (incomplete == "refuse" or not inside.any()):
         i = int(np.flatnonzero(~inside)[0])

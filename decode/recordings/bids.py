@@ -117,6 +117,11 @@ def of_task(
     return tasks[task] if task is not None else next(iter(tasks.values()))
 
 
+def raw_of(path: Path, root: Path, folder: Path) -> Path:
+    """Where the file in `folder`, derivatives or the data set itself, has its place in the raw data set."""
+    return root / path.relative_to(folder)
+
+
 def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
     """Runs with their events, which lie in the raw data set even for derivatives."""
     runs: dict[tuple[str, str], Run] = {}
@@ -129,7 +134,7 @@ def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
                 f"{path.parent}: expected one recording per session and run, got "
                 f"{runs[key].path.name} and {path.name}; keep one of them there"
             )
-        raw = root / path.relative_to(folder)
+        raw = raw_of(path, root, folder)
         events = sidecar(raw, root, "events.tsv")
         if events is None:
             raise InputError(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Recording, about, refusal
-from decode.volumes import open_image, read_volume, stored_values, whole_image
+from decode.recordings.sidecars import Timing, volume_timing
+from decode.volumes import read_volume, stored_values, whole_image
 
 Scale = Literal["percent", "as_is"]
 # Voxels by which the scale of a run is judged.
@@ -92,29 +92,6 @@ def read_run(path: Path, voxels: Voxels) -> np.ndarray:
     return picked.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def repetition_time(path: Path) -> float:
-    """TR in s: RepetitionTime of the JSON beside the image, else the image's header."""
-    sidecar = path.with_name(path.name.split(".nii")[0] + ".json")
-    if sidecar.is_file():
-        try:
-            value = json.loads(sidecar.read_text()).get("RepetitionTime")
-        except ValueError as e:
-            raise InputError(f"{sidecar}: expected JSON, got: {e}; correct the file") from e
-        if value is not None:
-            return float(value)
-    header: Any = open_image(path).header
-    zooms = header.get_zooms()
-    tr = float(zooms[3]) if len(zooms) > 3 else 0.0
-    if header.get_xyzt_units()[1] == "msec":
-        tr /= 1000
-    if not 0.05 < tr < 60:
-        raise InputError(
-            f"{path}: expected a repetition time in its header, got {tr:g} s; "
-            f"add RepetitionTime to {sidecar.name}"
-        )
-    return tr
-
-
 def percent_change(signal: np.ndarray) -> np.ndarray:
     """(time, voxel) float32 percent change from each voxel's mean.
 
@@ -168,14 +145,15 @@ def read_bold(
     session: str = "",
     run: str = "",
     channels: pd.DataFrame | None = None,
-    tr: float | None = None,
+    timing: Timing | None = None,
     scale: Scale = "percent",
 ) -> Recording:
-    """One run as a Recording; `tr` (s) corrects a wrong header.
+    """One run as a Recording; `timing` comes before what the image and the sidecar beside it say.
 
     With `scale` "percent" the signal is percent change from each voxel's mean, with "as_is" what the
     file holds.
     """
+    timing = timing or volume_timing(path)
     signal = read_run(path, voxels)
     return Recording(
         subject=subject,
@@ -183,9 +161,10 @@ def read_bold(
         run=run,
         modality="fmri",
         signal=percent_change(signal) if scale == "percent" else signal,
-        sfreq=1 / (tr if tr is not None else repetition_time(path)),
+        sfreq=1 / timing.tr,
         channels=voxels.channels() if channels is None else channels,
         events=events,
+        offset=timing.offset,
     )
 
 

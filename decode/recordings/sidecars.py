@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from decode.core import refusal
+from decode.notices import tell
 from decode.recordings.names import entities, meant
+from decode.volumes import open_image
 
 SHORTEST_TR, LONGEST_TR = 0.05, 60.0
 
@@ -97,19 +99,69 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def timing_of(said: Mapping[str, Said], volumes: int) -> Timing | None:
-    """What sidecars say about the time of `volumes` volumes; None where they say no repetition time.
+def volume_timing(
+    path: Path, root: Path | None = None, raw: tuple[Path, Path] | None = None
+) -> Timing:
+    """When the volumes of the image at `path` were taken, by its sidecars up to `root`, else its header.
 
-    Raises InputError for what is no time in seconds, and for volumes that are not evenly spaced.
+    `raw` is the image of the raw data set that it was made from and that data set's root: their
+    sidecars say the repetition time where its own do not. A sidecar's StartTime is the moment that
+    slice timing correction moved the first volume to (fMRIPrep). Where sidecar and header disagree,
+    the sidecar is believed and the user told.
+
+    Raises InputError for what is no time in seconds, for volumes that are not evenly spaced, and
+    where nothing says a repetition time.
     """
+    image = open_image(path)
+    volumes = image.shape[3] if len(image.shape) > 3 else 1
+    own = said_of(path, path.parent if root is None else root)
+    behind = {} if raw is None else said_of(*raw)
+    header = _header_tr(image)
+    said = _repetition(own, volumes) or _repetition(behind, volumes)
+    if said is None and not SHORTEST_TR < header < LONGEST_TR:
+        raise refusal(
+            path,
+            "a repetition time in its header",
+            f"{header:g} s",
+            f"add RepetitionTime to {path.name.split('.nii')[0]}.json",
+        )
+    timing = said or Timing(header)
+    if SHORTEST_TR < header < LONGEST_TR and abs(timing.tr - header) > 1e-3 * timing.tr:
+        tell(path, f"the header says {header:g} s from volume to volume; taken is {timing.tr:g} s")
+    start = _number(own, "StartTime", 0.0, timing.tr)
+    moved = own.get("SliceTimingCorrected")
+    if start is None and moved is not None and moved.value is True:
+        tell(
+            path,
+            "slices were moved in time, no StartTime says to which moment: taken is the start of the "
+            "volume; preprocess.slice_time says another",
+        )
+    _check_slices({**behind, **own}, timing.tr)
+    return Timing(timing.tr, timing.offset + (start or 0.0))
+
+
+def _header_tr(image: Any) -> float:
+    """The repetition time of an image's header in s, 0 where it has none."""
+    zooms = image.header.get_zooms()
+    unit = {"msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1], 1.0)
+    return float(zooms[3]) * unit if len(zooms) > 3 else 0.0
+
+
+def _repetition(said: Mapping[str, Said], volumes: int) -> Timing | None:
+    """What sidecars say about the time from volume to volume; None where they say nothing."""
     given = said.get("VolumeTiming")
-    even = None if given is None else _even(given, volumes)
-    tr = even.tr if even else _number(said, "RepetitionTime", SHORTEST_TR, LONGEST_TR)
-    if tr is None:
-        return None
-    start = _number(said, "StartTime", 0.0, tr)
-    _check_slices(said, tr)
-    return Timing(tr, (start or 0.0) + (even.offset if even else 0.0))
+    tr = _number(said, "RepetitionTime", SHORTEST_TR, LONGEST_TR)
+    if given is None:
+        return None if tr is None else Timing(tr)
+    even = _even(given, volumes)
+    if tr is not None and abs(tr - even.tr) > 0.01 * tr:
+        raise refusal(
+            given.file,
+            f"VolumeTiming in steps of RepetitionTime, {tr:g} s",
+            f"{even.tr:g} s",
+            "take out the one that is wrong",
+        )
+    return even
 
 
 def _number(said: Mapping[str, Said], key: str, low: float, high: float) -> float | None:
