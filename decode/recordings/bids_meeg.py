@@ -12,9 +12,10 @@ import pandas as pd
 from decode.core import InputError, Modality, Recording, refusal
 from decode.notices import heard, tell
 from decode.recordings import edf
-from decode.recordings.bids import Run, sidecar
+from decode.recordings.bids import Run
 from decode.recordings.complete import check_brainvision, check_fdt, tell_pauses
 from decode.recordings.meeg import KINDS, WHOLE, WRONG, as_recording, unreadable
+from decode.recordings.sidecars import sidecar
 from decode.recordings.tables import check_columns, read_words
 
 if TYPE_CHECKING:
