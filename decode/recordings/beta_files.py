@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from decode.core import InputError, reading
 from decode.recordings.bold import Voxels, read_mask, read_run
 from decode.recordings.matlab import read_mat
+from decode.recordings.names import in_order
 from decode.recordings.tables import numbers, read_words
 
 READ = (".npy", ".mat", ".nii", ".nii.gz")
@@ -47,11 +47,7 @@ class Betas:
 def beta_paths(folder: Path, files: str, mask: str) -> list[Path]:
     """The files of betas in `folder` that match the pattern `files`; numbers count as numbers."""
     paths = [p for p in folder.glob(files) if p.name.endswith(READ) and p.name != mask]
-    return sorted(paths, key=_numbers_in_order)
-
-
-def _numbers_in_order(path: Path) -> list[int | str]:
-    return [int(w) if w.isdecimal() else w for w in re.split(r"(\d+)", path.name)]
+    return sorted(paths, key=lambda p: in_order(p.name))
 
 
 def open_betas(folder: Path, files: str, variable: str, mask: str) -> Betas:

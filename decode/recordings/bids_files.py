@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from decode.recordings.bids import entities
+from decode.recordings.names import meant
 
 # What a recording takes from the folders above its own.
 SIDECARS = frozenset(
@@ -52,10 +52,7 @@ def _inside(path: Path) -> Iterator[Path]:
 
 
 def _parts(path: Path) -> dict[str, str]:
-    named = {k: v for k, v in entities(path).items() if k not in MAY_DIFFER}
-    return {
-        k: str(int(v)) if v.isdecimal() and k in ("run", "echo") else v for k, v in named.items()
-    }
+    return {k: v for k, v in meant(path).items() if k not in MAY_DIFFER}
 
 
 def _agree(own: dict[str, str], theirs: dict[str, str]) -> bool:
