@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from test_configs import composed
 
 from decode.core import InputError
 from decode.data.betas_folder import BetasFolder
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 
 N, VOXELS = 12, 6
@@ -168,3 +171,58 @@ def test_other_bad_input(lab: Path, tmp_path: Path) -> None:
         BetasFolder(str(lab / "pictures"))
     with pytest.raises(InputError, match="expected one 'button' for the picture"):
         BetasFolder(str(lab), label_columns=["button"]).stimuli()
+
+
+def test_classes_and_words_need_no_file(lab: Path) -> None:
+    np.save(lab / "s1/betas.npy", _betas())
+    table = _table().assign(stimulus=_table()["category"])
+    table.to_csv(lab / "s1/trials.tsv", sep="\t", index=False)
+    for kind, text in (("event", "picture 0"), ("text", "cat")):
+        data = BetasFolder(str(lab), kind=kind, pictures="nowhere")
+        assert list(data.stimuli()) == ["cat", "dog"]
+        cat = data.stimuli()["cat"]
+        assert (cat.kind, cat.path, cat.text) == (kind, None, text)
+        assert cat.labels["stimulus"] == "cat"
+        events = pd.concat([r.events for r in data.recordings("s1")])
+        assert events["stimulus"].tolist() == ["cat", "dog"] * 6
+        assert not any("nowhere" in str(p) for p in data.files("s1"))
+    with pytest.raises(InputError, match=r"data\.kind: expected null or one of"):
+        BetasFolder(str(lab), kind="smell")  # type: ignore[arg-type]
+
+
+def test_kinds_follow_from_endings(lab: Path) -> None:
+    np.save(lab / "s1/betas.npy", _betas())
+    names = ["0.png", "tone.wav", "story.txt", "scan"]
+    (lab / "pictures/tone.wav").write_bytes(b"RIFF")
+    (lab / "pictures/story.txt").write_text("Once upon a time\n")
+    Image.new("RGB", (4, 4)).save(lab / "pictures/scan", format="PNG")
+    table = _table().drop(columns="caption").assign(stimulus=names * 3)
+    table.to_csv(lab / "s1/trials.tsv", sep="\t", index=False)
+    found = BetasFolder(str(lab)).stimuli()
+    kinds = {name: found[name].kind for name in names}
+    assert kinds == {"0.png": "image", "tone.wav": "audio", "story.txt": "text", "scan": "image"}
+    assert found["story.txt"].text == "Once upon a time"
+    assert BetasFolder(str(lab), kind="video").stimuli()["0.png"].kind == "video"
+
+
+@pytest.mark.slow
+def test_classes_of_betas_are_decoded_without_a_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    classes = ["cat", "dog", "house"]
+    seen = np.concatenate([rng.permutation(classes * 4) for _ in range(5)])
+    patterns = {c: rng.normal(size=40) for c in classes}
+    (tmp_path / "study/s1").mkdir(parents=True)
+    betas = np.stack([patterns[c] for c in seen]) + rng.normal(size=(60, 40))
+    np.save(tmp_path / "study/s1/betas.npy", betas)
+    table = pd.DataFrame({"stimulus": seen, "run": np.repeat(np.arange(1, 6), 12)})
+    table.to_csv(tmp_path / "study/s1/trials.tsv", sep="\t", index=False)
+    config = composed(
+        "experiment=own_betas_classes",
+        f"paths.data={tmp_path / 'study'}",
+        f"paths.outputs={tmp_path / 'outputs'}",
+        f"targets.label.classes=[{','.join(classes)}]",
+    )
+    run = Run(config)
+    execute(run, until="evaluate", force=(), say=lambda line: None)
+    scores = pd.read_json(run.folder("evaluate") / "summary.json").set_index("metric")
+    assert scores.loc["accuracy", "value"] > 0.9

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Kind, Recording, Stimulus, Truth, refusal
 from decode.recordings import beta_files
+from decode.recordings.bids import SUFFIXES, read_text
 from decode.recordings.places import check_place
 from decode.recordings.tables import check_columns, read_words
 
 TABLE, VOXELS = "trials.tsv", "voxels.tsv"
 PARTS = ("train", "test", "")
+# Kinds whose column holds what was seen and no file.
+NO_FILE: tuple[Kind | None, ...] = ("text", "event")
 
 
 class BetasFolder:
@@ -27,11 +30,13 @@ class BetasFolder:
     (x, y, z, trial) with the voxels of `mask`, a NIfTI file in the subject's folder, in C order of
     its array. Betas are taken as they are, in whatever unit.
 
-    `trials.tsv` has a column `stimulus` (a picture's path below `pictures`) and may have session,
-    run, split (train, test or n/a), caption, and anything else; `label_columns` names those that are
-    facts about the picture. Trials of one session and run are one recording. `voxels.tsv`, if there,
-    has a row per voxel and any of name, roi, x, y, z (m). `pictures` lies in `root` or is absolute; a
-    table that names a picture above both is followed with `outside` only.
+    `trials.tsv` has a column `stimulus`, a file's path below `pictures`, whose kind follows from its
+    ending (a picture where it says none) or is `kind`; with `kind` "text" or "event" it is itself the
+    word or the class, also as the label `stimulus`, and no file is needed. It may have session, run,
+    split (train, test or n/a), caption, and anything else; `label_columns` names those that are facts
+    about the stimulus. Trials of one session and run are one recording. `voxels.tsv`, if there, has a
+    row per voxel and any of name, roi, x, y, z (m). `pictures` lies in `root` or is absolute; a table
+    that names a file above both is followed with `outside` only.
 
     Raises InputError where files are missing or disagree, for missing pictures, and for NaN.
     """
@@ -50,8 +55,13 @@ class BetasFolder:
         mask: str = "mask.nii.gz",
         label_columns: Sequence[str] = (),
         outside: bool = False,
+        kind: Kind | None = None,
     ) -> None:
-        self.outside = outside
+        if kind is not None and kind not in get_args(Kind):
+            raise refusal(
+                "data.kind", f"null or one of {list(get_args(Kind))}", repr(kind), "correct it"
+            )
+        self.outside, self.kind = outside, kind
         self.root, self.files_named, self.variable, self.mask = Path(root), files, variable, mask
         self.pictures, self.label_columns = self.root / pictures, tuple(label_columns)
         self.subjects: tuple[str, ...] = tuple(
@@ -97,14 +107,15 @@ class BetasFolder:
             yield Recording(subject, session, run, "fmri", signal, 1.0, channels, events)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
-        """The pictures that any subject saw, by their path below the pictures folder."""
+        """What any subject saw, by the value of the column `stimulus`."""
         return self._stimuli
 
     def files(self, subject: str) -> Iterable[Path]:
         folder, trials = self.root / subject, self._tables[subject]
         # Captions of a picture are those of all subjects together.
         said = [s for s, table in self._tables.items() if s == subject or "caption" in table]
-        pictures = [self.pictures / name for name in trials["stimulus"].unique()]
+        shown = () if self.kind in NO_FILE else trials["stimulus"].unique()
+        pictures = [self.pictures / name for name in shown]
         betas = beta_files.beta_paths(folder, self.files_named, self.mask)
         return [
             *betas, *pictures, folder / VOXELS, folder / self.mask,
@@ -135,6 +146,8 @@ class BetasFolder:
         return table.reset_index(drop=True)
 
     def _check_pictures(self, path: Path, trials: pd.DataFrame) -> None:
+        if self.kind in NO_FILE:
+            return
         shown = trials["stimulus"].unique()
         if not self.outside:
             for name in shown:
@@ -166,8 +179,13 @@ class BetasFolder:
         if captions:
             labels["captions"] = tuple(captions)
         text = captions[0] if captions else None
-        path = str(self.pictures / name)
-        return Stimulus(name, "image", path=path, text=text, labels=labels)
+        if self.kind == "text" or self.kind == "event":
+            said = name if self.kind == "text" else text
+            return Stimulus(name, self.kind, text=said, labels={"stimulus": name, **labels})
+        path = self.pictures / name
+        kind = self.kind or SUFFIXES.get(path.suffix.lower().lstrip("."), "image")
+        text = read_text(path) if kind == "text" else text
+        return Stimulus(name, kind, path=str(path), text=text, labels=labels)
 
 
 def _events(rows: pd.DataFrame) -> pd.DataFrame:

@@ -224,7 +224,7 @@ def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) 
     if kind == "image":
         _check_image(path, events)
     elif kind == "text":
-        text = _read_text(path)
+        text = read_text(path)
     return Stimulus(uid, kind, path=str(path), text=text, labels=labels)
 
 
@@ -240,7 +240,8 @@ def _check_image(path: Path, events: Path) -> None:
         ) from e
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The words of a text file in UTF-8."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as e:
