@@ -88,7 +88,8 @@ def training(
     """Steps of one experiment's training, early and late in it, and the time to read their batches."""
     config = composed(*overrides)
     trainer: Trainer = replace(build(config["trainer"]), precision=precision)
-    size = batch_size or trainer.batch_size
+    together = len(subjects or ("subj01",)) if trainer.per_subject else 1
+    size = batch_size or trainer.batch_size * together
     recorded = trials(subjects or {"subj01": VOXELS["subj01"]}, size * (WARM + STEPS))
     features = stores(folder, shapes, len(recorded))
     loader = recorded.loader(

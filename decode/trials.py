@@ -20,7 +20,8 @@ from decode.scalers import Scaler, is_test_conditioned
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
-# Trials (row, of each), their weights where they are mixed, and one random number per row.
+# Trials (row, of each), their weights where they are mixed, and one number per row that says which of
+# several targets is drawn.
 Chunk = tuple[Tensor, Tensor | None, Tensor]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -279,7 +280,10 @@ class Loader:
             picked: tuple[Tensor, Tensor | None] = (rows, None)
             if self._repeats != "each":
                 picked = drawn(self._members[rows], self._count[rows], self._repeats, draws)
-            yield *picked, torch.randint(2**31, (len(rows),), generator=draws)
+            chance = rows
+            if self._drawn:
+                chance = torch.randint(2**31, (len(rows),), generator=draws)
+            yield *picked, chance
 
     def without_targets(self) -> Iterator[Batch]:
         """All trials in order, with empty `targets`: read them with `columns`."""
