@@ -177,6 +177,7 @@ WORLDS = (
     World("accuracy, 8 subjects", "4 x 25 each", accuracy((25,) * 4, 1.5, 8, 0.5)),
     World("retrieval, one subject", "20", vectors(RETRIEVAL, 20, 2.5)),
     World("retrieval, one subject", "100", vectors(RETRIEVAL, 100, 2.5)),
+    World("retrieval, one subject", "100, near 1", vectors(RETRIEVAL, 100, 1.2)),
     World("retrieval, one subject", "300", vectors(RETRIEVAL, 300, 4)),
     World("retrieval, one subject", "50 x 3", vectors(RETRIEVAL, 50, 3, repeats=3)),
     World("retrieval, 2 subjects", "80", vectors(RETRIEVAL, 80, 3, 2, differ=0.1)),

@@ -85,6 +85,18 @@ def test_contributions_have_the_spread_of_the_correlation() -> None:
     assert np.mean(error) == pytest.approx(np.std(r), rel=0.12)
 
 
+def test_contributions_are_what_r_loses_without_a_row() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(9, 2))
+    y = x + rng.normal(size=(9, 2))
+    kept = [np.delete(np.arange(9), i) for i in range(9)]
+    without = np.array([[np.corrcoef(x[k, v], y[k, v])[0, 1] for v in (0, 1)] for k in kept])
+    whole = [np.corrcoef(x[:, v], y[:, v])[0, 1] for v in (0, 1)]
+    assert contributions(x, y) == pytest.approx(whole + 8 * (without.mean(axis=0) - without))
+    flat = contributions(x, np.ones((9, 2)))
+    assert (flat == 0).all()
+
+
 def test_shuffled_pairs_sit_at_zero_and_perfect_ones_at_one() -> None:
     results = made_up()
     brain = results.brain

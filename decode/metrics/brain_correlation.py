@@ -23,9 +23,9 @@ class BrainCorrelation:
     every row, as those that a scaler left out, count nowhere. A region without voxels in a subject has
     no row there. Rows of one gallery (`within`) are correlated.
 
-    A mean r is no mean over rows, so rows are contributions: z z' - r (z^2 + z'^2 - 2) / 2 with
-    z-scores z, z', averaged over voxels. Their mean is exactly the mean r, and resampling them gives
-    its interval to first order. Chance is 0. The ceiling is what a perfect model would reach given
+    A mean r is no mean over rows, so rows are contributions: what r loses when the row is left out
+    (`contributions`). Their mean is exactly the mean r, and their spread gives its interval. Chance
+    is 0. The ceiling is what a perfect model would reach given
     the noise of the measured responses; how far the encoding model itself is from it is told by the
     control `shown`, its expectation of the shown pictures. A decoder that was trained on the features
     of that model is judged by a friend: take other features for `voxel_model`.
@@ -107,7 +107,8 @@ class BrainCorrelation:
 
 
 def contributions(measured: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """(row, voxel) numbers whose mean over rows is the Pearson r of each voxel.
+    """(row, voxel) numbers whose mean over rows is the Pearson r of each voxel: r plus n - 1 times what
+    leaving the row out takes from it (the jackknife, centred), so that they spread as r does.
 
     A voxel that does not vary in one of the two has r = 0. Raises InputError below three rows.
     """
@@ -117,11 +118,18 @@ def contributions(measured: np.ndarray, expected: np.ndarray) -> np.ndarray:
             f"{len(measured)}; leave 'fold' out of `within` or use fewer folds"
         )
     z, other = _standard(measured), _standard(expected)
+    n = len(z)
     r = (z * other).mean(axis=0)
-    made = z * other
-    # Squares of a constant column average to 0, of any other to 1.
-    made -= r / 2 * (z**2 + other**2 - 2)
-    return made
+    # Sums of products over all rows but one, of columns centred again.
+    both, left, right = (
+        n * (x * y).mean(axis=0) - x * y * n / (n - 1)
+        for x, y in ((z, other), (z, z), (other, other))
+    )
+    varies = (left > 1e-9) & (right > 1e-9)
+    without = np.divide(
+        both, np.sqrt(np.maximum(left * right, 0)), out=np.zeros_like(both), where=varies
+    )
+    return r + (n - 1) * (without.mean(axis=0) - without)
 
 
 def _standard(x: np.ndarray) -> np.ndarray:

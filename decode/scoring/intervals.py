@@ -39,7 +39,8 @@ def interval(
 
     A score between 0 and 1 (`share`; None: where all values are, or `influence` is given) gets
     Wilson's interval at the number of independent yes-or-no trials that would have this variance;
-    any other Student's, for one subject corrected for skewness. A single unit has no interval: nan.
+    any other Student's, for one subject corrected for skewness. Shares of one subject that are no
+    mere hits take the farther end of both. A single unit has no interval: nan.
     """
     value = rows["value"].to_numpy(np.float64)
     if len(value) == 0 or not np.isfinite(value).all():
@@ -60,7 +61,12 @@ def interval(
     if not share:
         return mean, *student(mean, spread, level)
     n = mean * (1 - mean) / spread.variance if spread.variance > 0 else float(spread.n_units)
-    return mean, *wilson(mean, n, spread.df, level)
+    low, high = wilson(mean, n, spread.df, level)
+    if influence is None and subject.max() == 0:
+        # Near 0 or 1 a few rows tell all: neither interval is long enough by itself.
+        other = student(mean, spread, level)
+        low, high = min(low, max(other[0], 0.0)), max(high, min(other[1], 1.0))
+    return mean, low, high
 
 
 def are_classes(n_rows: int, n_items: int, n_subjects: int) -> bool:
