@@ -172,6 +172,7 @@ WORLDS = (
     World("accuracy, one subject", "2 x 50", accuracy((50, 50), 1)),
     World("accuracy, one subject", "100 / 20", accuracy((100, 20), 1)),
     World("accuracy, one subject", "8 x 12, near 1", accuracy((12,) * 8, 4)),
+    World("accuracy, one subject", "16 x 10, events", accuracy((10,) * 16, 1)),
     World("accuracy, pictures x 5", "8 x 6", accuracy((6,) * 8, 2, repeats=5)),
     World("accuracy, 3 subjects", "4 x 25 each", accuracy((25,) * 4, 1.5, 3, 0.5)),
     World("accuracy, 8 subjects", "4 x 25 each", accuracy((25,) * 4, 1.5, 8, 0.5)),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts.check_results import PAGE, check, claims, differences, rewritten, written
 
 from decode.core import InputError
+from scripts.check_results import PAGE, check, claims, differences, rewritten, written
 
 TEXT = """# Scores
 

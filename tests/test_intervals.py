@@ -138,6 +138,7 @@ CHECKED = (
     "AUC, 3 subjects 100 / 20 each",
     "accuracy, one subject 2 x 10",
     "accuracy, one subject 100 / 20",
+    "accuracy, one subject 16 x 10, events",
     "accuracy, pictures x 5 8 x 6",
     "accuracy, 8 subjects 4 x 25 each",
     "retrieval, one subject 100",

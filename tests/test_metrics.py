@@ -21,6 +21,7 @@ from decode.metrics.retrieval import Retrieval, count_rivals, n_way_hit
 from decode.metrics.vector_correlation import VectorCorrelation
 from decode.scoring.feature_networks import EfficientNetLite0, OpenClip, Pixels, Torchvision
 from decode.scoring.identification import references, share_beaten
+from decode.scoring.intervals import interval
 from decode.scoring.picture_scores import Resize, pixel_correlation, ssim
 from decode.stages.evaluate import SHUFFLES, _score
 
@@ -241,6 +242,25 @@ def test_an_answer_that_never_looks_is_at_chance_in_balanced_accuracy_only_there
         assert every[column].mean().to_dict() == pytest.approx(
             {"accuracy": 0.9, "balanced_accuracy": 0.5}
         )
+
+
+def test_trials_are_the_unit_where_each_class_is_one_stimulus() -> None:
+    """Sixteen events of ten trials are no sixteen pictures: their classes are the same next time."""
+    rng = np.random.default_rng(1)
+    label = np.repeat(np.arange(16), 10)
+    truth = np.eye(16)[label]
+    predicted = truth + rng.normal(size=truth.shape)
+    metric = Accuracy("retrieval")
+    events = metric(make_results(predicted, truth, stimulus=[f"event/{c}" for c in label]))
+    pictures = metric(make_results(predicted, truth))
+    for (name, one), (_, other) in zip(
+        events.groupby("metric"), pictures.groupby("metric"), strict=True
+    ):
+        assert one["by_trial"].all()
+        assert not other["by_trial"].any()
+        shared = interval(one.assign(stimulus=label[one["trial"]]))
+        assert shared == pytest.approx(interval(other.assign(stimulus=other["trial"]))), name
+        assert shared[2] - shared[1] > 0.1
 
 
 @pytest.mark.parametrize("columns", [1, 2])

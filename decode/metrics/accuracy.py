@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Results
-from decode.scoring.rows import class_weight, galleries, is_one_hot, scores, table, vectors
+from decode.scoring.rows import (
+    class_weight,
+    classes_are_stimuli,
+    galleries,
+    is_one_hot,
+    scores,
+    table,
+    vectors,
+)
 
 
 def hit(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -63,4 +71,5 @@ class Accuracy:
             chance = 1 / int((rate > 0).sum())
             frame = scores(results, f"balanced_{self.name}", rows, even, chance=chance)
             parts.append(frame.assign(influence=influence, bound=False))
-        return table(parts)
+        whole = table(parts)
+        return whole.assign(by_trial=classes_are_stimuli(results.trials, truth.argmax(axis=1)))

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from decode.core import InputError, Results
-from decode.scoring.rows import class_weight, galleries, scores, table, vectors
+from decode.scoring.rows import class_weight, classes_are_stimuli, galleries, scores, table, vectors
 
 
 def placements(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -83,4 +83,4 @@ class Auc:
                 f"{self.name}: no part of the test rows within {list(self.within)} holds both "
                 "classes; use larger folds or fewer columns in `within`"
             )
-        return table(parts)
+        return table(parts).assign(by_trial=classes_are_stimuli(results.trials, positive))

@@ -93,7 +93,7 @@ def class_lines(
         recall = low = high = float("nan")
         if own.any():
             rows = table.loc[own, ["subject", "stimulus"]].assign(value=named[own, number])
-            recall, low, high = interval(rows)
+            recall, low, high = interval(rows.assign(by_trial=rows["stimulus"].nunique() == 1))
         precision = float(named[own, number].sum()) / often if often else float("nan")
         lines.append(ClassLine(name, int(own.sum()), often, recall, low, high, precision))
     return lines

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError
-from decode.scoring.intervals import are_classes, interval
+from decode.scoring.intervals import by_trial, interval
 
 # Up to so many items every pattern of signs is counted; beyond that patterns are drawn.
 EXACT_ITEMS = 12
@@ -57,7 +57,8 @@ def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
             x.groupby(keys, sort=False)["value"].mean().reset_index() for x in (left, right)
         )
     both = left.merge(right, on=keys, suffixes=("_a", "_b"))
-    return both.rename(columns={"value_a": "a", "value_b": "b"})
+    both = both.rename(columns={"value_a": "a", "value_b": "b"})
+    return both.assign(by_trial=same and by_trial(a))
 
 
 def weighed(rows: pd.DataFrame) -> np.ndarray:
@@ -75,7 +76,7 @@ def sign_flip_p(rows: pd.DataFrame, *, seed: int, n: int = 10_000) -> float:
     many times, rows are exchanged one by one), otherwise from `n` draws, never below 1 / (n + 1).
     """
     item, items = pd.factorize(rows["stimulus"], sort=True)
-    if are_classes(len(rows), len(items), rows["subject"].nunique()):
+    if by_trial(rows):
         item, items = np.arange(len(rows)), pd.RangeIndex(len(rows))
     total = np.bincount(item, rows["value"].to_numpy(np.float64), minlength=len(items))
     seen = abs(total.sum()) - 1e-12 * np.abs(total).sum()

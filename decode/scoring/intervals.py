@@ -34,7 +34,7 @@ def interval(
     `rows` has the columns value, subject and stimulus. The variance of the mean counts every pair of
     rows that share a subject or a stimulus, so subjects and stimuli are both samples (crossed random
     effects) and repeats of a stimulus stay together; with one subject only stimuli are. Where a
-    stimulus is a class shown many times (`are_classes`) trials are the unit. Where it is given, a
+    stimulus is a class shown many times (`by_trial`) trials are the unit. Where it is given, a
     column `influence` has the same mean and the true spread of a score whose rows count unequally.
 
     A score between 0 and 1 (`share`; None: where all values are, or `influence` is given) gets
@@ -72,6 +72,15 @@ def interval(
 def are_classes(n_rows: int, n_items: int, n_subjects: int) -> bool:
     """Whether stimuli are classes shown many times (labels, events), so that trials are the unit."""
     return n_items < 10 and n_rows > 2 * n_items * n_subjects
+
+
+def by_trial(rows: pd.DataFrame) -> bool:
+    """Whether trials are the independent unit: of few stimuli shown many times, and where the metric
+    says (`by_trial`) that every class is one stimulus.
+    """
+    if "by_trial" in rows and rows["by_trial"].eq(True).all():
+        return True
+    return are_classes(len(rows), rows["stimulus"].nunique(), rows["subject"].nunique())
 
 
 def spread_of(x: np.ndarray, subject: np.ndarray, unit: np.ndarray) -> Spread:
@@ -139,11 +148,10 @@ def _quantile(level: float, df: float) -> float:
 
 def _units(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of subject and independent unit of each row: the stimulus, or the trial of classes."""
-    subject, subjects = pd.factorize(rows["subject"], sort=True)
-    item, items = pd.factorize(rows["stimulus"], sort=True)
-    if are_classes(len(rows), len(items), len(subjects)):
-        item = np.arange(len(rows))
-    return subject, item
+    subject = pd.factorize(rows["subject"], sort=True)[0]
+    if by_trial(rows):
+        return subject, np.arange(len(rows))
+    return subject, pd.factorize(rows["stimulus"], sort=True)[0]
 
 
 def _influence(rows: pd.DataFrame) -> np.ndarray | None:

@@ -89,6 +89,14 @@ def is_one_hot(truth: np.ndarray) -> bool:
     )
 
 
+def classes_are_stimuli(trials: pd.DataFrame, label: np.ndarray) -> bool:
+    """Whether each class, by `label` (row,), was always the same stimulus, so that a trial repeats no
+    picture of its class but the class itself.
+    """
+    pairs = pd.DataFrame({"label": label, "stimulus": trials["stimulus"].to_numpy()})
+    return not pairs.drop_duplicates()["label"].duplicated().any()
+
+
 def class_weight(number: np.ndarray) -> np.ndarray:
     """What multiplies the deviation of each row (row,) from the mean of its class of `number` rows,
     for the mean of all rows to vary as the sum over classes of their means does, variances unbiased.
