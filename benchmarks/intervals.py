@@ -171,6 +171,7 @@ WORLDS = (
     World("accuracy, one subject", "2 x 10", accuracy((10, 10), 1)),
     World("accuracy, one subject", "2 x 50", accuracy((50, 50), 1)),
     World("accuracy, one subject", "100 / 20", accuracy((100, 20), 1)),
+    World("accuracy, one subject", "100 / 20, near 1", accuracy((100, 20), 2)),
     World("accuracy, one subject", "8 x 12, near 1", accuracy((12,) * 8, 4)),
     World("accuracy, one subject", "16 x 10, events", accuracy((10,) * 16, 1)),
     World("accuracy, pictures x 5", "8 x 6", accuracy((6,) * 8, 2, repeats=5)),

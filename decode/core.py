@@ -429,8 +429,9 @@ class Metric(Protocol):
     "higher" or "lower". A score is the mean of its rows. A column `ceiling` may say what nothing can
     beat, `bound` that chance is the most that can be had without the brain, not the mean of luck.
     Where rows count unequally in a score from 0 to 1, `influence` holds numbers with the same mean
-    whose spread is that of the score: intervals are made of them. `by_trial` says that trials are
-    independent though they share a stimulus, where each class is one.
+    whose spread is that of the score: intervals are made of them; `worth` says how many independent
+    trials each is worth at most. `by_trial` says that trials are independent though they share a
+    stimulus, where each class is one.
     """
 
     looks_at: Literal["predictions", "media", "brain"]

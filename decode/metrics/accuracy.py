@@ -38,6 +38,14 @@ def balanced(value: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return len(label) / (len(number) * number[code]) * value, rate.mean() + spread
 
 
+def worth(label: np.ndarray) -> float:
+    """How many trials of equal classes one of these is worth, where classes of true `label` (row,)
+    count alike: the mean of C rates is as sure as C^2 / sum(1 / n) trials.
+    """
+    number = np.unique(label, return_counts=True)[1]
+    return float(len(number) ** 2 / (1 / number).sum() / len(label))
+
+
 class Accuracy:
     """Accuracy of a class target: scores (row, class) against one-hot truth.
 
@@ -70,6 +78,7 @@ class Accuracy:
             even, influence = balanced(mine, label)
             chance = 1 / int((rate > 0).sum())
             frame = scores(results, f"balanced_{self.name}", rows, even, chance=chance)
-            parts.append(frame.assign(influence=influence, bound=False))
+            more = {"influence": influence, "worth": worth(label), "bound": False}
+            parts.append(frame.assign(**more))
         whole = table(parts)
         return whole.assign(by_trial=classes_are_stimuli(results.trials, truth.argmax(axis=1)))

@@ -35,7 +35,8 @@ def interval(
     rows that share a subject or a stimulus, so subjects and stimuli are both samples (crossed random
     effects) and repeats of a stimulus stay together; with one subject only stimuli are. Where a
     stimulus is a class shown many times (`by_trial`) trials are the unit. Where it is given, a
-    column `influence` has the same mean and the true spread of a score whose rows count unequally.
+    column `influence` has the same mean and the true spread of a score whose rows count unequally,
+    and the sum of `worth` is the number of independent trials that they are worth at most.
 
     A score between 0 and 1 (`share`; None: where all values are, or `influence` is given) gets
     Wilson's interval at the number of independent yes-or-no trials that would have this variance;
@@ -61,7 +62,7 @@ def interval(
     if not share:
         return mean, *student(mean, spread, level)
     n = mean * (1 - mean) / spread.variance if spread.variance > 0 else float(spread.n_units)
-    low, high = wilson(mean, n, spread.df, level)
+    low, high = wilson(mean, min(n, _worth(rows)), spread.df, level)
     if influence is None and subject.max() == 0:
         # Near 0 or 1 a few rows tell all: neither interval is long enough by itself.
         other = student(mean, spread, level)
@@ -158,6 +159,12 @@ def _influence(rows: pd.DataFrame) -> np.ndarray | None:
     if "influence" not in rows or rows["influence"].isna().any():
         return None
     return rows["influence"].to_numpy(np.float64)
+
+
+def _worth(rows: pd.DataFrame) -> float:
+    if "worth" not in rows or rows["worth"].isna().any():
+        return float("inf")
+    return float(rows["worth"].sum())
 
 
 def _are_hits(x: np.ndarray) -> bool:
