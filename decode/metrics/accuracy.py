@@ -78,7 +78,6 @@ class Accuracy:
             even, influence = balanced(mine, label)
             chance = 1 / int((rate > 0).sum())
             frame = scores(results, f"balanced_{self.name}", rows, even, chance=chance)
-            more = {"influence": influence, "worth": worth(label), "bound": False}
-            parts.append(frame.assign(**more))
+            parts.append(frame.assign(influence=influence, worth=worth(label), bound=False))
         whole = table(parts)
         return whole.assign(by_trial=classes_are_stimuli(results.trials, truth.argmax(axis=1)))
