@@ -410,6 +410,23 @@ def test_fmri_mistakes_are_told(bold: tuple[Path, np.ndarray]) -> None:
     assert "MNI, null" in message_of(lambda: fmriprep(root, space="T1w").stimuli())
     wrong = fmriprep(root, confounds=["rot_*"])
     assert "rot_*" in message_of(lambda: list(wrong.recordings("sub-01")))
+    table = (
+        root
+        / "derivatives/fmriprep/sub-01/func/sub-01_task-look_run-2_desc-confounds_timeseries.tsv"
+    )
+    whole = table.read_text().splitlines()
+    odd = fmriprep(root, confounds=["dvars"])
+    for content, what in (
+        (whole[:-3], "confounds for 20 volumes, got 17 rows"),
+        ([whole[0], *["0\t0\tn/a"] * 20], "'dvars': expected numbers, got none"),
+        ([whole[0], *["0\t0\t1,5"] * 20], "'1,5'"),
+        ([whole[0], *["0\t0\tinf"] * 20], "'inf'"),
+    ):
+        table.write_text("\n".join(content))
+        message = message_of(lambda: list(odd.recordings("sub-01")))
+        assert table.name in message
+        assert what in message
+    table.write_text("\n".join(whole))
     assert "data.derivatives" in message_of(lambda: fmriprep(root, derivatives="derivatives/prep"))
     for mask in root.glob("derivatives/fmriprep/sub-01/func/*run-2_space-MNI_desc-brain*"):
         mask.unlink()

@@ -265,10 +265,20 @@ def test_broken_files_are_named(tmp_path: Path):
     data = _published(tmp_path / "b", stimTrn=np.zeros((2, 784), np.uint8))
     with pytest.raises(InputError, match="one label per response"):
         data.stimuli()
+    for change, message in (
+        ({"stimTrn": np.eye(3, 784)}, "whole numbers from 0 to 255, got values from 0 to 1;"),
+        ({"stimTest": np.full((1, 784), 300.0)}, "got values from 0 to 300"),
+        ({"fmriTest": np.full((1, 4), np.nan)}, "finite numbers"),
+        ({"fmriTest": np.zeros((1, 5))}, r"as in the test part, got \(3, 4\) and \(1, 5\)"),
+        ({"fmriTrn": np.array([["a", 1]], dtype=object)}, "'fmriTrn', got cells"),
+    ):
+        data = _published(tmp_path / "c", **change)
+        with pytest.raises(InputError, match=message):
+            data.stimuli()
     file = tmp_path / "b" / "digit69_28x28.mat"
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(InputError, match="digit69_28x28"):
-        data.stimuli()
+        Digits69(str(tmp_path / "b"), cache=str(tmp_path)).stimuli()
 
 
 @pytest.mark.data

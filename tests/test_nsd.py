@@ -366,12 +366,15 @@ def test_windows_hold_the_response(twin: Twin) -> None:
         ("foreign", "its design shows picture .* names 0 times in session 1"),
         ("rows", "expected 20 volumes and as many rows.*got 24 volumes and 20 rows|24.*20"),
         ("words", "expected one number per volume"),
+        ("run", r"timeseries: expected runs with the \d+ trials of session 1, got \d+ in the runs"),
     ],
 )
 def test_bad_designs_are_one_line(copy: Path, twin: Twin, change: str, message: str) -> None:
     path = copy / "nsddata_timeseries/ppdata/subj01/func1pt8mm/design/design_session01_run02.tsv"
     if change == "missing":
         path.unlink()
+    elif change == "run":
+        (path.parents[1] / "timeseries/timeseries_session01_run02.nii.gz").unlink()
     elif change == "foreign":
         later = next(i for i in twin.ids("subj01") if i not in twin.ids("subj01")[:6])
         path.write_text(f"0\n0\n{later + 1}\n" + "0\n" * 21)

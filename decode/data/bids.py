@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth, about
 from decode.pictures import StimuliOnDemand
 from decode.recordings import bids
 from decode.recordings.bids import Columns, Run, Shown
@@ -246,7 +246,9 @@ class Bids:
                 scale=self.scale,
             )
             if self.confounds:
-                recording = with_confounds(recording, read_confounds(run.path, self.confounds))
+                table = confounds_of(run.path)
+                with about(table):
+                    recording = with_confounds(recording, read_confounds(table, self.confounds))
             yield recording
 
     def _voxels(self, runs: Sequence[Run]) -> Voxels:
@@ -284,8 +286,8 @@ def common_mask(images: Sequence[Path]) -> Voxels:
     return first.take(pd.Series(list(map(tuple, first.ijk.tolist()))).isin(inside).to_numpy(bool))
 
 
-def read_confounds(image: Path, wanted: Sequence[str]) -> pd.DataFrame:
-    """(volume, confound) columns of fMRIPrep's table that match the names or patterns."""
+def confounds_of(image: Path) -> Path:
+    """The table of confounds that fMRIPrep wrote beside an image."""
     endings = ("desc-confounds_timeseries.tsv", "desc-confounds_regressors.tsv")
     found = [sidecar(image, image.parent, e, ignore=["desc"]) for e in endings]
     path = next((p for p in found if p is not None), None)
@@ -294,6 +296,11 @@ def read_confounds(image: Path, wanted: Sequence[str]) -> pd.DataFrame:
             f"{image}: expected *_{endings[0]} beside it, found none; copy it there or set "
             "data.confounds=[]"
         )
+    return path
+
+
+def read_confounds(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    """(volume, confound) columns of fMRIPrep's table that match the names or patterns."""
     table = read_words(path)
     names: list[str] = []
     for pattern in wanted:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, reading
 from decode.pictures import StimuliOnDemand
 from decode.recordings import packed
 
@@ -115,7 +115,8 @@ class BOLD5000:
     def _names(self, subject: str) -> list[str]:
         """Picture of each trial; the lists mark a repeated one by `rep_`, which is no part of its name."""
         file = self._file(f"{subject}_imgnames.txt", "fetch it with the betas of release 2.0")
-        lines = [line.strip() for line in file.read_text().splitlines()]
+        with reading(f"{NAME}: {file}", "a line of text per trial", "fetch it again"):
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         return [line.removeprefix("rep_") for line in lines if line]
 
     def _betas(self, subject: str) -> tuple[np.ndarray, list[str]]:

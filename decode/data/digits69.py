@@ -43,13 +43,14 @@ def read(file: Path) -> dict[str, np.ndarray]:
             f"digits69: expected labels {list(_DIGITS)} in {file}, got "
             f"{sorted(set(label.tolist()))}; fetch it again"
         )
-    if flat.min() < 0 or not 1 < flat.max() <= 255:
-        raise refusal(
-            file,
-            "pictures of whole numbers from 0 to 255",
-            f"values from {flat.min():g} to {flat.max():g}",
-            "multiply pictures in [0, 1] by 255, or fetch the file again",
-        )
+    for part in (raw["stimTrn"], raw["stimTest"]):
+        if part.min() < 0 or not 1 < part.max() <= 255:
+            raise refusal(
+                file,
+                "pictures of whole numbers from 0 to 255",
+                f"values from {part.min():g} to {part.max():g}",
+                "multiply pictures in [0, 1] by 255, or fetch the file again",
+            )
     # MATLAB stores pictures column by column.
     pictures = flat.astype(np.uint8).reshape(-1, _SIDE, _SIDE).transpose(0, 2, 1)
     return {

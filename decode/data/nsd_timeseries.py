@@ -96,6 +96,7 @@ class NSDTimeseries:
         for session, runs in self._runs(subject).items():
             trials = self.design.trials(subject, session)
             nsd_pictures.check_images(trials["image"].to_numpy(), n, self.root, self.design.path)
+            self._check_whole(subject, session, runs, len(trials))
             shown: dict[int, int] = {}
             for run, (path, design) in runs.items():
                 events = self._events(design, path, trials, shown, session)
@@ -190,6 +191,17 @@ class NSDTimeseries:
                 "repeat": table["repeat"].astype(int),
             }
         )
+
+    def _check_whole(
+        self, subject: str, session: int, runs: Mapping[int, tuple[Path, np.ndarray]], n: int
+    ) -> None:
+        """InputError where runs are missing, whose trials nobody would miss."""
+        shown = sum(np.count_nonzero(design) for _, design in runs.values())
+        if shown < n:
+            raise InputError(
+                f"{self._folder(subject)}: expected runs with the {n} trials of session {session}, got "
+                f"{shown} in the runs {sorted(runs)}; fetch the others or set data.last_session"
+            )
 
     def _check_length(self, path: Path, n: int, rows: int) -> None:
         short = self.volumes is not None and min(n, rows) < self.volumes
