@@ -58,6 +58,12 @@ def agrees_with_the_page(
     assert differences(PAGE.read_text(), run, rows, metrics, columns) == []
 
 
+def the_report_of(folder: Path) -> str:
+    """The page of the only run below `folder`."""
+    (report,) = (folder / "report").glob("*-*/report.html")
+    return report.read_text()
+
+
 @pytest.mark.data
 @pytest.mark.slow
 def test_haxby2001(data_root: Path, tmp_path: Path) -> None:
@@ -67,16 +73,27 @@ def test_haxby2001(data_root: Path, tmp_path: Path) -> None:
     assert (summary["n_fits"] == 12).all()
     at_chance(summary)
     agrees_with_the_page(summary, "haxby2001")
+    html = the_report_of(tmp_path)
+    matrix = html[html.index('<table class="matrix">') :]
+    assert [m in matrix for m in ("scrambledpix", "scissors", "house")] == [True] * 3
+    for words in ("Noise ceilings", "picture", "Shuffled pairs miss chance"):
+        assert words not in html.replace("scrambledpix", ""), words
 
 
 @pytest.mark.data
 @pytest.mark.slow
 def test_p300_speller(data_root: Path, tmp_path: Path) -> None:
-    summary = run(tmp_path, "experiment=p300_speller", f"paths.data={data_root}")
+    accuracy = "+metric@metrics.accuracy=accuracy"
+    summary = run(tmp_path, "experiment=p300_speller", f"paths.data={data_root}", accuracy)
     for subject, least in (("S1", 0.95), ("S2", 0.94), ("S3", 0.87)):
         assert value(summary, "auc", subject) >= least
-    at_chance(summary)
+    at_chance(summary[summary["metric"] != "shuffled/accuracy"])
     agrees_with_the_page(summary, "p300_speller")
+    assert value(summary, "shuffled/accuracy", "all") < 0.86  # always "nontarget" is right in .875
+    html = the_report_of(tmp_path)
+    assert "nontarget" in html
+    for words in ("Noise ceilings", "picture", "Shuffled pairs miss chance"):
+        assert words not in html, words
 
 
 @pytest.mark.data

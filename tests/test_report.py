@@ -336,6 +336,16 @@ def test_the_interval_of_a_class_is_that_of_its_trials() -> None:
     assert undecided.counts.tolist() == [[20, 20], [5, 5]]
 
 
+def test_a_hundred_classes_have_their_lines_folded_and_no_matrix() -> None:
+    names = [f"class {i}" for i in range(100)]
+    table = pd.DataFrame({"subject": "S1", "split": "kfold", "stimulus": names})
+    html = page(example(classes=class_cards(table, "label", np.eye(100), np.eye(100), names)))
+    read(html)
+    assert "<summary>100 classes</summary>" in html
+    assert html.count('<th scope="row">class ') == 100
+    assert 'class="matrix"' not in html
+
+
 def test_a_page_of_classes_says_nothing_of_pictures() -> None:
     html = class_page(splits=[], versions={}, artefacts=[], simulated=False)
     text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)

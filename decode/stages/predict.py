@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,12 +221,12 @@ def rescale_by_test(
     return made
 
 
-def pooled(folder: Path, split: str) -> Frame:
-    """The test rows of all folds of one split."""
+def pooled(folder: Path, split: str, only: Collection[str] | None = None) -> Frame:
+    """The test rows of all folds of one split, with all arrays or those named in `only`."""
     named = re.compile(rf"{re.escape(split)}-\d+")
     frames = [Frame.read(p) for p in sorted(folder.iterdir()) if named.fullmatch(p.name)]
     if not frames:
         raise InputError(f"{folder} holds no predictions of split {split!r}; run until=predict")
     table = pd.concat([f.table for f in frames], ignore_index=True)
-    names = frames[0].arrays
+    names = [n for n in frames[0].arrays if only is None or n in only]
     return Frame(table, {k: np.concatenate([f.arrays[k] for f in frames]) for k in names})

@@ -117,10 +117,10 @@ def _classes(
     """Confusion matrices of the decoder's class targets, split by split."""
     cards = []
     for split in splits:
-        frame = pooled(predicted, split)
         for target, node in targets.items():
-            truth = frame.arrays.get(f"truth.{target}")
-            made = frame.arrays.get(f"encoder.{target}")
+            truth_name, made_name = f"truth.{target}", f"encoder.{target}"
+            frame = pooled(predicted, split, (truth_name, made_name))
+            truth, made = frame.arrays.get(truth_name), frame.arrays.get(made_name)
             if truth is not None and made is not None and is_one_hot(truth):
                 names = class_names(node, truth.shape[1])
                 cards += class_cards(frame.table, target, made, truth, names)
@@ -133,7 +133,7 @@ def _with_repeats(
     """Splits that test stimuli repeatedly; trials of one class are no repeats of a stimulus."""
     found = []
     for split in splits:
-        table = pooled(predicted, split).table
+        table = pooled(predicted, split, ()).table
         shown = table["stimulus"].unique()
         events = all(stimuli[u].kind == "event" for u in shown)
         if not events and not are_classes(len(table), len(shown), table["subject"].nunique()):
@@ -223,7 +223,7 @@ def _galleries(
         metric = gallery_metric(rows["metric"].unique())
         if metric is None:
             continue
-        table = pooled(predicted, split).table
+        table = pooled(predicted, split, ()).table
         table = table.assign(row=table.groupby("fold", sort=False).cumcount())
         values = rows[rows["metric"] == metric].set_index("trial")["value"]
         groups = {
