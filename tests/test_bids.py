@@ -245,7 +245,7 @@ def write_bold(path: Path, data: np.ndarray) -> None:
     nibabel.save(image, path)
 
 
-def test_other_subjects_do_not_stop_a_run(eeg: Path) -> None:
+def test_other_subjects_do_not_stop_a_run(eeg: Path, capsys: pytest.CaptureFixture) -> None:
     """One who did another task, one without events, one with a damaged table, one with other labels."""
 
     def another(subject: str, task: str = "look") -> Path:
@@ -261,6 +261,7 @@ def test_other_subjects_do_not_stop_a_run(eeg: Path) -> None:
     another("sub-04").write_text("onset\tduration\tstim_file\tpart\tconcept\n1\t1\n")
     write_events(another("sub-05"), [{**shown()[0], "stim_file": "a/new.png"}])
     assert eeg_set(eeg).subjects == ("sub-01", "sub-02", "sub-03", "sub-04", "sub-05")
+    assert "did different ones: look (sub-05), rest (sub-02)" in capsys.readouterr().err
     data = eeg_set(eeg, task="look")
     assert data.subjects == ("sub-01", "sub-03", "sub-04", "sub-05")
     assert len(list(data.recordings("sub-01"))) == 2
@@ -371,6 +372,7 @@ def test_derivatives_of_run_1_belong_to_run_01(bold: tuple[Path, np.ndarray]) ->
     for path in list(root.glob("sub-01/func/*")):
         path.rename(path.with_name(path.name.replace("_run-", "_run-0")))
     write_events(root / "sub-01/func/sub-01_task-look_run-02_events.tsv", shown()[:1])
+    (root / "task-look_events.json").write_text(json.dumps({"onset": {"Units": "s"}}))
     runs = list(fmriprep(root).recordings("sub-01"))
     assert [(r.run, len(r.events)) for r in runs] == [("1", 2), ("2", 1)]
     for path in list(root.glob("derivatives/fmriprep/sub-01/func/*run-2*bold*")):

@@ -12,7 +12,7 @@ import pytest
 
 from decode.core import InputError
 from decode.recordings.names import in_order
-from decode.recordings.sidecars import Timing, said_of, sidecar, volume_timing
+from decode.recordings.sidecars import Timing, check_seconds, said_of, sidecar, volume_timing
 
 NAME = "sub-01_ses-2_task-look_run-03_bold.nii.gz"
 VOLUMES = 5
@@ -147,6 +147,16 @@ def test_a_damaged_sidecar_is_refused_by_name(tmp_path: Path, image: Path, conte
     (tmp_path / "task-look_bold.json").write_bytes(content)
     with pytest.raises(InputError, match=r"task-look_bold\.json: expected .*; correct the file"):
         volume_timing(image, tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["ms", "samples", 5])
+def test_events_are_in_seconds(tmp_path: Path, unit: object) -> None:
+    events = tmp_path / "sub-01/sub-01_task-look_events.tsv"
+    write(tmp_path / "task-look_events.json", onset={"Units": "s"}, code={"Units": unit})
+    check_seconds(events, tmp_path)
+    write(tmp_path / "sub-01/sub-01_events.json", duration={"Units": unit}, onset="in seconds")
+    with pytest.raises(InputError, match=r"sub-01_events\.json: expected duration in seconds, got"):
+        check_seconds(events, tmp_path)
 
 
 def test_start_time_is_the_moment_of_the_first_volume(tmp_path: Path, image: Path) -> None:

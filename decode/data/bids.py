@@ -13,6 +13,7 @@ from typing import ClassVar
 import pandas as pd
 
 from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth, about
+from decode.notices import tell
 from decode.pictures import StimuliOnDemand
 from decode.recordings import bids
 from decode.recordings.bids import Columns, Run, Shown
@@ -111,6 +112,12 @@ class Bids:
         self._files = bids.files_with(self.folder, datatype, self._endings)
         self._shown_to: dict[str, dict[str, Shown]] = {}
         self.subjects = self._find_subjects(subjects)
+        tasks = {t: s for s in self.subjects for t in self._files[s]} if task is None else {}
+        if len(tasks) > 1:
+            tell(
+                "data.task",
+                f"null, and subjects did different ones: {_listed(tasks)}; set it to one",
+            )
         told = bids.description(self.root)
         self.facts = replace(  # type: ignore[misc]
             type(self).facts,
@@ -259,6 +266,10 @@ class Bids:
         if self.derivatives is None:
             return bright_voxels(images, self.scale)
         return usable(images, common_mask(images), self.scale)
+
+
+def _listed(tasks: Mapping[str, str]) -> str:
+    return ", ".join(f"{task} ({subject})" for task, subject in sorted(tasks.items()))
 
 
 def common_mask(images: Sequence[Path]) -> Voxels:

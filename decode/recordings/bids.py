@@ -13,7 +13,7 @@ from decode.content import open_picture
 from decode.core import InputError, Kind, Stimulus, refusal
 from decode.recordings.names import entities, in_order, meant
 from decode.recordings.places import check_place
-from decode.recordings.sidecars import read_json_object, sidecar
+from decode.recordings.sidecars import check_seconds, read_json_object, sidecar
 from decode.recordings.tables import read_events
 
 SUFFIXES: dict[str, Kind] = {
@@ -141,6 +141,7 @@ def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
                 f"{path}: expected events beside {raw}, found none; add "
                 f"{path.name.split('_task-')[0]}_task-{names['task']}[_run-..]_events.tsv"
             )
+        check_seconds(events, root)
         runs[key] = Run(path, events, f"sub-{names['sub']}", session, run)
     return list(runs.values())
 

@@ -20,6 +20,7 @@ from decode.notices import tell
 from decode.recordings.names import entities, meant
 from decode.volumes import open_image
 
+SECONDS = ("", "n/a", "s", "sec", "secs", "second", "seconds", "second(s)")
 SHORTEST_TR, LONGEST_TR = 0.05, 60.0
 
 
@@ -86,6 +87,20 @@ def said_of(path: Path, root: Path) -> dict[str, Said]:
             if value is not None:
                 found.setdefault(key, Said(value, file))
     return found
+
+
+def check_seconds(events: Path, root: Path) -> None:
+    """InputError where a sidecar says that onsets or durations of the events are not in seconds."""
+    for column, said in said_of(events, root).items():
+        unit = said.value.get("Units") if isinstance(said.value, dict) else None
+        known = isinstance(unit, str) and unit.strip().lower().rstrip(".") in SECONDS
+        if column in ("onset", "duration") and unit is not None and not known:
+            raise refusal(
+                said.file,
+                f"{column} in seconds",
+                f"Units {unit!r}",
+                "write seconds, as BIDS has it",
+            )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
