@@ -255,6 +255,25 @@ def test_captions_of_a_control_are_wrong_answers(tmp_path: Path) -> None:
     assert (rows["value"] == 0).all()
 
 
+def test_tables_of_answers_are_words(tmp_path: Path) -> None:
+    file = tmp_path / "answers.csv"
+    head = "coco_id,question,answer\n"
+    file.write_text(head + '7,"Who,  or what?",None\n07,How?,null\n8,Why?,n/a\n8,Why?,\n9,"",n/a\n')
+    told = read_answers(file)
+    assert told[["coco_id", "question", "answer"]].to_numpy().tolist() == [
+        ["7", "Who, or what?", "None"], ["07", "How?", "null"]
+    ]  # fmt: skip
+    for rows, words in (
+        ('7,"Who\nelse?",me\n', "row 1, column question: expected one line"),
+        ("7,Who?,me\nn/a,Who?,me\n", "row 2: expected a coco_id for the answer, got none"),
+        ("7,,me\n", "row 1: expected a question for the answer, got none"),
+        ("7,Who?,me,too\n", "row 1: expected 3 cells"),
+    ):
+        file.write_text(head + rows)
+        with pytest.raises(InputError, match=rf"answers\.csv, {words}"):
+            read_answers(file)
+
+
 def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "answers.csv")
     with pytest.raises(InputError, match=r"expected a line for 'What colour is largest\?'"):

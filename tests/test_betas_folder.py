@@ -118,6 +118,47 @@ def test_a_table_of_voxels_names_regions(lab: Path) -> None:
         next(BetasFolder(str(lab)).recordings("s1"))
 
 
+def _voxels(**columns: object) -> str:
+    table = pd.DataFrame({"name": [f"v{i}" for i in range(VOXELS)], "roi": "V1", "x": 0.5})
+    return table.assign(**columns).to_csv(sep="\t", index=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_voxels(roi="V1ü").encode("latin-1"), "row 1: expected text in UTF-8"),
+        (_voxels(x="0,5").encode(), "row 1: expected a number in the column x, got '0,5'"),
+        (_voxels(x=np.inf).encode(), "row 1: expected a number in the column x, got 'inf'"),
+        ((_voxels() + "v9\tV1\n").encode(), "row 7: expected 3 cells"),
+        (b"", "an empty file"),
+        (b"name\n" * VOXELS, "got 5 rows"),
+        (b"a\n" * (VOXELS + 1), "some of name, roi, x, y, z"),
+        (np.arange(9).tobytes(), "zero bytes"),
+    ],
+)
+def test_a_damaged_table_of_voxels_is_one_line(lab: Path, content: bytes, message: str) -> None:
+    _npy(lab / "s1", _betas())
+    (lab / "s1/voxels.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"voxels\.tsv.*{message}") as e:
+        next(BetasFolder(str(lab)).recordings("s1"))
+    assert "\n" not in str(e.value)
+
+
+def test_words_of_trials_stay_words(lab: Path) -> None:
+    _npy(lab / "s1", _betas())
+    words = ["None", "NA", "007", "1.0"] * 3
+    codes = ["n/a", "1", "2", "3"] * 3
+    table = _table().assign(category=words, caption="null", session="01", code=codes)
+    table.to_csv(lab / "s1/trials.tsv", sep="\t", index=False)
+    data = BetasFolder(str(lab), label_columns=["category", "code"])
+    found = {u: (s.text, s.labels["category"], s.labels["code"]) for u, s in data.stimuli().items()}
+    assert found == {
+        "0.png": ("null", "None", None), "1.png": ("null", "NA", "1"),
+        "2.png": ("null", "007", "2"), "3.png": ("null", "1.0", "3"),
+    }  # fmt: skip
+    assert {r.session for r in data.recordings("s1")} == {"01"}
+
+
 def _rewrite(**columns: object) -> Callable[[Path], None]:
     def change(lab: Path) -> None:
         table = _table().assign(**columns)

@@ -34,6 +34,7 @@ from decode.pipeline import execute
 from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.windows import bold_windows
+from decode.recordings.nsd_pictures import read_coco
 from decode.store import read_json
 
 
@@ -310,6 +311,27 @@ def test_bad_captions_are_one_line(copy: Path, captions: str, message: str) -> N
     np.save(copy / "short.npy", np.array([["a", "b"]] * 3))
     with pytest.raises(InputError, match=message):
         list(NSD(str(copy), captions=captions).stimuli().values())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("", None), ("nsdId=7,cocoId=no", "row 585: .* column cocoId, got 'no'"),
+     ("nsdId=7.5,cocoId=1", r"row 585: expected a whole number in the column nsdId, got '7\.5'")],
+)  # fmt: skip
+def test_rows_of_the_table_of_pictures_are_looked_at(
+    copy: Path, row: str, message: str | None
+) -> None:
+    path = copy / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
+    known = read_coco(copy, 584)
+    names = path.read_text().splitlines()[0].split(",")
+    cells = dict(cell.split("=") for cell in row.split(",") if cell)
+    with path.open("a") as file:
+        file.write(",".join(cells.get(name, "") for name in names) + "\n")
+    if message is None:
+        assert read_coco(copy, 584).tolist() == known.tolist()
+        return
+    with pytest.raises(InputError, match=message):
+        read_coco(copy, 584)
 
 
 def test_knobs_and_roots_are_checked_early(twin: Twin, tmp_path: Path) -> None:
