@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from decode.core import InputError
+from decode.core import InputError, defaults, refusal
+from decode.kinds import as_annotated, fits, hints, in_words, is_node, locate
+from decode.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
 from decode.machine import is_memory
 from decode.networks.weights import PACKAGE, find_weights
 
@@ -26,17 +25,6 @@ from decode.networks.weights import PACKAGE, find_weights
 PLACES = frozenset({"root", "cache", "device", "offload", "workers", "checkpointing"})
 # Arguments that name a file or folder which may be written anew under the same name.
 CONTENTS = frozenset({"weights", "questions", "table"})
-
-
-def locate(path: str, where: str) -> Any:
-    """The object behind a dotted path."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise InputError(
-            f"config.{where}: expected an importable _target_, got {path!r} ({e})"
-        ) from e
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +45,9 @@ def check(node: Any, where: str) -> None:
             _check_kinds(node, where)
         for key, value in node.items():
             check(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            check(value, f"{where}.{number}")
 
 
 def _check_arguments(node: Mapping[str, Any], where: str) -> None:
@@ -66,7 +57,7 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
     given = _arguments(node)
     for name in given:
         if name not in signature.parameters and not takes_any:
-            near = difflib.get_close_matches(name, signature.parameters, 1)
+            near = difflib.get_close_matches(str(name), signature.parameters, 1)
             raise InputError(
                 f"config.{where}: {node['_target_']} takes no {name!r}"
                 + (
@@ -88,67 +79,45 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
 
 
 def _check_kinds(node: Mapping[str, Any], where: str) -> None:
-    hints = _hints(locate(node["_target_"], where))
+    target = locate(node["_target_"], where)
+    known, usual = hints(target), defaults(target)
     for name, value in _arguments(node).items():
-        if name in hints and not _fits(value, hints[name]):
-            raise InputError(
-                f"{where}.{name}: expected {_in_words(hints[name])}, got {value!r}; correct it"
-            )
+        wanted = None
+        if name in known and not fits(value, known[name]):
+            wanted = in_words(known[name])
+        wanted = wanted or _limits(target.__name__, name, value, usual.get(name, ...))
+        if wanted:
+            remedy = "correct it"
+            if name in usual and _is_plain(usual[name]):
+                remedy += f" or leave it at its default, {_written(usual[name])}"
+            raise refusal(f"{where}.{name}", wanted, repr(value)[:200], remedy)
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    """What annotations say of the arguments; nothing where they name what only a checker imports."""
-    # Fields of a dataclass may come from another module, where their names are known.
-    plain = isinstance(target, type) and not is_dataclass(target)
-    try:
-        return get_type_hints(target.__init__ if plain else target)
-    except (NameError, TypeError, AttributeError):
-        return {}
+def _written(value: Any) -> str:
+    """A default as a command would write it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value) if value != "" else "''"
 
 
-SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    bool: ((bool,), "true or false"),
-    str: ((str, int), "text"),  # a name may look like a number
-    NoneType: ((NoneType,), "null"),
-}
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | tuple)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a config can be what the annotation says; yes where it cannot be told."""
-    origin, inside = get_origin(hint), get_args(hint)
-    if value == "???" or (isinstance(value, Mapping) and "_target_" in value):
-        return True  # another check's business
-    if hint in SCALARS:
-        return isinstance(value, SCALARS[hint][0]) and isinstance(value, bool) <= (hint is bool)
-    if origin in (Union, UnionType):
-        return any(_fits(value, h) for h in inside)
-    if origin is Literal:
-        return any(value == word and type(value) is type(word) for word in inside)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(_fits(v, inside[1]) for v in value.values())
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        each = inside[:1] if len(inside) == 1 or Ellipsis in inside else inside
-        listed = isinstance(value, list | tuple)
-        counted = listed and len(each) in (1, len(value))
-        return counted and all(_fits(v, each[i % len(each)]) for i, v in enumerate(value))
-    return True
-
-
-def _in_words(hint: Any) -> str:
-    origin, inside = get_origin(hint), get_args(hint)
-    if hint in SCALARS:
-        return SCALARS[hint][1]
-    if origin in (Union, UnionType):
-        return " or ".join(_in_words(h) for h in inside)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, inside))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"names, each with {_in_words(inside[1])}"
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list of {_in_words(inside[0])} in [brackets]"
-    return getattr(hint, "__name__", str(hint))
+def _limits(kind: str, name: str, value: Any, usual: Any) -> str | None:
+    """What was expected of a value of the right kind that is outside what its knob means."""
+    meant = range_of(kind, name) or NUMBER
+    if is_node(value):
+        return None  # it has knobs of its own
+    if any(not meant.holds(number) for number in numbers(value)):
+        return str(meant)
+    if isinstance(value, list | tuple) and not value and name not in MAY_BE_EMPTY:
+        return None if usual == () else "a list of one or more"
+    if isinstance(value, str):
+        return cannot_be_text(value) if value else None if usual == "" else "text that is not empty"
+    return None
 
 
 def build(node: Any, where: str = "") -> Any:
@@ -161,6 +130,8 @@ def build(node: Any, where: str = "") -> Any:
     if "_target_" not in node:
         return built
     target = locate(node["_target_"], where)
+    known = hints(target)
+    built = {k: as_annotated(v, known[k]) if k in known else v for k, v in built.items()}
     if node.get("_partial_"):
         return partial(target, **built)
     return made(target, where, **built)

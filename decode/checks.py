@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from decode.building import PLACES, bound, build, check, locate
-from decode.core import ComparesPictures, Generator, InputError, Shape, about, refusal
+from decode.building import PLACES, bound, build, check
+from decode.core import (
+    PRIOR,
+    ComparesPictures,
+    Generator,
+    InputError,
+    Objective,
+    Shape,
+    about,
+    defaults,
+    left_to_training,
+    refusal,
+)
+from decode.kinds import fits, in_words, is_node, locate
+from decode.knobs import cannot_be_text
 from decode.networks.weights import PACKAGE, choose_device, find_weights
 from decode.scoring.rows import galleries
 
@@ -31,6 +45,33 @@ OPENS: Mapping[str, tuple[str, ...]] = {
 # Arguments of an objective that name a target, which is predicted or compared with.
 NAMING = ("target", "other", "image", "latents", "text", "hint")
 LARGEST_SEED = 2**32 - 1
+# What stands in the keys of the config itself: plain values, one choice, perhaps one, and named ones.
+PLAIN: Mapping[str, Any] = {
+    "name": str,
+    "notes": Sequence[str],
+    "subjects": Sequence[str] | None,
+    "force": Sequence[str],
+    "until": str,
+    "dry": bool,
+    "debug": bool,
+    "published": str | None,
+    "paths": Mapping[str, str],
+    "protocol": Mapping[str, Any],
+    "compute": Mapping[str, str],
+}
+ONE = ("data", "preprocess", "scaler", "encoder", "trainer")
+PERHAPS = ("generator", "voxel_model")
+NAMED = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
+# Those whose function is called later, with arguments that only a stage has.
+LATER = frozenset({"encoder", "splits", "baselines", "parts"})
+CLASSES: Mapping[str, type] = {
+    "data": object, "scaler": object, "trainer": object, "objectives": Objective, "generator": Generator,
+}  # fmt: skip
+GROUPS = {"splits": "split", "targets": "target", "baselines": "encoder", "parts": "part",
+          "objectives": "objective", "metrics": "metric", "voxel_model": "target"}  # fmt: skip
+CHOICES = {"data": "digits69", "preprocess": "betas", "scaler": "zscore", "trainer": "closed_form",
+           "split": "kfold", "target": "pixels", "part": "regions", "objective": "mse",
+           "metric": "retrieval", "generator": "pixels"}  # fmt: skip
 
 
 def check_config(config: Config) -> None:
@@ -46,6 +87,86 @@ def check_config(config: Config) -> None:
     check_names(config)
     check_brain(config)
     check_tuning(config)
+
+
+def check_frame(config: Config) -> None:
+    """Raise InputError where a key of the config itself holds something of another kind."""
+    for key, kind in PLAIN.items():
+        if key in config and not fits(config[key], kind):
+            got, wanted = config[key], in_words(kind)
+            listed = f"[{got if isinstance(got, str) else '...'}]"
+            example = "true or false" if kind is bool else listed if "list" in wanted else "..."
+            raise refusal(key, wanted, repr(got)[:200], f"write {key}={example}")
+    for key in (*ONE, *PERHAPS):
+        if config.get(key) is not None or key in ONE:
+            _check_node(key, config.get(key), partial=key in LATER)
+    for key in NAMED:
+        named = config.get(key)
+        if not isinstance(named, Mapping):
+            raise refusal(
+                key, "names, each with a choice", repr(named), f"add one by +{GROUPS[key]}@{key}.NAME=..."
+            )  # fmt: skip
+        for name, node in named.items():
+            _check_node(f"{key}.{name}", node, partial=key in LATER)
+    for key, kind in CLASSES.items():
+        for where, node in _named(config, key):
+            made = locate(node["_target_"], where)
+            if not (isinstance(made, type) and issubclass(made, kind)):
+                wanted = "a class" if kind is object else f"a class of {kind.__name__}s"
+                raise refusal(f"{where}._target_", wanted, node["_target_"], "choose another one")
+    if "device" not in config["compute"]:
+        raise refusal(
+            "compute.device", "auto, cpu, cuda or cuda:N", "none", "write compute.device=auto"
+        )
+    for key in ("data", "outputs"):
+        _check_place(f"paths.{key}", config["paths"].get(key))
+
+
+def _named(config: Config, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Key and node of a choice, or of each of named ones, not of those inside."""
+    value = config.get(key)
+    if isinstance(value, Mapping) and is_node(value):
+        yield key, value
+    elif value is not None:
+        for name, node in value.items():
+            yield f"{key}.{name}", node
+
+
+def _check_node(where: str, node: Any, *, partial: bool) -> None:
+    group = GROUPS.get(where.split(".")[0], where)
+    if not is_node(node):
+        raise refusal(
+            where, "a choice with its arguments", repr(node)[:200],
+            f"choose one by {group if where == group else f'{group}@{where}'}=..., for example "
+            f"{CHOICES.get(group, 'ridge')}; decode --help lists them",
+        )  # fmt: skip
+    later = node.get("_partial_", False)
+    wrong = later is not partial and where != "preprocess"  # which may be a class or a function
+    if wrong or not isinstance(later, bool):
+        raise refusal(
+            f"{where}._partial_", str(partial).lower(), repr(later), "leave it as the choice has it"
+        )
+    if later:
+        _check_given(where, node)
+
+
+def _check_given(where: str, node: Mapping[str, Any]) -> None:
+    """What stands in front of the knobs of a function that is called later is given by a stage."""
+    for p in inspect.signature(locate(node["_target_"], where)).parameters.values():
+        if p.name in node and p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty:
+            key = f"{where}.{p.name}"
+            raise refusal(key, "no value, the stage gives it", "one", f"leave {key} out")
+
+
+def _check_place(where: str, place: Any) -> None:
+    if not isinstance(place, str) or not place.strip() or cannot_be_text(place):
+        raise refusal(where, "a folder", repr(place)[:120], f"write {where}=/path/to/folder")
+    path = Path(place).expanduser()
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise refusal(
+                where, "a folder", f"{place}, and {part} is a file", "choose another place"
+            )
 
 
 def nodes(value: Any, keys: Collection[str] | None = None, where: str = "") -> Iterator[Any]:
@@ -72,19 +193,35 @@ def check_seed(seed: Any) -> None:
 def check_list(key: str, value: Any) -> None:
     """Raise InputError when one name stands where a list of names belongs."""
     if not isinstance(value, list | tuple):
-        raise InputError(f"{key}: expected a list, got {value!r}; write {key}=[{value}]")
+        raise refusal(key, "a list", repr(value), f"write {key}=[{value}]")
+
+
+def check_subjects(asked: Any) -> None:
+    """Raise InputError when the list of subjects is none, is empty, or names one twice."""
+    check_list("subjects", asked)
+    if not asked:
+        raise refusal("subjects", "a list of one or more", "[]", "write subjects=null for all")
+    twice = [s for i, s in enumerate(asked) if s in asked[:i]]
+    if twice:
+        raise refusal(
+            "subjects", "each subject once", f"{twice[0]!r} twice", "leave one of them out"
+        )
+
+
+def check_filled(config: Config, stages: Collection[str]) -> None:
+    """Raise InputError when nothing is named of what one of `stages` cannot do without."""
+    for stage, key, example in (
+        ("split", "splits", "+split@splits.kfold=kfold"),
+        ("train", "targets", "+target@targets.image=tiny_clip"),
+        ("evaluate", "metrics", "+metric@metrics.retrieval=retrieval"),
+    ):
+        if stage in stages and not config[key]:
+            raise refusal(key, "one or more", "none", f"add one, for example {example}")
 
 
 def check_encoders(config: Config) -> None:
-    """Raise InputError for sizes below 0, and for what an encoder refuses without seeing data."""
+    """Raise InputError for what an encoder refuses without seeing data."""
     for where, node in nodes(config, ("encoder", "baselines")):
-        for name, value in bound(node).items():
-            for number in value if isinstance(value, list) else [value]:
-                size = isinstance(number, float) and number.is_integer()
-                if size and number < 0 and isinstance(node.get(name), int | list):
-                    raise InputError(
-                        f"{where}.{name}: expected 0 or more, got {node[name]!r}; correct it"
-                    )
         refuses = getattr(locate(node["_target_"], where), "check_node", None)
         if refuses is not None:
             refuses(node, where)
@@ -146,7 +283,7 @@ def check_devices(config: Config) -> None:
     """Raise InputError for a device that is misspelt or not there."""
     choose_device(config["compute"]["device"], "compute.device")
     for where, node in nodes(config, NODES):
-        if isinstance(node.get("device"), str):
+        if node.get("device") is not None:
             choose_device(node["device"], f"{where}.device")
 
 
@@ -239,6 +376,53 @@ def check_brain(config: Config) -> None:
             "voxel_model: expects the pictures of a generator, generator is null; set one or leave "
             "voxel_model out"
         )
+
+
+def check_learning(config: Config) -> None:
+    """Raise InputError when an encoder would be scored with weights that nothing has fitted: neither
+    `Encoder.initialise` nor an objective.
+    """
+    taught: set[str] = set()
+    for name, node in config["objectives"].items():
+        of = locate(node["_target_"], f"objectives.{name}")
+        if bound(node).get("weight") != 0:
+            taught |= of.teaches(defaults(of) | node)
+    for where, node in (*_named(config, "encoder"), *_named(config, "baselines")):
+        asked = left_to_training(build(node, where), tuple(config["targets"]))
+        if not asked:
+            continue
+        encoder = f"{where} {short(node)}, which is trained step by step"
+        if not config["trainer"].get("epochs", 1):
+            raise refusal(
+                "trainer.epochs", f"1 or more for {encoder}", 0,
+                "choose trainer=default or set trainer.epochs, or choose an encoder that is solved in "
+                "closed form, for example encoder=ridge",
+            )  # fmt: skip
+        for target, any_of in asked.items():
+            if not any_of & taught:
+                raise _untaught(encoder, target, any_of, config)
+
+
+def _untaught(encoder: str, target: str, any_of: Collection[str], config: Config) -> InputError:
+    needed = " or ".join(sorted(any_of))
+    known = [name for name in any_of if name in config["targets"]]
+    remedy = (
+        f"add one, for example +objective@objectives.more=mse objectives.more.target={known[0]}, "
+        f"or drop what it does not need (~target@targets.{known[0]})"
+        if known
+        else f"add the objective of {needed}, for example +objective@objectives.more="
+        + ("prior" if PRIOR in any_of else "flow")
+    )
+    names = list(config["objectives"])
+    return refusal(
+        "objectives", f"one that teaches {needed}, for {target} of {encoder}",
+        f"only {names}" if names else "none", remedy,
+    )  # fmt: skip
+
+
+def short(node: Mapping[str, Any]) -> str:
+    """The name of a node's class."""
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def check_tuning(config: Config) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,9 @@ def main() -> None:
     except Exception as e:
         message = explain(e, arguments)
         if message is None:
-            raise
-        _refuse(message)
+            _own_fault(e)
+        else:
+            _refuse(message)
 
 
 def _reader_is_gone() -> None:
@@ -100,19 +103,31 @@ def _job(composed: Any) -> float | None:
     except Exception as e:
         # Leaving here keeps Hydra from adding lines of its own; a sweep must see the exception.
         message = explain(e, sys.argv[1:])
-        if composed.debug or message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+        if composed.debug is True or message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
         _refuse(message)
     return None
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str, code: int = 2) -> None:
     if "tqdm" in sys.modules:
         from decode.progress import close_bars
 
         close_bars()
     print(f"decode: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
+
+
+def _own_fault(error: BaseException) -> None:
+    """One line, and exit code 1, for what no researcher can mend."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" at {last[0].filename}, line {last[0].lineno}" if last else ""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    _refuse(
+        f"a fault of decode itself{place} ({what}); debug=true shows how it came there, please report "
+        "it with the command",
+        code=1,
+    )
 
 
 def run(config: dict[str, Any]) -> float | None:
@@ -124,6 +139,10 @@ def run(config: dict[str, Any]) -> float | None:
         raise InputError(
             f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
         )
+    for key in sorted(KEYS - set(config)):
+        from decode.core import refusal
+
+        raise refusal(key, "a value", "none, the command drops it", f"leave ~{key} out")
     # `baselines=null` on the command line means none, as an empty mapping does
     config |= {name: config[name] or {} for name in NAMED_NODES}
     from decode.pipeline import execute
@@ -245,11 +264,42 @@ def explain(error: BaseException, arguments: list[str]) -> str | None:
                 "'~generator'"
             )
         if kind == "OverrideParseException":
-            return f"cannot read {getattr(e, 'override', '')!r}: {' '.join(str(e).split())}"
+            return _unreadable(str(getattr(e, "override", "")))
         if kind in ("HydraException", "ConfigTypeError", "ValidationError",
                     "InterpolationKeyError"):  # fmt: skip
-            return " ".join(str(e).split())
+            return _told_by_hydra(str(e))
     return None
+
+
+def _told_by_hydra(message: str) -> str:
+    """A message of Hydra in one line, without its addresses, and what to do about it."""
+    text = " ".join(re.sub(r"(full_key|object_type|See https)\S*.*", "", message).split())
+    if "nterpolation" in text:
+        return f"{text}; ${{...}} asks for another key of the config, before a plain $ write \\"
+    if text.startswith("Error merging"):
+        return f"{text}; expected a value of the kind that stands there, --cfg=job shows it"
+    return text
+
+
+def _unreadable(argument: str) -> str:
+    """Quotes around the value make a text of what Hydra's grammar takes for its own signs."""
+    key, equals, value = argument.partition("=")
+    if not equals or not value:
+        return (
+            f"expected key=value, got {argument!r}; write for example seed=1, or ~key to drop one"
+        )
+    mine = "[({"
+    hint = "close its brackets, or quote it if it is text" if value[0] in mine else "quote it"
+    return (
+        f"{key}: expected a value in Hydra's grammar, got {value!r}; {hint}: {quoted(key, value)}"
+    )
+
+
+def quoted(key: str, value: str) -> str:
+    """`key=value` as a shell and then Hydra read it as that text, whatever its characters."""
+    backslashes = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'")
+    whole = f"{key}='{backslashes}'"
+    return f'"{whole}"' if not set(whole) & set('"$`!\\') else shlex.quote(whole)
 
 
 def _missing_choice(message: str) -> str:

@@ -8,9 +8,11 @@ are, a *generator* turns predicted vectors into media, and a *metric* turns all 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -26,6 +28,9 @@ Modality = Literal["fmri", "eeg", "meg", "ieeg"]
 Shape = tuple[int, ...]
 Size = tuple[int, int]
 Tensors = dict[str, Tensor]
+Learned = Mapping[str, frozenset[str]]
+# Parts of encoders that an objective of their own trains.
+PRIOR, FLOW = "the diffusion prior", "the flow"
 
 
 class InputError(Exception):
@@ -324,6 +329,14 @@ class Encoder(nn.Module):
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         """Solve what has a closed form, from training rows (validation rows may choose strengths)."""
 
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        """What `initialise` leaves to training: predicted target -> any of what an objective must teach
+        for it. An encoder that solves some of `targets` in closed form, or does not predict them, says
+        so here; `knobs` are its arguments, encoders inside as functions of (layouts, shapes).
+        """
+        return {name: frozenset({name}) for name in targets}
+
     def forward(self, batch: Batch) -> Tensors:
         """Predictions (batch, *shape) per target: always the inference meaning."""
         raise NotImplementedError(f"{type(self).__name__} must say how it predicts")
@@ -345,6 +358,20 @@ class Encoder(nn.Module):
         return targets
 
 
+def left_to_training(make: Callable[..., Any], targets: Collection[str]) -> Learned:
+    """`Encoder.learned` of what `make` makes, a class or a partial of one; nothing of a function."""
+    of, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    if not (isinstance(of, type) and issubclass(of, Encoder)):
+        return {}
+    return of.learned(targets, defaults(of) | given)
+
+
+def defaults(of: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of `of` that have a default, and these."""
+    every = inspect.signature(of).parameters.values()
+    return {p.name: p.default for p in every if p.default is not p.empty}
+
+
 class Objective(nn.Module):
     """(encoder, batch, progress) -> named, weighted loss terms; the trainer minimises their sum.
 
@@ -354,6 +381,13 @@ class Objective(nn.Module):
     """
 
     tunes: ClassVar[bool] = False
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        """Names of the targets whose predictions it pulls, all that its `knobs` name if not said
+        otherwise, or of the parts of an encoder that need it (`PRIOR`, `FLOW`).
+        """
+        return frozenset(value for value in knobs.values() if isinstance(value, str))
 
     def prepared(self, batch: Batch, progress: float) -> Batch:
         """While training, the batch that every objective is given: as it is, or with mixed rows."""

@@ -24,10 +24,14 @@ from decode.checks import (
     check_config,
     check_devices,
     check_files,
+    check_filled,
+    check_frame,
     check_galleries,
+    check_learning,
     check_list,
     check_made,
     check_picture_sizes,
+    check_subjects,
 )
 from decode.checksums import identity
 from decode.core import Dataset, InputError, Objective, refusal
@@ -118,13 +122,18 @@ class Run:
     def __init__(self, config: Config, recorded: Sequence[str] = ()) -> None:
         self.config = config
         self.recorded = dict(name.rsplit(":", 1) for name in recorded)
+        check_frame(config)
+        check_names(config)
         check_stages("until", [config["until"]])
         check_stages("force", config["force"])
-        check_names(config)
         self.outputs = Path(config["paths"]["outputs"])
         if not recorded:
             check_config(config)
             check_published(config)
+            asked = NAMES[: NAMES.index(config["until"]) + 1]
+            check_filled(config, asked)
+            if "train" in asked:
+                check_learning(config)
         self.subjects: tuple[str, ...] = self._subjects()
         self.tasks = self._plan()
         if not recorded and (stages := self._to_do()):
@@ -144,7 +153,7 @@ class Run:
             return tuple(item for stage, _, item in places if stage == "preprocess")
         asked = self.config["subjects"]
         if asked is not None:
-            check_list("subjects", asked)
+            check_subjects(asked)
         known = tuple(self.dataset.subjects)
         unknown = [s for s in asked or () if s not in known]
         if unknown:
@@ -351,7 +360,7 @@ def check_stages(key: str, names: Sequence[str]) -> None:
     check_list(key, names)
     for name in names:
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
+            near = difflib.get_close_matches(str(name), NAMES, 1)
             raise InputError(
                 f"{key}: expected a stage out of {list(NAMES)}, got {name!r}"
                 + (f"; did you mean {near[0]!r}?" if near else "")

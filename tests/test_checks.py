@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from test_configs import EXPERIMENTS, composed
 from worlds import config
 
-from decode.checks import check_config
+from decode.checks import check_config, check_filled, check_frame, check_learning
 from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.pipeline import execute
-from decode.plan import Run
+from decode.plan import NAMES, Run
 
 MLP = {"_target_": "decode.encoders.mlp.MLP", "_partial_": True, "contrastive": []}
 ADAPTED = {"_target_": "decode.encoders.adapted.Adapted", "_partial_": True, "inner": MLP}
@@ -45,9 +45,9 @@ def planned(folder: Path, **changes: Any) -> str:
         ({"seed": -1}, ["seed:", "-1"]),
         ({"compute": {"device": "gpu"}}, ["compute.device: expected auto, cpu, cuda", "'gpu'"]),
         ({"compute": {"device": 3}}, ["compute.device: expected auto, cpu, cuda", "3"]),
-        ({"subjects": "a"}, ["subjects: expected a list, got 'a'", "subjects=[a]"]),
+        ({"subjects": "a"}, ["subjects: expected a list of text", "got 'a'", "subjects=[a]"]),
         ({"subjects": ["c"]}, ["subjects: expected some of ['a', 'b']", "got 'c'", "/world"]),
-        ({"force": "train"}, ["force: expected a list, got 'train'", "force=[train]"]),
+        ({"force": "train"}, ["force: expected a list of text in [brackets], got 'train'", "force=[train]"]),
         ({"trainer": TRAINER | {"rate": "fast"}}, ["trainer.rate: expected a number", "'fast'"]),
         ({"trainer": TRAINER | {"rate": 0.0}}, ["trainer.rate: expected a number above 0", "0.0"]),
         ({"trainer": TRAINER | {"rate": float("nan")}}, ["trainer.rate:", "nan"]),
@@ -57,7 +57,7 @@ def planned(folder: Path, **changes: Any) -> str:
         ({"trainer": TRAINER | {"batch_size": 0}}, ["trainer.batch_size: expected 1 or more", "0"]),
         ({"trainer": TRAINER | {"keep": "worst"}}, ["trainer.keep: expected best or last"]),
         ({"data": WORLD | {"n": "all"}}, ["data.n: expected a whole number, got 'all'"]),
-        ({"encoder": MLP | {"width": -3}}, ["encoder.width: expected 0 or more, got -3"]),
+        ({"encoder": MLP | {"width": -3}}, ["encoder.width: expected 1 or more", "got -3"]),
         ({"encoder": MLP | {"head": "dens"}}, ["encoder.head: expected one of", "dense", "'dens'"]),
         ({"encoder": MLP | {"contrastive": "pixels"}}, ["encoder.contrastive: expected a list of"]),
         ({"baselines": {"other": MLP | {"blocks": -1}}}, ["baselines.other.blocks", "-1"]),
@@ -76,7 +76,7 @@ def planned(folder: Path, **changes: Any) -> str:
             {"metrics": {"it": RETRIEVAL | {"target": "pixles"}}},
             ["metrics.it.target", "'pixles'", "did you mean 'pixels'"],
         ),
-        ({"metrics": {"it": RETRIEVAL | {"k": [0]}}}, ["metrics.it", "k >= 1"]),
+        ({"metrics": {"it": RETRIEVAL | {"k": [0]}}}, ["metrics.it.k: expected 1 or more", "got [0]"]),
         ({"encoder": ADAPTED | {"weights": None}}, ["encoder.weights", "got null", "scratch"]),
         ({"encoder": ADAPTED}, ["encoder.weights", "got null", "scratch"]),
         ({"baselines": {"it": ADAPTED | {"weights": None}}}, ["baselines.it.weights", "null"]),
@@ -91,7 +91,7 @@ def planned(folder: Path, **changes: Any) -> str:
         ),
         (
             {"generator": {"_target_": "decode.generators.unclip.Unclip", "model": "m", "strength": 2}},
-            ["generator: strength lies in (0, 1]", "got 2"],
+            ["generator.strength: expected a number above 0, to 1, got 2"],
         ),
         (
             {"generator": {"_target_": "decode.generators.pixels.PixelGenerator", "target": "image"}},
@@ -215,6 +215,76 @@ def test_a_gallery_that_is_too_small_is_told_before_training(tmp_path: Path) -> 
     _ = Run(config(tmp_path, metrics={"near": metrics["near"]})).inputs
 
 
+RIDGE = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
+MSE = {"_target_": "decode.objectives.mse.MSE", "target": "pixels"}
+PRIOR = {"_target_": "decode.objectives.prior.Prior"}
+SAMPLED = {"_target_": "decode.encoders.with_prior.WithPrior", "_partial_": True, "target": "pixels",
+           "inner": MLP}  # fmt: skip
+PRINCIPAL = {"_target_": "decode.encoders.principal.Principal", "_partial_": True, "size": 3}
+JOINED = {"_target_": "decode.encoders.joined.Joined", "_partial_": True, "targets": {}}
+UNTRAINED = "trainer.epochs: expected 1 or more for "
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder": MLP, "trainer": TRAINER | {"epochs": 0}}, [UNTRAINED + "encoder MLP", "got 0"]),
+        ({"encoder": MLP, "objectives": {}}, ["objectives: expected one that teaches pixels", "none"]),
+        ({"encoder": MLP, "objectives": {"it": MSE | {"weight": 0.0}}}, ["teaches pixels", "['it']"]),
+        ({"encoder": MLP, "objectives": {"it": PRIOR}}, ["teaches pixels, for pixels of encoder MLP"]),
+        ({"encoder": SAMPLED, "objectives": {"it": MSE}}, ["the diffusion prior", "more=prior"]),
+        (
+            {"encoder": PRINCIPAL | {"inner": MLP}, "objectives": {}},
+            ["pixels of encoder Principal"],
+        ),
+        (
+            {"encoder": ADAPTED | {"weights": "scratch"}, "trainer": TRAINER | {"epochs": 0}},
+            [UNTRAINED + "encoder Adapted"],
+        ),
+        (
+            {"encoder": JOINED | {"encoders": {"a": RIDGE, "b": MLP}, "targets": {"b": ["pixels"]}},
+             "objectives": {}},
+            ["pixels of encoder Joined"],
+        ),
+        ({"encoder": RIDGE, "baselines": {"it": MLP}, "objectives": {}}, ["of baselines.it MLP"]),
+        ({"metrics": {}}, ["metrics: expected one or more, got none", "+metric@metrics."]),
+        ({"targets": {}, "encoder": RIDGE}, ["pixels"]),
+        ({"splits": {}}, ["splits: expected one or more", "kfold"]),
+        ({"subjects": []}, ["subjects: expected a list of one or more, got []", "null for all"]),
+        ({"subjects": ["a", "b", "a"]}, ["subjects: expected each subject once, got 'a' twice"]),
+        ({"name": "a/../../b"}, ["name: expected a name", "has no / or", "'a/../../b'"]),
+        ({"name": "x" * 300}, ["name: expected a name of 1 to 100 bytes"]),
+        ({"dry": "yes"}, ["dry: expected true or false, got 'yes'"]),
+        ({"encoder": None}, ["encoder: expected a choice", "got None", "encoder=..."]),
+        ({"splits": {"it": None}}, ["splits.it: expected a choice", "split@splits.it=..."]),
+        ({"trainer": TRAINER | {"weight_decay": float("inf")}}, ["trainer.weight_decay", "inf"]),
+        ({"objectives": {"it": MSE | {"weight": -1.0}}}, ["objectives.it.weight: expected 0 or more"]),
+        ({"encoder": MLP | {"dropout": 1.0}}, ["encoder.dropout: expected 0 to below 1, got 1.0"]),
+        ({"encoder": RIDGE | {"alphas": []}}, ["encoder.alphas: expected a list of one or more"]),
+        ({"encoder": MLP | {"share": ""}}, ["encoder.share: expected text that is not empty"]),
+        ({"encoder": MLP | {"width": {"_target_": "os.getcwd"}}}, ["encoder.width: expected a whole"]),
+        ({"encoder": {"_target_": "os.sep", "_partial_": True}}, ["_target_ that can be called"]),
+    ],
+    ids=lambda x: str(x)[:60] if isinstance(x, dict) else "",
+)  # fmt: skip
+def test_what_cannot_give_a_result_is_told_by_the_plan(
+    changes: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    message = planned(tmp_path, **changes)
+    for word in words:
+        assert word in message
+
+
+def test_what_initialise_solves_needs_no_training(tmp_path: Path) -> None:
+    none: dict[str, Any] = {"objectives": {}, "trainer": TRAINER | {"epochs": 0}}
+    mixed = JOINED | {"encoders": {"a": RIDGE, "b": MLP}, "targets": {"b": ["another"]}}
+    for encoder in (RIDGE, PRINCIPAL | {"inner": RIDGE}, mixed):
+        Run(config(tmp_path, encoder=encoder, **none))
+    Run(config(tmp_path, encoder=SAMPLED, objectives={"prior": PRIOR}))
+    # What is not reached is not asked for.
+    Run(config(tmp_path, encoder=MLP, until="features", **none))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_what_ships_passes(name: str) -> None:
     made = composed(f"experiment={name}")
@@ -222,7 +292,10 @@ def test_what_ships_passes(name: str) -> None:
         node = where.get("encoder", where)
         if str(node["_target_"]).endswith(".Adapted"):
             node["weights"] = "scratch"
+    check_frame(made)
     check_config(made)
+    check_filled(made, NAMES)
+    check_learning(made)
 
 
 def test_a_subject_without_betas_is_told_what_is_missing(tmp_path: Path) -> None:

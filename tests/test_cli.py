@@ -81,14 +81,17 @@ def test_help_lists_every_choice_of_every_group() -> None:
         (["subjects=[sub-09]"], ["subjects", "sub-09"]),
         (["experiment=digits69", "paths.data=nowhere"], ["digits69", "nowhere", "paths.data"]),
         (["experiment=haxby2001", "paths.data=nowhere"], ["haxby2001", "nowhere", "paths.data"]),
-        (["seed=[1"], ["seed"]),
+        (["seed=[1"], ["seed: expected a value", "'[1'", "close its brackets"]),
+        (["~seed"], ["seed: expected a value, got none", "leave ~seed out"]),
+        (["a"], ["expected key=value, got 'a'"]),
+        (["paths.data=/x/${y}"], ["'y' not found", "${...} asks for another key"]),
         (["seed=abc"], ["seed: expected a whole number", "'abc'"]),
         (["compute.device=gpu"], ["compute.device: expected auto, cpu, cuda", "'gpu'"]),
         (["subjects=sub-01"], ["subjects", "subjects=[sub-01]"]),
         (["force=train"], ["force", "'train'", "force=[train]"]),
         (["trainer.rate=fast"], ["trainer.rate: expected a number", "'fast'"]),
         (["trainer.batch_size=0"], ["trainer.batch_size: expected 1 or more", "0"]),
-        (["encoder.width=-3"], ["encoder.width: expected 0 or more", "-3"]),
+        (["encoder.width=-3"], ["encoder.width: expected 1 or more", "-3"]),
         (["protocol.train_repeats=bfore"], ["protocol.train_repeats", "'bfore'"]),
         (["objectives.image.target=imgae"], ["objectives.image.target", "did you mean 'image'"]),
         (["metrics.retrieval.target=imgae"], ["metrics.retrieval.target", "did you mean 'image'"]),
@@ -122,6 +125,52 @@ def test_mistakes_are_one_line(arguments: list[str], words: list[str], tmp_path:
     for word in words:
         assert word in message
     assert not (tmp_path / "o" / "report").exists()
+
+
+@pytest.mark.parametrize("sign", [*"ü=(#,{}[]'\"&;!~日|$\\%@+*: ", "\\'", "'\"", "\\", "a) (b"])
+def test_a_path_of_any_signs_can_be_quoted_as_the_message_says(sign: str, tmp_path: Path) -> None:
+    """The advice is what a shell and Hydra turn back into the path, to the letter."""
+    import shlex
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from decode.cli import quoted
+
+    path = f"/a/{sign}/b{sign}"
+    (argument,) = shlex.split(quoted("paths.data", path))
+    assert OverridesParser.create().parse_override(argument).value() == path
+
+
+@pytest.mark.parametrize("sign", list("ü=(#{['\"&;!日"))
+def test_an_unquoted_path_is_told_how_to_be_quoted(sign: str, tmp_path: Path) -> None:
+    from decode.cli import quoted
+
+    data = f"{tmp_path}/a{sign}b"
+    message = _one_line(quick(f"paths.outputs={tmp_path}/o", f"paths.data={data}"))
+    assert message.startswith("decode: paths.data: expected a value")
+    assert message.endswith(f"quote it: {quoted('paths.data', data)}")
+
+
+def test_a_fault_of_ours_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from decode import cli
+
+    def broken() -> None:
+        raise KeyError("whitener")
+
+    monkeypatch.setattr(cli, "_hydra", broken)
+    monkeypatch.setattr(sys, "argv", ["decode"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a fault of decode itself" in line
+    assert "KeyError: 'whitener'" in line
+    assert "test_cli.py" in line
+    monkeypatch.setattr(sys, "argv", ["decode", "debug=true"])
+    with pytest.raises(KeyError):
+        cli.main()
 
 
 def test_a_group_cannot_be_null(tmp_path: Path) -> None:

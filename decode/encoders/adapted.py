@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import (
+    Batch,
+    Encoder,
+    InputError,
+    Layout,
+    Learned,
+    Shape,
+    Tensors,
+    left_to_training,
+)
 from decode.networks.adaptation import What, adapt, start_from
 from decode.store import check_tensors
 
@@ -52,6 +61,14 @@ class Adapted(Encoder):
         self.weights, self.subjects, self.trained = weights, tuple(layouts), tuple(trained)
         known = [i for i, name in enumerate(self.subjects) if name in self.trained]
         adapt(self.inner, what, rank=rank, known=known)
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        """With weights of another run, what is left are the layers of new subjects."""
+        asked = left_to_training(knobs["inner"], targets)
+        if knobs["weights"] in (SCRATCH, None) or not asked:
+            return asked
+        return {"the layers of new subjects": frozenset().union(*asked.values())}
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.inner.initialise(train, validation)

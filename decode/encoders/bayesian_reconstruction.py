@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
 from decode.inversion.image_bank import warped_pictures
 from decode.inversion.picture_consensus import Crowd, consensus
 from decode.inversion.voxel_model import PictureKernel, ResponseModel, fit_responses
@@ -110,6 +110,10 @@ class BayesianReconstruction(Encoder):
             if saved is not None:
                 setattr(self, name, torch.zeros_like(saved, device=getattr(self, name).device))
         super()._load_from_state_dict(state, prefix, *args)
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {}
 
     @torch.no_grad()
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
 from decode.linear.subject_ridge import Per
 from decode.parts import Part, PartRidge
 
@@ -50,6 +51,10 @@ class ByRegion(Encoder):
             )
             for target, shape in shapes.items()
         )
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {}
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         for ridge in self.ridges:

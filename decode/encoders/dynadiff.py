@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, Layout, Learned, Shape, Tensors
 from decode.networks.blocks import Passport, SubjectLinear, scatter
 from decode.networks.heads import Head, TokenHeads
 from decode.networks.low_level import without
@@ -54,6 +55,10 @@ class Dynadiff(Encoder):
             head=head,
             rank=rank,
         )
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return super().learned(set(targets) - {knobs["latents"]}, knobs)
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.heads.learn(train)

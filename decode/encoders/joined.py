@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import (
+    Batch,
+    Encoder,
+    InputError,
+    Layout,
+    Learned,
+    Shape,
+    Tensors,
+    left_to_training,
+)
 
 
 class Joined(Encoder):
@@ -33,13 +42,17 @@ class Joined(Encoder):
                 f"encoder.targets: expected names out of the encoders {list(encoders)}, got "
                 f"{unknown[:1] or 'no encoders'}; correct it"
             )
-        first = next(iter(encoders))
-        owner = {target: name for name, mine in targets.items() for target in mine}
         self.encoders = nn.ModuleDict()
-        for name, make in encoders.items():
-            mine = {k: v for k, v in shapes.items() if owner.get(k, first) == name}
-            if mine:
-                self.encoders[name] = make(layouts, mine)
+        for name, mine in _dealt(shapes, encoders, targets).items():
+            self.encoders[name] = encoders[name](layouts, {k: shapes[k] for k in mine})
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        asked: dict[str, frozenset[str]] = {}
+        encoders = knobs["encoders"]
+        for name, mine in _dealt(targets, encoders, knobs["targets"]).items():
+            asked |= left_to_training(encoders[name], mine)
+        return asked
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         for encoder in self._parts():
@@ -75,3 +88,13 @@ class Joined(Encoder):
                 if hasattr(encoder, name):
                     return getattr(encoder, name)
             raise
+
+
+def _dealt(
+    targets: Collection[str], encoders: Iterable[str], named: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """Encoder -> its own of `targets`, those that `named` does not name with the first; none empty."""
+    names = list(encoders)
+    owner = {target: name for name, mine in named.items() for target in mine}
+    dealt = {name: [t for t in targets if owner.get(t, names[0]) == name] for name in names}
+    return {name: mine for name, mine in dealt.items() if mine}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
 from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
 from decode.networks.low_level import LowLevelHead, low_level_shapes, without
 
@@ -56,6 +57,10 @@ class LowLevel(Encoder):
         self.head = LowLevelHead(
             width, made, read, channels=channels, sizes=sizes, dropout=0.0, bias=False
         )
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return super().learned(set(targets) - {knobs["changed"]}, knobs)
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.head.scale.learn(train)

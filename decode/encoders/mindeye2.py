@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
 from decode.networks.blocks import Passport, SubjectLinear, by_subject
 from decode.networks.heads import Head, TokenHeads
 from decode.networks.low_level import LowLevelHead, low_level_shapes, without
@@ -67,6 +67,10 @@ class MindEye2(Encoder):
             self.low_level = LowLevelHead(
                 width, made, read, channels=channels, sizes=sizes, dropout=0.3, bias=True
             )
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return super().learned(set(targets) - {knobs["changed"]}, knobs)
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.heads.learn(train)

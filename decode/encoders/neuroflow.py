@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import FLOW, Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
 from decode.networks.blocks import Passport, Projector, TargetScale, by_subject
 from decode.networks.flow import SpeedTransformer, between, travel
 from decode.networks.heads import as_tokens, make_head
@@ -85,6 +86,10 @@ class NeuroFlow(Encoder):
         )
         regressed = {k: v for k, v in self.shapes.items() if k not in self.contrastive}
         self.scale = TargetScale(regressed)
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {**super().learned(targets, knobs), knobs["target"]: frozenset({FLOW})}
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.scale.learn(train)

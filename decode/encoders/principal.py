@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import (
+    Batch,
+    Encoder,
+    InputError,
+    Layout,
+    Learned,
+    Shape,
+    Tensors,
+    left_to_training,
+)
 from decode.linear.principal import principal
 from decode.linear.subject_ridge import Streamed
 from decode.networks.blocks import numel
@@ -52,6 +62,10 @@ class Principal(Encoder):
             self.register_buffer(f"mean_{name}", torch.zeros(numel(shape)))
             self.register_buffer(f"axes_{name}", torch.zeros(size, numel(shape)))
         self.inner = inner(layouts, {**shapes, **dict.fromkeys(self.targets, (size,))})
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return left_to_training(knobs["inner"], targets)
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         for name, x in stimuli(train, self.targets).items():

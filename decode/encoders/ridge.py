@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, Layout, Learned, Shape, Tensors
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 
 
@@ -52,6 +52,10 @@ class Ridge(Encoder):
             form, stream,
         )  # fmt: skip
         self.ridge = SubjectRidge(layouts, shapes, knobs)
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {}
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.ridge.fit(train, validation)

@@ -7,13 +7,13 @@ for every subject, and one network, shared by all, learns what a linear map cann
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 from decode.networks.blocks import Residual, TargetScale
 
@@ -81,6 +81,10 @@ class RidgeMLP(Encoder):
         # row of `honest` (or -1), and the leave-one-out prediction of each training trial.
         self.register_buffer("place", torch.full((1,), -1), persistent=False)
         self.register_buffer("honest", torch.zeros(1, total), persistent=False)
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {}  # the ridge is solved, and its correction starts at zero
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.scale.learn(train)

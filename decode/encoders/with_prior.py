@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors, refusal
+from decode.core import (
+    PRIOR,
+    Batch,
+    Encoder,
+    InputError,
+    Layout,
+    Learned,
+    Shape,
+    Tensors,
+    left_to_training,
+    refusal,
+)
 from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
 from decode.networks.prior_dalle2 import Dalle2Prior
@@ -78,6 +90,10 @@ class WithPrior(Encoder):
                 shape, width=int(width or 0), depth=depth, heads=heads, steps=steps, seed=seed
             )
         )
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {**left_to_training(knobs["inner"], targets), knobs["target"]: frozenset({PRIOR})}
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.inner.initialise(train, validation)

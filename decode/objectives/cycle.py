@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ class Cycle(Objective):
     ) -> None:
         super().__init__()
         self.weight, self.rebuild, self.through = weight, rebuild, through
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset()  # it binds subjects to each other, not to the pictures
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         cycle: Any = getattr(encoder, "cycle", None)

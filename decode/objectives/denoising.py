@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -80,6 +81,10 @@ class Denoising(Objective):
     @property
     def denoiser(self) -> Any:
         return self._denoiser[0]
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({knobs["image"]})
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         tokens, clean = self._both(encoder, batch)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import FLOW, Batch, Encoder, InputError, Objective, Tensors
 from decode.networks.losses import soft_cross_entropy, unit
 
 
@@ -34,6 +35,10 @@ class Flow(Objective):
         super().__init__()
         self.voxels, self.divergence, self.speed = voxels, divergence, speed
         self.contrast, self.cycle, self.temperature = contrast, cycle, temperature
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({FLOW})
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         flowing: Any = encoder

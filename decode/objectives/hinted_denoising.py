@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -72,6 +73,10 @@ class HintedDenoising(Objective):
     @property
     def denoiser(self) -> Any:
         return self._denoiser[0]
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({knobs["text"], knobs["hint"]})
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         text, hint, clean = self._three(encoder, batch)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import PRIOR, Batch, Encoder, InputError, Objective, Tensors
 
 
 class Prior(Objective):
@@ -20,6 +21,10 @@ class Prior(Objective):
     def __init__(self, *, weight: float = 30.0, drop: float = 0.2) -> None:
         super().__init__()
         self.weight, self.drop = weight, drop
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({PRIOR})
 
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         loss_of: Any = getattr(encoder, "prior_loss", None)
