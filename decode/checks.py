@@ -382,13 +382,15 @@ def check_learning(config: Config) -> None:
     """Raise InputError when an encoder would be scored with weights that nothing has fitted: neither
     `Encoder.initialise` nor an objective.
     """
+    drawn = {name for names in (config["protocol"].get("drawn") or {}).values() for name in names}
+    predicted = [name for name in config["targets"] if name not in drawn]
     taught: set[str] = set()
     for name, node in config["objectives"].items():
         of = locate(node["_target_"], f"objectives.{name}")
         if bound(node).get("weight") != 0:
             taught |= of.teaches(defaults(of) | node)
     for where, node in (*_named(config, "encoder"), *_named(config, "baselines")):
-        asked = left_to_training(build(node, where), tuple(config["targets"]))
+        asked = left_to_training(build(node, where), predicted)
         if not asked:
             continue
         encoder = f"{where} {short(node)}, which is trained step by step"

@@ -55,19 +55,21 @@ RANGES: Mapping[str, Range] = {
         """adapter bank batch batch_size beams between_hint between_semantic candidates channels
         clusters components decoder_steps depth energy_every expected filters flow_width head_width
         heads k keep kernel last_session max_new_tokens most n_test n_train n_trs n_voxels patch pool
-        pooled rank sample sample_steps select sessions side size sizes steps stride test_repeats tokens
+        pooled rank sample sample_steps select sessions rows side size sizes start_size steps stride subjects target_size
+        test_repeats tokens
         train_repeats trials_per_run values volumes width""",
         COUNT,
     ),
-    **_each("blocks changed epochs features patience positive projector", WHOLE),
+    **_each("blocks caption changed epochs features patience positive projector", WHOLE),
     **_each(
-        """alphas blur clip contrast control_scale cycle divergence energy_scale gain guidance high_pass
+        """alphas blur clip contrast control_scale cycle divergence energy_scale eta factor gain
+        guidance high_pass
         l_freq min_ceiling min_response ncsnr_above noise offset offset_noise rebuild smooth speed
         strengths voxels warp weight weight_decay""",
         NOT_NEGATIVE,
     ),
     **_each(
-        """alpha clamp first h_freq last longest notch rate reach sfreq step temperature tr""",
+        """alpha clamp first h_freq join last longest notch rate reach sfreq step temperature tr""",
         POSITIVE,
     ),
     **_each(
@@ -119,13 +121,13 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def cannot_be_text(text: str) -> str | None:
-    """What is wrong with text that may name a file or a column; None where nothing is."""
+    """What text that may name a file or a column is expected to be; None where nothing is wrong.
+
+    Sentences, such as prompts, may be longer than names.
+    """
     if any(ord(c) < 32 and c not in "\n\t" for c in text):
         return "text without control characters"
-    size = len(text.encode(errors="replace"))
-    if (
-        size > LONGEST_PATH
-        or max(len(p.encode(errors="replace")) for p in text.split("/")) > LONGEST_NAME
-    ):
+    parts = [] if " " in text else [len(p.encode(errors="replace")) for p in text.split("/")]
+    if sum(parts) + len(parts) > LONGEST_PATH or max(parts, default=0) > LONGEST_NAME:
         return f"at most {LONGEST_NAME} bytes between slashes and {LONGEST_PATH} in all"
     return None

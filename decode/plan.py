@@ -215,7 +215,7 @@ class Run:
     def _place(self, stage: str, label: str, key: str) -> Path:
         """Folders are found by their key: another label, as after renaming, finds the same one."""
         found = sorted((self.outputs / stage).glob(f"*-{key}"))
-        return found[0] if found else self.outputs / stage / f"{as_file_name(label)}-{key}"
+        return found[0] if found else self.outputs / stage / f"{as_file_name(str(label))}-{key}"
 
     def feature_task(self, name: str, node: Mapping[str, Any]) -> Task:
         """Keyed by the target alone: every experiment that uses it shares one growing folder."""
