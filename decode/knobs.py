@@ -55,7 +55,8 @@ RANGES: Mapping[str, Range] = {
         """adapter bank batch batch_size beams between_hint between_semantic candidates channels
         clusters components decoder_steps depth energy_every expected filters flow_width head_width
         heads k keep kernel last_session max_new_tokens most n_test n_train n_trs n_voxels patch pool
-        pooled rank sample sample_steps select sessions rows side size sizes start_size steps stride subjects target_size
+        pooled rank sample sample_steps select sessions rows side size sizes start_size steps
+        stride subjects target_size
         test_repeats tokens
         train_repeats trials_per_run values volumes width""",
         COUNT,
