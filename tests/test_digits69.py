@@ -267,7 +267,7 @@ def test_broken_files_are_named(tmp_path: Path):
         data.stimuli()
     for change, message in (
         ({"stimTrn": np.eye(3, 784)}, "whole numbers from 0 to 255, got values from 0 to 1;"),
-        ({"stimTest": np.full((1, 784), 300.0)}, "got values from 0 to 300"),
+        ({"stimTest": np.full((1, 784), 300.0)}, "got values from 300 to 300"),
         ({"fmriTest": np.full((1, 4), np.nan)}, "finite numbers"),
         ({"fmriTest": np.zeros((1, 5))}, r"as in the test part, got \(3, 4\) and \(1, 5\)"),
         ({"fmriTrn": np.array([["a", 1]], dtype=object)}, "'fmriTrn', got cells"),

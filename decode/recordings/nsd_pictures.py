@@ -11,6 +11,7 @@ import numpy as np
 
 from decode import content
 from decode.core import InputError, Stimulus
+from decode.recordings import packed
 from decode.recordings.nsd import DESIGN, Design
 from decode.recordings.tables import check_columns, read_words, whole_numbers
 
@@ -149,18 +150,12 @@ def read_captions(paths: Sequence[Path], coco: np.ndarray) -> dict[int, tuple[st
 
 
 def _caption_table(path: Path, n: int) -> np.ndarray:
-    try:
-        table: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as e:
+    if not path.is_file():
         raise InputError(
             f"data.captions: expected captions at {path}, found no such file; correct the path"
-        ) from e
-    except (OSError, ValueError, EOFError) as e:
-        raise InputError(
-            f"{path}: expected an array of text, got one that only unpickling can read; if you trust "
-            "the file, convert it once: numpy.save(new, numpy.load(old, allow_pickle=True).astype(str))"
-        ) from e
-    if table.ndim != 2 or len(table) != n or table.dtype.kind != "U":
+        )
+    table = packed.open_npy("data.captions", path, ndim=2)
+    if len(table) != n or table.dtype.kind != "U":
         raise InputError(
             f"{path}: expected text of shape ({n}, captions), got {table.shape} of {table.dtype}; "
             "give one row per picture of the stimulus file"
