@@ -362,6 +362,22 @@ def check_picture_sizes(config: Config, stimuli: pd.DataFrame, shapes: Mapping[s
                 metric.check_sizes(shown, made)
 
 
+def check_voxel_people(config: Config, manifest: pd.DataFrame) -> None:
+    """Raise InputError, before training, when a model of the voxels has no training trials of someone."""
+    if not config.get("voxel_model"):
+        return
+    for (split, fold), rows in manifest.groupby(["split", "fold"], sort=False):
+        whose = {part: set(rows.loc[rows["part"] == part, "subject"]) for part in ("train", "test")}
+        strangers = sorted(whose["test"] - whose["train"])
+        if strangers:
+            raise refusal(
+                "voxel_model",
+                "training trials of every tested subject, whose voxels it models",
+                f"none of {strangers[0]} in fold {fold} of split {split}",
+                "set voxel_model=null and leave brain_correlation out, or split within subjects",
+            )
+
+
 def check_brain(config: Config) -> None:
     """Raise InputError when a metric needs a model of the voxels, or the model pictures, in vain."""
     for name, node in config["metrics"].items():

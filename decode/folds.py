@@ -28,6 +28,12 @@ class Protocol:
     samples from `after` seconds after the stimulus on (None: all), parts of the signal see all.
     `drawn` names targets in whose place training by gradient reads one of others, drawn anew for each
     row of each epoch: single captions, changed pictures. Nothing else looks at those others.
+
+    `unseen` says who reads a subject that a fold tests without training on: "shared" gives all
+    subjects one layer, "mean" averages predictions through the layers of all training subjects,
+    "refuse" leaves it to encoders that know no subjects. Such a subject is scaled by statistics over
+    the trials of all training subjects or, with `unseen_scaling: own`, over its own trials without a
+    look at what was shown; the latter is stamped TEST-CONDITIONED as well.
     """
 
     train_repeats: str = "single"
@@ -35,12 +41,16 @@ class Protocol:
     rescale: str = "none"
     after: float | None = None
     drawn: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unseen: str = "refuse"
+    unseen_scaling: str = "training"
 
     def __post_init__(self) -> None:
         allowed = {
             "train_repeats": ("single", "before", "one", "mixed"),
             "test_repeats": ("single", "before", "after"),
             "rescale": ("none", "transductive"),
+            "unseen": ("refuse", "shared", "mean"),
+            "unseen_scaling": ("training", "own"),
         }
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
@@ -56,7 +66,7 @@ class Protocol:
 
     @property
     def test_conditioned(self) -> bool:
-        return self.rescale == "transductive"
+        return self.rescale == "transductive" or self.unseen_scaling == "own"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

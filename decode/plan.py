@@ -32,6 +32,7 @@ from decode.checks import (
     check_made,
     check_picture_sizes,
     check_subjects,
+    check_voxel_people,
 )
 from decode.checksums import identity
 from decode.core import Dataset, InputError, Objective, refusal
@@ -263,6 +264,7 @@ class Run:
         manifest = read_table(self.of("split")[0].folder / "manifest.parquet")
         if not self.recorded and NAMES.index(self.config["until"]) >= NAMES.index("evaluate"):
             check_galleries(self.config, trials.singles, manifest)
+            check_voxel_people(self.config, manifest)
             shapes = {name: store.shape for name, store in features.items()}
             check_picture_sizes(self.config, self.stimuli_table, shapes)
         return Inputs(trials, self.digests, features, manifest, drawn)

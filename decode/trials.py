@@ -20,6 +20,8 @@ from decode.scalers import Scaler, is_test_conditioned
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
+EVERYONE = "everyone"
+# Trials (row, of each), their weights where they are mixed, and one random number per row.
 # Trials (row, of each), their weights where they are mixed, and one number per row that says which of
 # several targets is drawn.
 Chunk = tuple[Tensor, Tensor | None, Tensor]
@@ -53,6 +55,7 @@ class Trials:
     columns); `members[i]` names the rows of `singles` whose mean is trial i, so that averaging copies
     nothing. `scaled` holds the scaler and its state per subject once it has been fitted. Samples
     earlier than `after` seconds from the stimulus are left out of what is read; scalers see them.
+    With `as_one` encoders meet all subjects as one, named EVERYONE.
     """
 
     singles: pd.DataFrame
@@ -60,6 +63,7 @@ class Trials:
     signals: Mapping[str, SubjectSignal]
     scaled: tuple[Scaler, Mapping[str, dict[str, np.ndarray]]] | None = None
     after: float | None = None
+    as_one: bool = False
     _first: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +84,12 @@ class Trials:
 
     @property
     def layouts(self) -> dict[str, Layout]:
-        return {name: self._shortened(s.layout) for name, s in self.signals.items()}
+        found = {name: self._shortened(s.layout) for name, s in self.signals.items()}
+        return {EVERYONE: next(iter(found.values()))} if self.as_one else found
+
+    def numbers(self) -> dict[str, int]:
+        """The number by which encoders know each subject."""
+        return {name: 0 if self.as_one else i for i, name in enumerate(self.signals)}
 
     def _shortened(self, layout: Layout) -> Layout:
         first = self._first_sample(layout)
@@ -140,7 +149,19 @@ class Trials:
         return states
 
     def brain(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """(row, channel, time) float32 of trials that belong to one subject."""
+        """(row, channel, time) float32 of trials of subjects with the same channels."""
+        rows = np.asarray(rows, np.int64)
+        whose = self.singles["subject"].to_numpy()[self._first[rows]]
+        each = [rows[whose == name] for name in dict.fromkeys(whose)]
+        if len(each) == 1:
+            return self._brain(rows)
+        order = np.argsort(
+            np.concatenate([np.flatnonzero(whose == n) for n in dict.fromkeys(whose)])
+        )
+        return np.concatenate([self._brain(some) for some in each])[order]
+
+    def _brain(self, rows: np.ndarray) -> np.ndarray:
+        """The same of trials that belong to one subject."""
         members = [self.members[int(i)] for i in rows]
         flat = np.concatenate(members)
         table = self.singles.iloc[flat]
@@ -200,8 +221,8 @@ class Loader:
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.device = torch.device(device)
         table = trials.table
-        order = list(trials.signals)
-        self._subject = torch.tensor([order.index(s) for s in table["subject"]], dtype=torch.int64)
+        numbers = trials.numbers()
+        self._subject = torch.tensor([numbers[s] for s in table["subject"]], dtype=torch.int64)
         mine = [digests[uid] for uid in table["stimulus"]]
         self._digests = list(dict.fromkeys(mine))
         number = {d: i for i, d in enumerate(self._digests)}

@@ -55,6 +55,7 @@ class BayesianReconstruction(Encoder):
     Naselaris et al. 2009, doi:10.1016/j.neuron.2009.09.006.
     """
 
+    per_subject = True
     bank: Tensor
     source: Tensor
     values: Tensor

@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from decode.scoring.ceiling import (
 from decode.splits import TEST, TRAIN
 from decode.stages.train import MakeEncoder, weights_file
 from decode.store import Frame, from_file_name, read_tensors, write_table
+from decode.strangers import with_strangers
 from decode.trials import Loader, Trials
 
 BATCH = 256
@@ -60,13 +62,14 @@ def run(
         groups = repeats_of(table) if protocol.test_repeats == "after" else None
         arrays: dict[str, np.ndarray] = {}
         made = partial(_loader, inputs, device)
+        test = replace(test, as_one=protocol.unseen == "shared")
         loader = whole = made(test.since(protocol.after))
         if parts and protocol.after is not None:
             whole = made(test)
         for name, make in {**encoders, **parts}.items():
             seen = whole if name in parts else loader
             encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, name))
-            encoder = encoder.to(device)
+            encoder = with_strangers(encoder.to(device), inputs, split, fold, protocol).eval()
             predicted, truth = predict(encoder, seen, groups)
             if protocol.rescale == "transductive":
                 train = inputs.part(split, fold, TRAIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from decode.progress import progress
 from decode.scalers import Scaler
 from decode.splits import TRAIN, VALIDATION
 from decode.store import as_file_name, write_tensors
+from decode.strangers import check_reads, first_strangers, fit_scaler, people
 from decode.training import Trainer, fit, tidy
 from decode.trials import Loader, Trials
 
@@ -51,7 +53,7 @@ def run(
     trained alike. `parts` maps those of parts of the signal, which `initialise` solves. Finished
     folds are kept when an interrupted run is taken up again.
     """
-    check_shapes(inputs, encoders, generator, protocol)
+    check_shapes(inputs, encoders, parts, generator, protocol)
     folds = inputs.folds()
     for split, fold in progress(folds, "train", total=len(folds)) if len(folds) > 1 else folds:
         done = fold_folder(out, split, fold)
@@ -61,7 +63,8 @@ def run(
         part.mkdir(exist_ok=True)
         train = inputs.part(split, fold, TRAIN)
         validation = inputs.part(split, fold, VALIDATION)
-        states = train.fit_scaler(scaler)
+        met = people(inputs, split, fold)
+        states = fit_scaler(scaler, inputs, met, protocol.unseen_scaling)
         made = partial(_loaders, scaler, states, inputs, trainer, protocol, seed, device)
         shortened = whole = made(train.since(protocol.after), validation.since(protocol.after))
         if parts and protocol.after is not None:
@@ -121,7 +124,7 @@ def _loaders(
     for trials, shuffle in ((train, True), (validation, False)):
         if protocol.train_repeats == "before" and len(trials):
             trials = trials.average("stimulus")
-        scaled = trials.scale(scaler, states)
+        scaled = replace(trials.scale(scaler, states), as_one=protocol.unseen == "shared")
         made.append(
             scaled.loader(
                 inputs.features,
@@ -138,11 +141,18 @@ def _loaders(
 def check_shapes(
     inputs: Inputs,
     encoders: Mapping[str, MakeEncoder],
+    parts: Mapping[str, MakeEncoder],
     generator: Generator | None,
     protocol: Protocol,
 ) -> None:
-    """Find targets, encoders and a generator that do not fit together, before any training."""
+    """Find targets, encoders and a generator that do not fit together, and people whom no encoder can
+    read, before any training.
+    """
     shapes = inputs.shapes
+    met = first_strangers(inputs, protocol)
+    if met is not None:
+        for name, make in list(parts.items())[:1]:
+            check_reads(protocol, met, name, make(inputs.trials.layouts, shapes))
     for target, stores in inputs.drawn.items():
         for store in stores:
             if store.shape != shapes[target]:
@@ -155,8 +165,11 @@ def check_shapes(
     for name, make in encoders.items():
         split, fold = inputs.folds()[0]
         some = inputs.part(split, fold, TRAIN).take([0, 1]).since(protocol.after)
+        some = replace(some, as_one=protocol.unseen == "shared")
         batch = next(iter(some.loader(inputs.features, inputs.digests, batch_size=2)))
         encoder = make(some.layouts, shapes).eval()
+        if met is not None:
+            check_reads(protocol, met, name, encoder)
         with torch.no_grad():
             predicted = encoder(batch)
             truth = encoder.embed(batch.targets)
