@@ -25,6 +25,8 @@ class ZScoreOfImages:
     window share their voxel's statistics. Channels that the table marks as missing stay 0.
     """
 
+    reads_stimuli: ClassVar[bool] = True
+
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         if len(brain) != len(table):
             raise ValueError(f"{len(brain)} windows do not belong to {len(table)} table rows")

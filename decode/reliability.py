@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,8 @@ class ReliableVoxels:
     Raises InputError for a scaler that looks at test trials, without two repeated training stimuli,
     and where no channel is left.
     """
+
+    reads_stimuli: ClassVar[bool] = True
 
     def __init__(
         self, scaler: Scaler, *, at_least: float | None = None, keep: int | None = None

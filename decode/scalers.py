@@ -41,6 +41,11 @@ def is_test_conditioned(scaler: Scaler) -> bool:
     return bool(getattr(scaler, "test_conditioned", False))
 
 
+def reads_stimuli(scaler: Scaler) -> bool:
+    """Whether a scaler's statistics are about what was shown, so that unlabelled trials have none."""
+    return bool(getattr(scaler, "reads_stimuli", False))
+
+
 class Unscaled:
     """Leaves the windows as they are, in SI units."""
 
@@ -126,6 +131,7 @@ class Whiten:
     ) -> None:
         self.over = _one_of("scaler.over", over, ("epochs", "time"))
         self.by = by
+        self.reads_stimuli = self.over == "time"
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         _check_rows(brain, table)

@@ -113,9 +113,14 @@ def kfold(
     for stratum in np.unique(strata):
         names = _distinct(keys[strata == stratum])
         if len(names) < folds:
-            raise InputError(
-                f"split kfold: {folds} folds asked for, but only {len(names)} groups of {by!r}"
-                f"{f' within one {within}' if within else ''}; lower `folds` or choose another `by`"
+            whose = (
+                "" if within is None else f" of {within} {table[within][strata == stratum].iloc[0]}"
+            )
+            raise refusal(
+                "split kfold",
+                f"{folds} groups of {by!r}{whose}, one for each fold or more",
+                f"{len(names)}",
+                "lower folds" + _instead(by),
             )
         names = names if contiguous else rng.permutation(names)
         for fold, chunk in enumerate(np.array_split(names, folds)):
@@ -135,9 +140,11 @@ def leave_one_out(
     groups = _groups(table, by)
     names = _distinct(groups)
     if len(names) < 3:
-        raise InputError(
-            f"leaving one {by} out needs at least 3 of them, the data have {len(names)}; "
-            "choose split=kfold"
+        raise refusal(
+            f"split leave_one_out by {by}",
+            "3 groups or more, of which one is left out",
+            f"{len(names)}",
+            "choose split=kfold" + _instead(by),
         )
     folds = []
     for i, name in enumerate(names):
@@ -146,12 +153,23 @@ def leave_one_out(
     return folds
 
 
+def _instead(by: str) -> str:
+    """What works for a single run: neighbouring trials stay together, so that little leaks."""
+    if by == "onset":
+        return ""
+    return ", or cut runs into stretches of time: split=contiguous with by=onset"
+
+
 def _groups(table: pd.DataFrame, by: str) -> np.ndarray:
     if by not in table.columns:
         raise InputError(
             f"a split by {by!r} needs that column in the trials; they have {sorted(table.columns)}"
         )
-    return table[by].astype(str).to_numpy(dtype=object)
+    # An onset counts from the start of its run: the same number elsewhere is another moment.
+    columns = [c for c in ("subject", "session", "run") if by == "onset" and c in table]
+    return np.array(
+        ["\0".join(map(str, r)) for r in table[[*columns, by]].to_numpy()], dtype=object
+    )
 
 
 def _distinct(groups: np.ndarray) -> np.ndarray:
@@ -201,7 +219,7 @@ def check(table: pd.DataFrame, fold: Fold, *, name: str) -> None:
         if column not in table.columns:
             continue
         known = table[column].notna().to_numpy()
-        values = table[column].astype(str).to_numpy()
+        values = _groups(table, column)
         for one, other in ((TRAIN, TEST), (VALIDATION, TEST), (TRAIN, VALIDATION)):
             both = set(values[known & (fold.part == one)]) & set(
                 values[known & (fold.part == other)]

@@ -14,7 +14,7 @@ from decode.core import Batch, Encoder, Layout, Tensors, refusal
 from decode.folds import Inputs, Protocol
 from decode.linear.subject_ridge import SubjectRidge
 from decode.networks.blocks import Passport, scatter
-from decode.scalers import MISSING, Scaler, State, is_test_conditioned
+from decode.scalers import MISSING, Scaler, State, is_test_conditioned, reads_stimuli
 from decode.splits import TEST, TRAIN, VALIDATION
 from decode.trials import Trials
 
@@ -60,6 +60,8 @@ def first_strangers(inputs: Inputs, protocol: Protocol) -> People | None:
         met for split, fold in inputs.folds() if (met := people(inputs, split, fold)).strangers
     ]
     layouts = inputs.trials.since(protocol.after).layouts
+    if protocol.unseen == "shared":
+        check_alike(layouts)
     for met in found:
         check_alike({s: layouts[s] for s in (*met.known, *met.strangers)})
         if protocol.unseen == "mean" and met.validated:
@@ -107,7 +109,7 @@ def check_alike(layouts: Mapping[str, Layout]) -> None:
         odd += [c for c in expected.names if c not in set(layout.names)]
         raise refusal(
             KEY,
-            f"the same channels and samples of {first} and {name}, one of whom is not trained on",
+            f"the same channels and samples of {first} and {name}",
             f"{expected.n_channels} x {expected.n_times} and {layout.n_channels} x {layout.n_times}"
             + (f" ({', '.join(odd[:4])} only in one)" if odd else ""),
             "name the common ones in preprocess.channels, or split within subjects",
@@ -125,6 +127,13 @@ def fit_scaler(scaler: Scaler, inputs: Inputs, met: People, how: str) -> dict[st
     if not met.strangers or is_test_conditioned(scaler):
         return states
     if how == "own":
+        if reads_stimuli(scaler):
+            raise refusal(
+                "protocol.unseen_scaling",
+                f"training, since {type(scaler).__name__} looks at what was shown",
+                "own",
+                "set it to training or take another scaler, for example zscore",
+            )
         parts = [inputs.part(met.split, met.fold, part) for part in (VALIDATION, TEST)]
         for name in met.strangers:
             windows, table = _windows([p for p in parts if name in _subjects(p)], [name])
@@ -177,7 +186,9 @@ class MeanOfSubjects(Encoder):
 
     def _mean(self, batch: Batch) -> Tensors:
         every = [
-            self.inner.before_sampling(replace(batch, subject=torch.full_like(batch.subject, number)))
+            self.inner.before_sampling(
+                replace(batch, subject=torch.full_like(batch.subject, number))
+            )
             for number in self.known
         ]
         return {k: torch.stack([made[k] for made in every]).mean(0) for k in every[0]}

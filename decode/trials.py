@@ -152,13 +152,11 @@ class Trials:
         """(row, channel, time) float32 of trials of subjects with the same channels."""
         rows = np.asarray(rows, np.int64)
         whose = self.singles["subject"].to_numpy()[self._first[rows]]
-        each = [rows[whose == name] for name in dict.fromkeys(whose)]
-        if len(each) == 1:
+        places = [np.flatnonzero(whose == name) for name in dict.fromkeys(whose)]
+        if len(places) == 1:
             return self._brain(rows)
-        order = np.argsort(
-            np.concatenate([np.flatnonzero(whose == n) for n in dict.fromkeys(whose)])
-        )
-        return np.concatenate([self._brain(some) for some in each])[order]
+        order = np.argsort(np.concatenate(places))
+        return np.concatenate([self._brain(rows[some]) for some in places])[order]
 
     def _brain(self, rows: np.ndarray) -> np.ndarray:
         """The same of trials that belong to one subject."""

@@ -26,6 +26,7 @@ from decode.objectives.flow import Flow
 from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.store import read_tensors, write_tensors
+from decode.strangers import MeanOfSubjects, has_own_layers
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "encoder").glob("*.yaml"))
 SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}
@@ -285,6 +286,35 @@ class TestContract:
         torch.stack([v for t in terms for v in t.values()]).sum().backward()
         blind = [k for k, p in encoder.named_parameters() if p.grad is None]
         assert not blind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_a_stranger_is_read_through_the_layers_of_others(file):
+    """With the second person as a stranger, the first one's layers speak; one layer for all is built."""
+    needs(file, "meg")
+    layouts, train = WORLDS["meg"], batches(file, WORLDS["meg"])
+    if is_large(file, layouts):
+        pytest.skip("the preset is for a GPU")
+    encoder = build(file, layouts).eval()
+    encoder.initialise(train, batches(file, layouts, n=6, seed=1))
+    encoder.eval()
+    batch = train.all()
+    with torch.no_grad():
+        made = MeanOfSubjects(encoder, [0], [1]).eval()(batch)
+        first = encoder(replace(batch, subject=torch.zeros_like(batch.subject)))
+        other = encoder(batch)
+    stranger = batch.subject == 1
+    for name, value in made.items():
+        torch.testing.assert_close(value[stranger], first[name][stranger], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(value[~stranger], other[name][~stranger], atol=1e-4, rtol=1e-4)
+    same = all(torch.allclose(first[n], other[n], atol=1e-6) for n in made)
+    assert has_own_layers(encoder) or same, "knows subjects and does not say so"
+    everyone = build(file, {"everyone": layouts["sub-01"]}).eval()
+    alone = replace(batch, subject=torch.zeros_like(batch.subject))
+    everyone.initialise([alone], [])
+    with torch.no_grad():
+        assert set(everyone.eval()(alone)) == set(made)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from decode.metrics.auc import Auc
 from decode.metrics.image import ImageSuite
 from decode.metrics.retrieval import Retrieval, count_rivals, n_way_hit
 from decode.metrics.vector_correlation import VectorCorrelation
+from decode.notices import collected
 from decode.scoring.feature_networks import EfficientNetLite0, OpenClip, Pixels, Torchvision
 from decode.scoring.identification import references, share_beaten
 from decode.scoring.intervals import interval
@@ -115,11 +116,16 @@ def test_a_gallery_is_the_distinct_stimuli_of_subject_split_and_fold() -> None:
     assert set(pooled.loc[pooled["metric"] == "retrieval_top1", "chance"]) == {1 / 12}
 
 
-def test_equal_true_vectors_share_the_middle_rank() -> None:
+def test_equal_true_vectors_share_the_middle_rank(capsys: pytest.CaptureFixture[str]) -> None:
     _, truth = vectors(50, 300, noise=0)
+    Retrieval()(make_results(truth, truth))
+    assert "tie" not in capsys.readouterr().err
     truth[10:20] = truth[10]
-    with pytest.warns(UserWarning, match="20 rows tie"):
-        rows = Retrieval(k=(1, 5, 6), n_way=(2,))(make_results(truth, truth))
+    metric = Retrieval(k=(1, 5, 6), n_way=(2,))
+    with collected():
+        rows = metric(make_results(truth, truth))
+        metric(make_results(truth[::-1].copy(), truth))
+    assert capsys.readouterr().err.count("some rows tie") == 1
     tied = rows[rows["trial"].between(10, 19)]
     # Rank 1 + 9/2 = 5.5 whatever a matrix product makes of equal columns.
     assert mean_of(tied, "retrieval_top5") == 0

@@ -107,11 +107,36 @@ def test_a_block_never_crosses_a_split(table: pd.DataFrame) -> None:
     ("make", "message"),
     [
         (lambda t: published(t.assign(split="")), "expects 'train' and 'test'"),
-        (lambda t: kfold(t, folds=31), "only 30 groups"),
+        (
+            lambda t: kfold(t, folds=31),
+            "expected 31 groups of 'stimulus', .* got 30; lower folds, or",
+        ),
+        (
+            lambda t: kfold(
+                t[(t["subject"] == "a") | (t["run"] == "1")], by="run", folds=3, within="subject"
+            ),
+            "expected 3 groups of 'run' of subject b, one for each fold or more, got 1; .* by=onset",
+        ),
         (lambda t: kfold(t, by="concept"), "needs that column"),
-        (lambda t: leave_one_out(t.assign(run="1")), "at least 3"),
+        (
+            lambda t: leave_one_out(t.assign(run="1")),
+            "3 groups or more, .* got 1; choose split=kfold, or .* with by=onset",
+        ),
     ],
 )
 def test_impossible_splits_say_what_to_do(table: pd.DataFrame, make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make(table)  # type: ignore[operator]
+
+
+def test_one_run_is_cut_into_stretches_of_time(table: pd.DataFrame) -> None:
+    """Onsets of different people are different moments, though they are the same numbers."""
+    single = table.query("run == '1' and (subject == 'a' or onset > 2)").drop(columns="block")
+    single = single.reset_index(drop=True)
+    folds = kfold(single, by="onset", folds=3, within="subject", contiguous=True, validation=0)
+    for number, fold in enumerate(folds):
+        check(single, fold, name=f"time {number}")
+        for _, rows in single.groupby("subject").indices.items():
+            tested = np.flatnonzero(fold.part[rows] == "test")
+            assert (np.diff(tested) == 1).all()
+            assert len(rows) // 3 <= len(tested) <= len(rows) // 3 + 1

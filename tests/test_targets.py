@@ -24,6 +24,7 @@ from decode.pictures import (
     resize,
     to_grey,
 )
+from decode.stages import features
 from decode.targets.autoencoder import Autoencoder
 from decode.targets.dinov2 import Dinov2
 from decode.targets.efficientnet_lite import EfficientNetLite
@@ -502,3 +503,16 @@ def test_mindeye2_cuts_a_tenth_of_the_area_and_blurs_nothing(stimuli: list[Stimu
     np.testing.assert_allclose(sides, 200 * 0.9**0.5 - 1, atol=1.01)
     kinds = CHANGES["mindeye2"], CHANGES["mindeye1"]
     assert [(k.grey, k.solarise, k.blur) for k in kinds] == [(0.1, 0.1, 0.0), (0.2, 0.2, 0.1)]
+
+
+def test_open_clip_takes_pictures_or_what_has_a_text() -> None:
+    assert OpenClip("any").accepts == {"image"}
+    assert "audio" in OpenClip("any", output="text").accepts
+
+
+def test_a_sound_among_pictures_is_called_a_sound(tmp_path: Path) -> None:
+    named = {"a": Stimulus("a", "image", path="a.png"), "b": Stimulus("b", "audio", path="b.wav")}
+    digests = {"a": "d1", "b": "d2"}
+    says = r"targets.image: OpenClip takes \['image'\], stimulus 'b' is of kind 'audio'; choose another"
+    with pytest.raises(InputError, match=says):
+        features.run(tmp_path, target=OpenClip("any"), stimuli=named, digests=digests, name="image")

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import (
     Factor,
@@ -226,8 +226,12 @@ class SubjectRidge(nn.Module):
 
     def _enough(self, s: int, rows: Rows) -> None:
         if len(rows.x) < 3:
-            raise InputError(
-                f"ridge needs 3 training trials of {self.passport.subjects[s]}, got {len(rows.x)}"
+            raise refusal(
+                f"encoder ridge, {self.passport.subjects[s]}",
+                "3 training trials or more",
+                f"{len(rows.x)}",
+                "choose a split that leaves more; where classes are decoded, protocol.train_repeats=single, "
+                "since before makes one trial of all that show the same stimulus",
             )
 
     def _solve(self, s: int, rows: Rows, held: Rows | None) -> tuple[Factor, Tensor]:

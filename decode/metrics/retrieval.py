@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Results
+from decode.notices import tell
 from decode.scoring.rows import Gallery, galleries, scores, table, vectors
 
 Similarity = Literal["cosine", "correlation", "dot"]
@@ -117,7 +117,7 @@ class Retrieval:
     def __call__(self, results: Results) -> pd.DataFrame:
         predicted, truth = vectors(results, self.target)
         parts: list[pd.DataFrame] = []
-        tied = 0
+        tied = False
         for gallery in galleries(results.trials, self.within):
             shown = unit(truth[gallery.rows], self.similarity)
             meant = unit(predicted[gallery.rows], self.similarity)
@@ -130,14 +130,12 @@ class Retrieval:
             for name, (queries, candidates, own, code) in ways.items():
                 rival = gallery.code[:, None] != code[None, :]
                 better, ties = count_rivals(queries, candidates, own, rival)
-                tied += int((ties > 0).sum())
+                tied |= bool((ties > 0).any())
                 counts = (better, ties, 1 + rival.sum(axis=1))
                 parts += self._rows(results, name, gallery.rows, counts)
         if tied:
-            warnings.warn(
-                f"{self.name}: {tied} rows tie with other entries exactly (mid-rank used)",
-                stacklevel=2,
-            )
+            # Without a number, which differs between controls, it is said once of all of them.
+            tell(f"metric {self.name}", "some rows tie with other entries exactly (mid-rank used)")
         return table(parts)
 
     def _rows(

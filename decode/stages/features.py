@@ -33,7 +33,7 @@ def run(
         store = FeatureStore(out)
         missing = store.missing(list(digests.values()))
         uid_of = {d: uid for uid, d in digests.items()}
-        _accepts(target, [stimuli[uid_of[d]] for d in missing[:1]], name)
+        _accepts(target, [stimuli[uid_of[d]] for d in missing], name)
         chunks = [missing[i : i + SHARD] for i in range(0, len(missing), SHARD)]
         for chunk in progress(chunks, f"features {name}"):
             found = target([stimuli[uid_of[d]] for d in chunk]).float().numpy()

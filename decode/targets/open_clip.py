@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +39,6 @@ class OpenClip(NetworkTarget):
     arXiv:2403.11207) was trained, whose preprocessing expected pictures in [-1, 1].
     """
 
-    accepts: ClassVar[frozenset[Kind]] = EVERYTHING
-
     pretrained: str | None = None
     output: Output = "pooled"
     layer: int | None = None
@@ -64,6 +62,11 @@ class OpenClip(NetworkTarget):
             raise InputError(
                 f"open_clip target: prompt needs a {{}} for the text, got {self.prompt!r}"
             )
+
+    @property
+    def accepts(self) -> frozenset[Kind]:  # type: ignore[override]
+        """Pictures, or whatever has a text."""
+        return EVERYTHING if self.output == "text" else frozenset({"image"})
 
     def open(self) -> Any:
         with from_hub(self.model):
