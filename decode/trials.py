@@ -21,7 +21,6 @@ from decode.store import Columns, FeatureStore, read_array, read_json, read_tabl
 
 RESIDENT_BYTES = 4 * 2**30
 EVERYONE = "everyone"
-# Trials (row, of each), their weights where they are mixed, and one random number per row.
 # Trials (row, of each), their weights where they are mixed, and one number per row that says which of
 # several targets is drawn.
 Chunk = tuple[Tensor, Tensor | None, Tensor]
