@@ -67,17 +67,23 @@ def open_picture(path: str | Path) -> Image:
 
     row = read_row(path)
     if row is None:
-        with warnings.catch_warnings():
-            # PIL warns above its bound and refuses above twice that; refused is refused.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        if image.width * image.height > MOST_PIXELS:
-            image.close()
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        return image
+        return _open_bounded(path)
     if row.dtype != np.uint8 or row.ndim not in (2, 3) or row.shape[2:] not in ((), (3,)):
         raise OSError(f"a row {row.shape} of {row.dtype}, which is no picture of 8 bits")
     return Image.fromarray(row)
+
+
+def _open_bounded(path: str | Path) -> Image:
+    from PIL import Image
+
+    # PIL warns above its bound and refuses above twice that; here what it would warn of is refused.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(path)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
+            number = re.search(r"\((\d+) pixels\)", str(e))
+            raise Image.DecompressionBombError(f"{number[1]} pixels" if number else str(e)) from e
 
 
 def is_there(path: str | Path) -> bool:

@@ -11,9 +11,10 @@ from worlds import config
 
 import decode
 from decode.core import InputError
+from decode.pipeline import execute
 from decode.plan import Run
 from decode.recordings.places import check_place
-from decode.store import as_file_name, from_file_name
+from decode.store import as_file_name, from_file_name, read_json
 
 
 def test_a_symbolic_link_that_was_made_in_the_folder_is_followed(tmp_path: Path) -> None:
@@ -50,6 +51,19 @@ def test_names_of_regions_are_names_of_files_and_back(tmp_path: Path) -> None:
         assert "\0" not in file
         assert not file.startswith(".")
     assert as_file_name("region=V1 (left)") == "region=V1 (left)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("roi", ["V3A/B", "../V1"])
+def test_a_region_with_a_slash_is_decoded_and_reported(roi: str, tmp_path: Path) -> None:
+    data = {"_target_": "worlds.PixelWorld", "root": str(tmp_path / "world"), "roi": roi}
+    part = {"_target_": "decode.parts.regions", "_partial_": True, "targets": ["pixels"]}
+    run = Run(config(tmp_path, data=data, parts={"region": part}, generator=None))
+    folder = execute(run, until="report", force=(), say=lambda s: None)
+    scores = {row["metric"]: row["value"] for row in read_json(folder / "summary.json")}
+    assert scores[f"region={roi}/retrieval_top1"] > 0.5
+    assert roi in (folder / "report.html").read_text()
+    assert not list(tmp_path.rglob("V1*"))
 
 
 def test_models_from_a_hub_bring_no_code() -> None:

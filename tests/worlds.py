@@ -35,7 +35,10 @@ class PixelWorld:
     facts: ClassVar[Facts] = Facts("none", "none", "fmri", simulated=True)
     subjects = ("a", "b")
 
-    def __init__(self, root: str, *, n: int = 40, repeats: int = 2, noise: float = 0.3) -> None:
+    def __init__(
+        self, root: str, *, n: int = 40, repeats: int = 2, noise: float = 0.3, roi: str = "V1"
+    ) -> None:
+        self.roi = roi
         self.root, self.n, self.repeats, self.noise = Path(root), n, repeats, noise
 
     def _uids(self) -> list[str]:
@@ -68,7 +71,7 @@ class PixelWorld:
             signal = pixels @ weights + self.noise * rng.normal(size=(len(uids), voxels))
             channels = pd.DataFrame(
                 {"name": [f"v{i}" for i in range(voxels)], "kind": "voxel", "x": 0.0, "y": 0.0,
-                 "z": 0.0, "roi": "V1"}
+                 "z": 0.0, "roi": self.roi}
             )  # fmt: skip
             events = pd.DataFrame(
                 {"onset": np.arange(len(uids), dtype=float), "duration": 1.0, "stimulus": uids,
