@@ -146,7 +146,8 @@ def drawn(
         return members.gather(1, which[:, None]), None
     weights = there.float()
     if kind <= RANDOM_MEANS:
-        weights = weights * torch.rand(members.shape, generator=draws)
+        # Never zero: a picture that was shown once keeps its only trial.
+        weights = weights * (1 - torch.rand(members.shape, generator=draws))
     return members, weights / weights.sum(1, keepdim=True)
 
 
