@@ -17,8 +17,9 @@ import torch
 from worlds import config, sign_again
 
 from decode.core import InputError
-from decode.pipeline import execute
-from decode.plan import NAMES, Run
+from decode.notices import tell
+from decode.pipeline import FILL, execute
+from decode.plan import NAMES, Run, Task
 from decode.store import read_json
 
 # Without a model of the voxels nothing responds.
@@ -65,6 +66,22 @@ def test_scores_are_above_chance_and_shuffled_ones_are_not(finished: Path) -> No
     assert value["ridge/pixcorr"] > value["shuffled/pixcorr"] + 0.4
     assert value["oracle/pixcorr"] > 0.99
     assert {"mean_image/pixcorr", "nearest_image/pixcorr", "prior/pixcorr"} <= set(value.index)
+
+
+@pytest.mark.slow
+def test_what_the_user_was_told_stands_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = FILL["split"]
+
+    def telling(run: Run, task: Task, out: Path) -> dict[str, Any]:
+        tell("the trials", "were counted by hand")
+        return split(run, task, out)
+
+    monkeypatch.setitem(FILL, "split", telling)
+    _run(tmp_path)
+    page = next(tmp_path.rglob("report.html")).read_text(encoding="utf-8")
+    assert page.count("the trials: were counted by hand") == 1
 
 
 def test_every_score_names_its_split_and_interval(finished: Path) -> None:

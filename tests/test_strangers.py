@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from worlds import PixelWorld, config
 
 from decode.building import build
-from decode.core import Encoder, InputError, Layout, Tensors
+from decode.core import Encoder, InputError, Layout, Recording, Tensors
 from decode.encoders.mlp import MLP
 from decode.encoders.ridge import Ridge
 from decode.encoders.tsconv import TSConv
 from decode.folds import Inputs, Protocol
 from decode.normalisation import ZScoreWithTest
+from decode.pipeline import execute
+from decode.plan import Run
 from decode.scalers import Scaler, Whiten, ZScore
 from decode.store import FeatureStore
 from decode.strangers import (
@@ -222,3 +226,50 @@ def test_statistics_of_the_tested_person_are_stamped() -> None:
     assert not Protocol(unseen="shared").test_conditioned
     with pytest.raises(InputError, match=r"protocol\.unseen"):
         Protocol(unseen="guess")
+
+
+class SameBrains(PixelWorld):
+    """Three people with the same thirty voxels, who answer pictures alike but for their noise."""
+
+    subjects = ("a", "b", "c")
+
+    def recordings(self, subject: str) -> Iterator[Recording]:
+        other = PixelWorld(str(self.root), n=self.n, repeats=self.repeats, noise=0.0)
+        rng = np.random.default_rng(self.subjects.index(subject))
+        for run in other.recordings("a"):
+            noise = self.noise * rng.normal(size=run.signal.shape)
+            yield replace(run, subject=subject, signal=(run.signal + noise).astype(np.float32))
+
+
+@pytest.mark.slow
+def test_leaving_people_out_scores_above_chance_or_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    def scores(**protocol: str) -> pd.DataFrame:
+        ridge = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
+        split = {"_target_": "decode.splits.leave_one_out", "_partial_": True, "by": "subject"}
+        changes = {
+            "data": {"_target_": "test_strangers.SameBrains", "root": str(tmp_path / "world")},
+            "scaler": {"_target_": "decode.scalers.ZScore", "by": "session"},
+            "splits": {"people": {**split, "validation": 0.0}},
+            "protocol": {"test_repeats": "single", **protocol},
+            **{"encoder": ridge, "baselines": {}, "objectives": {}, "generator": None},
+            "trainer": {"_target_": "decode.training.Trainer", "epochs": 0},
+            "metrics": {
+                "retrieval": {"_target_": "decode.metrics.retrieval.Retrieval", "target": "pixels"}
+            },
+        }
+        run = Run(config(tmp_path, **changes))
+        execute(run, until="evaluate", force=(), say=lambda _: None)
+        folder = run.folder("evaluate")
+        assert folder is not None
+        return pd.read_parquet(folder / "scores.parquet").query("metric == 'retrieval_top1'")
+
+    with pytest.raises(InputError, match=r"protocol\.unseen: expected who reads a"):
+        scores()
+    assert not list((tmp_path / "outputs").glob("train/*/people-*"))
+    for way in ("shared", "mean"):
+        found = scores(unseen=way)
+        assert set(found["subject"]) == {"a", "b", "c"}
+        assert (found.groupby("subject")["value"].mean() > 0.5).all(), way
+        assert found["chance"].max() < 0.05
