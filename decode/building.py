@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from decode.core import InputError, defaults, refusal
+from decode.core import InputError, about, defaults, refusal
 from decode.kinds import as_annotated, fits, hints, in_words, is_node, locate
 from decode.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
 from decode.machine import is_memory
@@ -140,7 +140,8 @@ def build(node: Any, where: str = "") -> Any:
 def made(target: Any, where: str, /, *arguments: Any, **named: Any) -> Any:
     """What `target` makes of its arguments; what it refuses is an InputError that names `where`."""
     try:
-        return target(*arguments, **named)
+        with about(where):
+            return target(*arguments, **named)
     except (TypeError, ValueError, RuntimeError, AssertionError) as e:
         if is_memory(e):
             raise

@@ -365,5 +365,5 @@ def check_stages(key: str, names: Sequence[str]) -> None:
             near = difflib.get_close_matches(str(name), NAMES, 1)
             raise InputError(
                 f"{key}: expected a stage out of {list(NAMES)}, got {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
+                + (f"; did you mean {near[0]!r}?" if near else f"; name one of them in {key}")
             )

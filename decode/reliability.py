@@ -50,9 +50,11 @@ class ReliableVoxels:
                 "set the other to null"
             )
         if at_least is not None and not 0 < at_least < 1:
-            raise InputError(f"scaler.at_least: expected a share between 0 and 1, got {at_least}")
+            raise InputError(
+                f"scaler.at_least: expected a share between 0 and 1, got {at_least}; correct it"
+            )
         if keep is not None and keep < 1:
-            raise InputError(f"scaler.keep: expected 1 channel or more, got {keep}")
+            raise InputError(f"scaler.keep: expected 1 channel or more, got {keep}; correct it")
         self.scaler, self.at_least, self.keep = scaler, at_least, keep
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:

@@ -92,7 +92,9 @@ class Robust:
 
     def __init__(self, *, clamp: float | None = 20.0, by: str | None = None) -> None:
         if clamp is not None and clamp <= 0:
-            raise InputError(f"scaler.clamp: expected a positive number or null, got {clamp}")
+            raise InputError(
+                f"scaler.clamp: expected a positive number or null, got {clamp}; correct it"
+            )
         self.clamp = clamp
         self.by = by
 
@@ -382,5 +384,5 @@ def _refuse_constant(spread: np.ndarray, verb: str, group: str = ALL, n: int | N
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise InputError(f"{key}: expected one of {', '.join(allowed)}, got {value!r}")
+        raise InputError(f"{key}: expected one of {', '.join(allowed)}, got {value!r}; correct it")
     return value

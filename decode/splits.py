@@ -180,7 +180,9 @@ def _distinct(groups: np.ndarray) -> np.ndarray:
 def _hold_out(part: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Move a share of the training groups to validation; 0 leaves none."""
     if not 0 <= share < 1:
-        raise InputError(f"validation is a share of the training groups in [0, 1), got {share}")
+        raise InputError(
+            f"validation is a share of the training groups in [0, 1), got {share}; correct it"
+        )
     names = _distinct(groups[part == TRAIN])
     n = round(share * len(names))
     if n == 0:

@@ -382,7 +382,7 @@ def _whole_checkpoint(folder: Path, epoch: int) -> dict[str, Any]:
     path = folder / f"last-{epoch}.json"
     saved = read_json(path)
     if not is_sealed(saved):
-        raise InputError(f"{path}: expected what was written, got something else")
+        raise InputError(f"{path}: expected what was written, got something else; correct it")
     for name, check in saved["files"].items():
         file = folder / name
         fault = differs(file, check) if file.is_file() else "expected a file, found none"

@@ -88,6 +88,7 @@ class Bids:
         if datatype not in MODALITIES:
             raise InputError(
                 f"data.datatype: expected one of {', '.join(MODALITIES)}, got {datatype!r}"
+                "; correct it"
             )
         if not self.root.is_dir():
             raise InputError(

@@ -47,7 +47,9 @@ class BOLD5000:
 
     def __init__(self, root: str, *, trials_per_run: int | None = 37) -> None:
         if trials_per_run is not None and trials_per_run < 1:
-            raise InputError(f"{NAME}: data.trials_per_run is 1 or more, got {trials_per_run}")
+            raise InputError(
+                f"{NAME}: data.trials_per_run is 1 or more, got {trials_per_run}; correct it"
+            )
         self.root, self.trials_per_run = Path(root), trials_per_run
         self._files = packed.files_below(self.root)
         there = {n.split("_")[0] for n in self._files if f"_{VERSION}_" in n}

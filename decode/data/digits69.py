@@ -106,7 +106,10 @@ class Digits69:
 
     def recordings(self, subject: str) -> Iterator[Recording]:
         if subject not in self.subjects:
-            raise InputError(f"digits69: expected a subject of {self.subjects}, got {subject!r}")
+            raise InputError(
+                f"digits69: expected a subject of {self.subjects}, got {subject!r}"
+                "; fetch the file again or correct it"
+            )
         content = read(self.file)
         n_trials, n_voxels = content["brain"].shape
         channels = pd.DataFrame({"name": [f"voxel{i:04d}" for i in range(n_voxels)]})

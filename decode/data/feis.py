@@ -126,7 +126,10 @@ def read_epochs(path: Path) -> tuple[np.ndarray, list[str]]:
     labels = table["Label"].to_numpy(str)[::length].tolist()
     unknown = sorted(set(labels) - set(PHONEMES))
     if unknown:
-        raise InputError(f"{path}: expected the labels {list(PHONEMES)}, got {unknown} as well")
+        raise InputError(
+            f"{path}: expected the labels {list(PHONEMES)}, got {unknown} as well"
+            "; fetch the file again or correct it"
+        )
     volts = table[list(ELECTRODES)].to_numpy(np.float64).reshape(len(sizes), length, -1) * 1e-6
     volts -= volts.mean(axis=1, keepdims=True)
     return volts.astype(np.float32), labels

@@ -76,7 +76,9 @@ class GOD:
         self.layout = _layout(self.root, layout)
         self.roi, self.imagery, self.test, self.pictures = roi, imagery, test, pictures
         if test not in ("single", "averaged"):
-            raise InputError(f"{NAME}: data.test is 'single' or 'averaged', got {test!r}")
+            raise InputError(
+                f"{NAME}: data.test is 'single' or 'averaged', got {test!r}; correct it"
+            )
         if self.layout == "bdpy" and test == "averaged":
             raise InputError(f"{NAME}: the bdpy files hold single trials; set data.test=single")
         if self.layout == "mind-vis" and imagery:
@@ -157,6 +159,7 @@ class GOD:
             raise InputError(
                 f"{NAME}: expected a picture for each of the {len(train)} training trials in "
                 f"{npz.path}, key 'arr_3', got {len(shown)}"
+                "; fetch the file again or correct it"
             )
         pictures = packed.Npz(NAME, self.root / self.pictures)
         for part, ids in (("train", shown), ("test", tested)):
@@ -192,7 +195,7 @@ def _layout(root: Path, layout: str | None) -> str:
         if any(root.glob(pattern))
     ]
     if layout not in (None, "bdpy", "mind-vis"):
-        raise InputError(f"{NAME}: data.layout is 'bdpy' or 'mind-vis', got {layout!r}")
+        raise InputError(f"{NAME}: data.layout is 'bdpy' or 'mind-vis', got {layout!r}; correct it")
     if not there or layout not in (None, *there):
         raise InputError(
             f"{NAME}: expected Subject1.h5 ... (bdpy) or sbj_1.npz ... (mind-vis) in {root}, found "
@@ -213,6 +216,7 @@ def single_order(single: np.ndarray, means: np.ndarray, file: Path) -> np.ndarra
     if rest or not len(single):
         raise InputError(
             f"{NAME}: expected a multiple of {n} trials in {file}, key 'arr_1', got {len(single)}"
+            "; fetch the file again or correct it"
         )
     orders = (np.repeat(np.arange(n), len(single) // n), np.tile(np.arange(n), len(single) // n))
     fits = []
@@ -242,7 +246,10 @@ def _runs(data: BData, subject: str, roi: str, imagery: bool) -> Iterator[Record
     kinds, runs = data.column("DataType").astype(int), data.column("Run").astype(int)
     unknown = set(kinds.tolist()) - set(CONDITIONS)
     if unknown:
-        raise InputError(f"{NAME}: expected DataType 1, 2 or 3 in {data.file}, got {unknown}")
+        raise InputError(
+            f"{NAME}: expected DataType 1, 2 or 3 in {data.file}, got {unknown}"
+            "; fetch the file again or correct it"
+        )
     uids = np.array([f"{NAME}/{_picture_name(x)}" for x in _labels(data)])
     channels = _channels(data, columns)
     seen: dict[int, Counter[str]] = {kind: Counter() for kind in CONDITIONS}

@@ -109,7 +109,10 @@ class Haxby2001:
                     f"{sorted(p.name for p in run.glob('*.nii.gz'))}; correct data.image"
                 )
         if not runs:
-            raise InputError(f"haxby2001: expected task001_run<nnn> in {self.root / subject}/BOLD")
+            raise InputError(
+                f"haxby2001: expected task001_run<nnn> in {self.root / subject}/BOLD"
+                "; fetch the file again or correct it"
+            )
         return runs
 
     def _voxels(self, subject: str, runs: Sequence[Path]) -> Voxels:
@@ -126,6 +129,7 @@ def read_blocks(path: Path, *, gap_s: float = GAP_S) -> pd.DataFrame:
     if unknown:
         raise InputError(
             f"{path}: expected the categories {list(CATEGORIES)}, got {unknown} as well"
+            "; fetch the file again or correct it"
         )
     return joined(events[["onset", "duration", "trial_type"]], gap_s, by="trial_type")
 

@@ -189,6 +189,7 @@ def _id(key: str, sample: dict[str, Part]) -> int:
     if len(number) != 1 or not 0 <= int(number[0]) < 73_000:
         raise InputError(
             f"{NAME}: expected one picture number from 0 to 72999 in {where}, got {number}"
+            "; fetch the file again or correct it"
         )
     return int(number[0])
 
@@ -200,6 +201,7 @@ def _trials(where: str, key: str, sample: dict[str, Part]) -> np.ndarray:
     if rows.ndim != 2:
         raise InputError(
             f"{NAME}: expected (trial, voxel) in {where}, {key}.nsdgeneral.npy, got {rows.shape}"
+            "; fetch the file again or correct it"
         )
     if "num_uniques.npy" not in sample:
         return rows
@@ -208,6 +210,7 @@ def _trials(where: str, key: str, sample: dict[str, Part]) -> np.ndarray:
     if not 1 <= n <= len(rows):
         raise InputError(
             f"{NAME}: expected 1 to {len(rows)} in {where}, {key}.num_uniques.npy, got {n}"
+            "; fetch the file again or correct it"
         )
     distinct = {row.tobytes(): row for row in rows}
     return np.stack(list(distinct.values())[:n])
@@ -218,4 +221,7 @@ def _picture(where: str, key: str, sample: dict[str, Part]) -> tuple[Part, str]:
     for ending in PICTURES:
         if ending in sample:
             return sample[ending], ending
-    raise InputError(f"{NAME}: expected {key}.jpg or {key}.png in {where}, found {sorted(sample)}")
+    raise InputError(
+        f"{NAME}: expected {key}.jpg or {key}.png in {where}, found {sorted(sample)}"
+        "; fetch the file again or correct it"
+    )

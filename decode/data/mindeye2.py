@@ -66,9 +66,9 @@ class MindEye2:
         captions: str | None = None,
     ) -> None:
         if test not in TESTS:
-            raise InputError(f"{NAME}: data.test is one of {list(TESTS)}, got {test!r}")
+            raise InputError(f"{NAME}: data.test is one of {list(TESTS)}, got {test!r}; correct it")
         if sessions is not None and sessions < 1:
-            raise InputError(f"{NAME}: data.sessions is 1 or more, got {sessions}")
+            raise InputError(f"{NAME}: data.sessions is 1 or more, got {sessions}; correct it")
         self.root, self.cache = Path(root), Path(cache)
         self.folder, self.last_session = TESTS[test]
         self.sessions = sessions
@@ -144,6 +144,7 @@ class MindEye2:
         if not train:
             raise InputError(
                 f"{NAME}: expected 0.tar, 1.tar, ... in {folder / 'train'}, found none"
+                "; fetch the file again or correct it"
             )
         test = packed.need_file(NAME, folder / self.folder / "0.tar")
         files = [(p, "train") for p in train] + [(test, "test")]
@@ -175,6 +176,7 @@ class MindEye2:
             raise InputError(
                 f"{NAME}: data.sessions is {wanted}, but {subject} has training trials of "
                 f"{trained.nunique()} sessions ({n_tars} tars in {folder / 'train'})"
+                "; correct it"
             )
 
 
@@ -191,6 +193,7 @@ def _behaviour(path: Path) -> pd.DataFrame:
         if row.size != WIDTH:
             raise InputError(
                 f"{NAME}: expected {WIDTH} values in {path}, {key}.behav.npy, got shape {row.shape}"
+                "; fetch the file again or correct it"
             )
         rows.append(row.ravel()[list(COLUMNS.values())])
     return pd.DataFrame(np.stack(rows).astype(np.int64), columns=list(COLUMNS))

@@ -74,10 +74,14 @@ class NSD:
             ("space", space, SPACES),
         ):
             if value not in allowed:
-                raise InputError(f"data.{key}: expected one of {list(allowed)}, got {value!r}")
+                raise InputError(
+                    f"data.{key}: expected one of {list(allowed)}, got {value!r}; correct it"
+                )
         for key, number in (("sessions", sessions), ("last_session", last_session)):
             if number is not None and number < 1:
-                raise InputError(f"data.{key}: expected at least 1 session, got {number}")
+                raise InputError(
+                    f"data.{key}: expected at least 1 session, got {number}; correct it"
+                )
         self.betas, self.test, self.space = betas, test, space
         self.mask, self.rois = mask, tuple(rois)
         self.ncsnr_above, self.sessions, self.last_session = ncsnr_above, sessions, last_session

@@ -62,12 +62,12 @@ class NSDTimeseries:
     ) -> None:
         self.root = Path(root)
         if not 0.05 < tr < 60:
-            raise InputError(f"data.tr: expected a repetition time in s, got {tr:g}")
+            raise InputError(f"data.tr: expected a repetition time in s, got {tr:g}; correct it")
         for key, number in (
             ("volumes", volumes), ("sessions", sessions), ("last_session", last_session)
         ):  # fmt: skip
             if number is not None and number < 1:
-                raise InputError(f"data.{key}: expected at least 1, got {number}")
+                raise InputError(f"data.{key}: expected at least 1, got {number}; correct it")
         self.tr, self.volumes, self.mask, self.rois = float(tr), volumes, mask, tuple(rois)
         self.sessions, self.last_session = sessions, last_session
         given = [captions] if isinstance(captions, str) else list(captions or ())
@@ -227,7 +227,9 @@ def read_run_design(path: Path) -> np.ndarray:
             f"{path}: expected the run's design, found no such file; put it there"
         ) from e
     except (OSError, ValueError) as e:
-        raise InputError(f"{path}: expected one number per volume, got: {e}") from e
+        raise InputError(
+            f"{path}: expected one number per volume, got: {e}; fetch the file again or correct it"
+        ) from e
     if values.ndim != 1 or (values < 0).any() or (values % 1 != 0).any():
         raise InputError(
             f"{path}: expected one column of picture numbers from 0, got shape {values.shape}; "

@@ -82,11 +82,12 @@ class SimulatedFMRI:
         for name, least in LEAST.items():
             if self.knobs[name] < least:
                 got = self.knobs[name]
-                raise InputError(f"data.{name}: expected at least {least}, got {got}")
+                raise InputError(f"data.{name}: expected at least {least}, got {got}; correct it")
         if not 0 <= shared <= 1 or noise <= 0 or not 0.2 <= tr <= 4:
             raise InputError(
                 f"simulated_fmri: expected 0 <= shared <= 1, noise > 0 and 0.2 <= tr <= 4, got "
                 f"shared={shared}, noise={noise}, tr={tr}"
+                "; fetch the file again or correct it"
             )
         self.n_train, self.n_test, self.seed, self.tr = n_train, n_test, seed, float(tr)
         self.n_shared = round(shared * n_train)

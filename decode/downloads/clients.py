@@ -64,7 +64,10 @@ def fetch_huggingface(
         s for s in info.siblings if not include or any(fnmatch(s.rfilename, p) for p in include)
     ]
     if not wanted:
-        raise InputError(f"hub {repo}: expected files that match {list(include)}, found none")
+        raise InputError(
+            f"hub {repo}: expected files that match {list(include)}, found none"
+            "; correct it or try again later"
+        )
     names = [s.rfilename for s in wanted]
     fetch_all([RemoteFile("", s.rfilename, s.size) for s in wanted], folder or ".", dry=True)
     print(f"commit {info.sha}", file=sys.stderr)

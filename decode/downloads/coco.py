@@ -34,7 +34,10 @@ def fetch_coco(
     """
     unknown = [part for part in what if part not in PARTS]
     if unknown:
-        raise InputError(f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}")
+        raise InputError(
+            f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}"
+            "; correct it or try again later"
+        )
     archive = RemoteFile(f"{server.rstrip('/')}/{ARCHIVE}", ARCHIVE, SIZE, MD5)
     fetch_all([archive], folder, dry=dry)
     if dry:

@@ -133,10 +133,16 @@ def nsd_files(
     """
     for subject in subjects:
         if not re.fullmatch(r"subj0[1-8]", subject):
-            raise InputError(f"expected subjects out of subj01 to subj08, got {subject!r}")
+            raise InputError(
+                f"expected subjects out of subj01 to subj08, got {subject!r}"
+                "; correct it or try again later"
+            )
     unknown = [part for part in what if part not in NSD_PARTS]
     if unknown:
-        raise InputError(f"expected parts out of {', '.join(NSD_PARTS)}, got {unknown[0]!r}")
+        raise InputError(
+            f"expected parts out of {', '.join(NSD_PARTS)}, got {unknown[0]!r}"
+            "; correct it or try again later"
+        )
     _check_space(space, what, ending)
     files: list[RemoteFile] = []
     for part, prefix, pattern in _nsd_places(subjects, betas, ending or "nii.gz", space):
@@ -173,7 +179,10 @@ def flat_patches(*, bucket: str = NSD_BUCKET) -> list[RemoteFile]:
 
 def _check_space(space: str, what: Sequence[str], ending: str | None) -> None:
     if space not in NSD_SPACES:
-        raise InputError(f"expected a space out of {', '.join(NSD_SPACES)}, got {space!r}")
+        raise InputError(
+            f"expected a space out of {', '.join(NSD_SPACES)}, got {space!r}"
+            "; correct it or try again later"
+        )
     if space != "fsaverage":
         return
     if "timeseries" in what:
@@ -221,7 +230,10 @@ def _parse_listing(url: str) -> ElementTree.Element:
     except ElementTree.ParseError:
         page = None
     if page is None or not page.tag.endswith("ListBucketResult"):
-        raise InputError(f"{url}: expected the listing of an S3 bucket, got {text[:60]!r}")
+        raise InputError(
+            f"{url}: expected the listing of an S3 bucket, got {text[:60]!r}"
+            "; correct it or try again later"
+        )
     return page
 
 
@@ -248,7 +260,10 @@ def _pages(url: str, *, size: int = 100) -> Iterator[dict[str, Any]]:
         except ValueError:
             items = None
         if not isinstance(items, list):
-            raise InputError(f"{address}: expected a list of files, got {text[:60]!r}")
+            raise InputError(
+                f"{address}: expected a list of files, got {text[:60]!r}"
+                "; correct it or try again later"
+            )
         yield from items
         if len(items) < size:
             return
@@ -258,7 +273,10 @@ def _pages(url: str, *, size: int = 100) -> Iterator[dict[str, Any]]:
 def _place(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in name:
-        raise InputError(f"expected a file name inside {folder}, the server gave {name!r}")
+        raise InputError(
+            f"expected a file name inside {folder}, the server gave {name!r}"
+            "; correct it or try again later"
+        )
     return folder.joinpath(*path.parts)
 
 

@@ -88,7 +88,9 @@ class BayesianReconstruction(Encoder):
                 f"got {dict(shapes)}; add targets.{picture} or name another"
             )
         if not 0 < shrinkage <= 1:
-            raise InputError(f"encoder.shrinkage: expected above 0, at most 1, got {shrinkage}")
+            raise InputError(
+                f"encoder.shrinkage: expected above 0, at most 1, got {shrinkage}; correct it"
+            )
         self.passport = Passport(layouts)
         self.shapes = {name: tuple(s) for name, s in shapes.items()}
         self.picture = picture

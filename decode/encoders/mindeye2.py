@@ -47,7 +47,9 @@ class MindEye2(Encoder):
         super().__init__()
         kinds = {"residual": ResidualMixer, "legacy": LegacyMixer}
         if mixer not in kinds:
-            raise InputError(f"encoder.mixer: expected one of {list(kinds)}, got {mixer!r}")
+            raise InputError(
+                f"encoder.mixer: expected one of {list(kinds)}, got {mixer!r}; correct it"
+            )
         made, read = low_level_shapes(shapes, latents, tokens)
         self.changed = changed
         self.passport = Passport(layouts)

@@ -51,7 +51,9 @@ class Wave(Encoder):
     ) -> None:
         super().__init__()
         if pool not in ("first", "last", "mean"):
-            raise InputError(f"encoder.pool: expected first, last or mean, got {pool!r}")
+            raise InputError(
+                f"encoder.pool: expected first, last or mean, got {pool!r}; correct it"
+            )
         self.passport = Passport(layouts)
         channels, _ = self.passport.one_size("encoder wave")
         if len(set(self.passport.n_channels)) > 1:

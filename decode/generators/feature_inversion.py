@@ -51,6 +51,7 @@ class FeatureInversion(Generator):
             raise InputError(
                 "feature_inversion generator: features maps targets to a scale from 1 to 5 or null, got "
                 f"{dict(self.features)}"
+                "; correct it"
             )
         unknown = sorted(set(self.strengths) - set(self.features))
         if unknown:
@@ -62,6 +63,7 @@ class FeatureInversion(Generator):
             raise InputError(
                 "feature_inversion generator: steps and batch_size are at least 1, rate is positive and "
                 f"smooth not negative, got {self.steps}, {self.batch_size}, {self.rate}, {self.smooth}"
+                "; correct it"
             )
         self.needs = (*self.features, *([] if self.start is None else [self.start]))
         self._spread: dict[str, float] = {}
@@ -104,7 +106,10 @@ class FeatureInversion(Generator):
             )
         for name in self.needs:
             if not bool(torch.isfinite(predicted[name]).all()):
-                raise InputError(f"generator: predictions of target {name!r} are not all finite")
+                raise InputError(
+                    f"generator: predictions of target {name!r} are not all finite"
+                    "; look at the losses of train (history.jsonl) and lower trainer.rate"
+                )
         if self._network is None:
             with quiet():
                 network = load_vgg(self.model).eval().requires_grad_(False)

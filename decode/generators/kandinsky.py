@@ -47,6 +47,7 @@ class Kandinsky(Diffusion):
             raise InputError(
                 f"kandinsky generator: size is a multiple of {(self.size // side) ** 2}, got "
                 f"{self.size}"
+                "; correct it"
             )
         width = None if unet is None else unet["encoder_hid_dim"]
         check_embedding(shapes, self.image, width=width, said=self.width, model=self.model)

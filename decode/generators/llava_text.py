@@ -52,6 +52,7 @@ class LlavaText(Writer):
             raise InputError(
                 f"llava_text generator: template holds {PLACE} and {{prompt}} once each, got "
                 f"{self.template!r}"
+                "; correct it"
             )
         if PLACE in self.prompt:
             raise InputError(

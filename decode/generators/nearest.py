@@ -31,6 +31,7 @@ class Nearest(Generator):
             raise InputError(
                 f"nearest generator: expected one row of target {self.target!r} per training "
                 f"stimulus, got {len(truth[self.target])} rows for {len(shown)} stimuli"
+                "; correct it"
             )
         self._shown = list(shown)
         self._gallery = normalize(truth[self.target].float().flatten(1), dim=1)
@@ -48,5 +49,8 @@ class Nearest(Generator):
             )
         query = normalize(predicted[self.target].float().flatten(1), dim=1)
         if not bool(torch.isfinite(query).all()):
-            raise InputError(f"nearest generator: prediction of {self.target!r} is not finite")
+            raise InputError(
+                f"nearest generator: prediction of {self.target!r} is not finite"
+                "; look at the losses of train (history.jsonl) and lower trainer.rate"
+            )
         return [int(i) for i in (query @ self._gallery.T).argmax(dim=1)]

@@ -110,11 +110,14 @@ def _check(x: Tensor, rows: int, alphas: Sequence[float] | None) -> None:
     if x.ndim != 2 or len(x) < 2:
         raise InputError(
             f"ridge: expected features (trial, feature) of at least 2 trials, got {tuple(x.shape)}"
+            "; correct it"
         )
     if rows != len(x):
         raise InputError(f"ridge: {len(x)} trials of features but {rows} of targets; align them")
     if alphas is not None and (not len(alphas) or min(alphas) < 0):
-        raise InputError(f"ridge: alphas must be a list of numbers >= 0, got {list(alphas)}")
+        raise InputError(
+            f"ridge: alphas must be a list of numbers >= 0, got {list(alphas)}; correct it"
+        )
 
 
 def centred_gram(x: Tensor, *, of: Literal["trials", "features"]) -> tuple[Tensor, Tensor]:
@@ -122,7 +125,9 @@ def centred_gram(x: Tensor, *, of: Literal["trials", "features"]) -> tuple[Tenso
     mean (feature,) that was taken off. Raises InputError for features that are not finite.
     """
     if x.ndim != 2:
-        raise InputError(f"ridge: expected features (trial, feature), got {tuple(x.shape)}")
+        raise InputError(
+            f"ridge: expected features (trial, feature), got {tuple(x.shape)}; correct it"
+        )
     if not bool(torch.isfinite(x).all()):
         raise InputError("ridge: features hold NaN or infinite values; clean them first")
     n, p = x.shape
@@ -177,7 +182,7 @@ def _same_size(groups: Array | None, n: int, device: torch.device) -> list[Tenso
         raise InputError(f"ridge: {n} trials but {len(labels)} group labels; give one per trial")
     _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
     if len(counts) < 2:
-        raise InputError("ridge: all trials are of one group, so none can be left out")
+        raise InputError("ridge: all trials are of one group, so none can be left out; correct it")
     order = inverse.argsort(stable=True)
     starts = counts.cumsum(0) - counts
     return [

@@ -76,10 +76,11 @@ class RidgeKnobs:
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"encoder.{name}: expected one of {list(choices)}, got {getattr(self, name)!r}"
+                    "; correct it"
                 )
         if self.select is not None and self.select < 1:
             raise InputError(
-                f"encoder.select: expected 1 voxel or more, or null, got {self.select}"
+                f"encoder.select: expected 1 voxel or more, or null, got {self.select}; correct it"
             )
         if self.select is not None and self.stream:
             raise InputError(

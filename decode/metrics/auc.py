@@ -55,7 +55,9 @@ class Auc:
         name: str = "auc",
     ) -> None:
         if positive not in (0, 1):
-            raise InputError(f"metric.positive: expected class 0 or 1, got {positive!r}")
+            raise InputError(
+                f"metric.positive: expected class 0 or 1, got {positive!r}; correct it"
+            )
         self.target, self.positive, self.within, self.name = target, positive, tuple(within), name
 
     def __call__(self, results: Results) -> pd.DataFrame:

@@ -56,9 +56,13 @@ class Grounding:
         within: Sequence[str] = ("subject", "split"),
     ) -> None:
         if against not in ("largest", "any"):
-            raise InputError(f"metric grounding: against is largest or any, got {against!r}")
+            raise InputError(
+                f"metric grounding: against is largest or any, got {against!r}; correct it"
+            )
         if not 0 < threshold <= 1:
-            raise InputError(f"metric grounding: threshold lies in (0, 1], got {threshold}")
+            raise InputError(
+                f"metric grounding: threshold lies in (0, 1], got {threshold}; correct it"
+            )
         one = category is None or isinstance(category, str)
         self.categories: tuple[Any, ...] = (category,) if one else tuple(category or ())
         self.listed = not one

@@ -77,6 +77,7 @@ class ImageSuite:
             raise InputError(
                 f"metric image: pairs are among {list(BETTER)} (got {list(pairs)}), ssim is 2d or "
                 f"columns_legacy ({ssim!r}), tie in [0, .5] ({tie}), batch at least 1 ({batch})"
+                "; correct it"
             )
         self.first, self.pixels, self.pairs, self.ssim = first, pixels, tuple(pairs), ssim
         self.two_way, self.distance = tuple(two_way), tuple(distance)

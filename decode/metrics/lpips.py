@@ -49,6 +49,7 @@ class Lpips:
             raise InputError(
                 f"metric lpips: expected net among {list(get_args(Net))} and batch of 1 or more, got "
                 f"{net!r} and {batch}"
+                "; correct it"
             )
         self.net, self.imagenet, self.first, self.quantise = net, imagenet, first, quantise
         self.within, self.batch, self.device = tuple(within), batch, device

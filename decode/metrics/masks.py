@@ -75,6 +75,7 @@ class Masks:
             raise InputError(
                 f"metric masks: expected level among {list(get_args(Level))}, threshold between 0 and 1 "
                 f"and batch of 1 or more, got {level!r}, {threshold} and {batch}"
+                "; correct it"
             )
         self.model, self.level, self.threshold = model, level, threshold
         self.first, self.quantise, self.within = first, quantise, tuple(within)

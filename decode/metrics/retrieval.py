@@ -106,10 +106,12 @@ class Retrieval:
         if similarity not in ("cosine", "correlation", "dot"):
             raise InputError(
                 f"metric.similarity: expected cosine, correlation or dot, got {similarity!r}"
+                "; correct it"
             )
         if any(v < 1 for v in k) or any(v < 2 for v in n_way or ()):
             raise InputError(
                 f"metric: expected k >= 1 and n_way >= 2, got k={list(k)}, n_way={n_way}"
+                "; correct it"
             )
         self.target, self.name, self.similarity = target, name, similarity
         self.k, self.n_way, self.within = tuple(k), tuple(n_way or ()), tuple(within)

@@ -44,7 +44,9 @@ class Segmentation:
         device: str = "auto",
     ) -> None:
         if batch < 1:
-            raise InputError(f"metric segmentation: expected batch of 1 or more, got {batch}")
+            raise InputError(
+                f"metric segmentation: expected batch of 1 or more, got {batch}; correct it"
+            )
         self.model, self.first, self.quantise = model, first, quantise
         self.within, self.batch, self.device = tuple(within), batch, device
 

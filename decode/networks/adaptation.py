@@ -63,9 +63,11 @@ def adapt(
     Raises InputError for another word, a rank below one, and where there are no layers per subject.
     """
     if what not in get_args(What):
-        raise InputError(f"encoder.what: expected one of {list(get_args(What))}, got {what!r}")
+        raise InputError(
+            f"encoder.what: expected one of {list(get_args(What))}, got {what!r}; correct it"
+        )
     if rank < 1:
-        raise InputError(f"encoder.rank: expected 1 or more, got {rank}")
+        raise InputError(f"encoder.rank: expected 1 or more, got {rank}; correct it")
     private = _prefixes(encoder)
     if what == "lora":
         _add_low_rank(encoder, private, rank)

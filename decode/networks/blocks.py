@@ -26,7 +26,9 @@ class Passport(nn.Module):
     def __init__(self, layouts: Mapping[str, Layout]) -> None:
         super().__init__()
         if not layouts:
-            raise InputError("encoder: expected the layout of at least one subject, got none")
+            raise InputError(
+                "encoder: expected the layout of at least one subject, got none; correct it"
+            )
         self.subjects = tuple(layouts)
         first = next(iter(layouts.values()))
         self.unit = "voxels" if first.modality == "fmri" else "channels"
@@ -55,6 +57,7 @@ class Passport(nn.Module):
         if batch.brain.ndim != 3:
             raise InputError(
                 f"encoder: expected brain (batch, channel, time), got {tuple(batch.brain.shape)}"
+                "; correct it"
             )
         width, length = batch.brain.shape[1:]
         known = len(self.subjects)
@@ -307,7 +310,7 @@ def subject_input(passport: Passport, kind: str) -> SubjectMix | None:
     if kind == "mix":
         return SubjectMix(passport.n_channels, max(passport.n_channels))
     if kind != "shared":
-        raise InputError(f"encoder.subjects: expected 'mix' or 'shared', got {kind!r}")
+        raise InputError(f"encoder.subjects: expected 'mix' or 'shared', got {kind!r}; correct it")
     if len(set(passport.n_channels)) > 1:
         raise InputError(
             f"encoder.subjects=shared: subjects have {passport.n_channels} {passport.unit}; choose "

@@ -107,7 +107,9 @@ class OpenClipTower:
         output: Literal["pooled", "tokens"] = "pooled",
     ) -> None:
         if output not in ("pooled", "tokens"):
-            raise InputError(f"open_clip tower: output is pooled or tokens, got {output!r}")
+            raise InputError(
+                f"open_clip tower: output is pooled or tokens, got {output!r}; correct it"
+            )
         self.model, self.pretrained, self.output = model, pretrained, output
         self._network: Any = None
 

@@ -16,7 +16,7 @@ from decode.networks.weights import Precision, choose_device, choose_dtype, in_b
 def check_store(store: Precision) -> Precision:
     """The precision in which features are kept on disk; arrays there know no bfloat16."""
     if store not in ("float32", "float16"):
-        raise InputError(f"target: store is float32 or float16, got {store!r}")
+        raise InputError(f"target: store is float32 or float16, got {store!r}; correct it")
     return store
 
 

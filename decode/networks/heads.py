@@ -76,9 +76,11 @@ def make_head(width: int, shape: Shape, *, head: Head, rank: int) -> nn.Module:
     if head == "dense":
         return DenseHead(width, shape)
     if head != "factorised":
-        raise InputError(f"encoder.head: expected 'dense' or 'factorised', got {head!r}")
+        raise InputError(
+            f"encoder.head: expected 'dense' or 'factorised', got {head!r}; correct it"
+        )
     if rank < 1:
-        raise InputError(f"encoder.rank: expected 1 or more, got {rank}")
+        raise InputError(f"encoder.rank: expected 1 or more, got {rank}; correct it")
     return FactorisedHead(width, shape, rank=rank)
 
 

@@ -73,7 +73,7 @@ def _decoder(inputs: int, outputs: int, sizes: Sequence[int]) -> nn.Module:
     from diffusers.models.autoencoders.vae import Decoder
 
     if len(sizes) != 3:
-        raise InputError(f"encoder.low_level: expected 3 sizes, got {list(sizes)}")
+        raise InputError(f"encoder.low_level: expected 3 sizes, got {list(sizes)}; correct it")
     return Decoder(
         in_channels=inputs,
         out_channels=outputs,

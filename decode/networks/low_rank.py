@@ -29,7 +29,7 @@ def cross_attention(denoiser: nn.Module) -> list[str]:
 def add_products(denoiser: nn.Module, *, rank: int) -> dict[str, LowRankLinear]:
     """Freeze a denoiser and put trainable products, in float32, into its cross-attention."""
     if rank < 1:
-        raise InputError(f"objective.rank: expected 1 or more, got {rank}")
+        raise InputError(f"objective.rank: expected 1 or more, got {rank}; correct it")
     denoiser.requires_grad_(False)
     return add_low_rank(denoiser, cross_attention(denoiser), rank=rank, dtype=torch.float32)
 

@@ -99,20 +99,24 @@ class Diffusion(Generator):
 
     def _check_knobs(self) -> None:
         if self.norm not in ("train", "keep", "first"):
-            raise InputError(f"generator: norm is train, keep or first, got {self.norm!r}")
+            raise InputError(
+                f"generator: norm is train, keep or first, got {self.norm!r}; correct it"
+            )
         if self.offload not in ("none", "model", "sequential"):
             raise InputError(
-                f"generator: offload is none, model or sequential, got {self.offload!r}"
+                f"generator: offload is none, model or sequential, got {self.offload!r}; correct it"
             )
         if min(self.batch_size, self.steps, self.candidates, self.energy_every) < 1:
             raise InputError(
                 "generator: steps, batch_size, candidates and energy_every are at least 1, got "
                 f"{self.steps}, {self.batch_size}, {self.candidates} and {self.energy_every}"
+                "; correct it"
             )
         if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
             raise InputError(
                 f"generator: strength lies in (0, 1] and steps * strength reaches 1, got "
                 f"{self.strength} with {self.steps} steps"
+                "; correct it"
             )
         if not self.starts() and self.strength != 1:
             raise InputError(
@@ -234,7 +238,10 @@ class Diffusion(Generator):
         """Predicted conditions, finite and at their true scale."""
         for name, values in predicted.items():
             if not bool(torch.isfinite(values).all()):
-                raise InputError(f"generator: predictions of target {name!r} are not all finite")
+                raise InputError(
+                    f"generator: predictions of target {name!r} are not all finite"
+                    "; look at the losses of train (history.jsonl) and lower trainer.rate"
+                )
         if self.norm == "keep" or not self.conditions():
             return {}
         if self.norm == "first":

@@ -42,7 +42,7 @@ def _weights(model: str) -> dict[str, Tensor]:
 def check_size(size: int, where: str) -> None:
     """Raise InputError for a side of pictures that the five scales do not divide."""
     if size < 32 or size % 16:
-        raise InputError(f"{where}: size is a multiple of 16 from 32 on, got {size}")
+        raise InputError(f"{where}: size is a multiple of 16 from 32 on, got {size}; correct it")
 
 
 def map_shape(scale: int | None, size: int) -> Shape:

@@ -83,7 +83,7 @@ def choose_dtype(precision: Precision) -> torch.dtype:
     """The torch dtype of weights and activations; raises InputError for an unknown name."""
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if precision not in kinds:
-        raise InputError(f"precision: expected one of {list(kinds)}, got {precision!r}")
+        raise InputError(f"precision: expected one of {list(kinds)}, got {precision!r}; correct it")
     return kinds[precision]
 
 
@@ -156,7 +156,7 @@ def in_batches(
 ) -> Tensor:
     """Apply `forward` to `batch_size` items at a time; (item, *shape) float32 on the CPU."""
     if batch_size < 1:
-        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+        raise InputError(f"batch_size: expected at least 1, got {batch_size}; correct it")
     starts = range(0, len(items), batch_size)
     done = []
     with torch.inference_mode():

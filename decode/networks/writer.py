@@ -62,15 +62,16 @@ class Writer(Generator):
 
     def __post_init__(self) -> None:
         if self.norm not in ("train", "keep"):
-            raise InputError(f"generator: norm is train or keep, got {self.norm!r}")
+            raise InputError(f"generator: norm is train or keep, got {self.norm!r}; correct it")
         if self.offload not in ("none", "model", "sequential"):
             raise InputError(
-                f"generator: offload is none, model or sequential, got {self.offload!r}"
+                f"generator: offload is none, model or sequential, got {self.offload!r}; correct it"
             )
         if min(self.batch_size, self.max_new_tokens) < 1:
             raise InputError(
                 "generator: batch_size and max_new_tokens are at least 1, got "
                 f"{self.batch_size} and {self.max_new_tokens}"
+                "; correct it"
             )
         choose_dtype(self.precision)
         self.needs = (self.image,)

@@ -58,6 +58,7 @@ class HintedDenoising(Objective):
             raise InputError(
                 f"objective hinted_denoising: drop lies in [0, 1) and channels is 1 or more, got {drop} "
                 f"and {channels}"
+                "; correct it"
             )
         self.text, self.hint, self.latents = text, hint, latents
         self.channels, self.weight, self.drop = channels, weight, drop

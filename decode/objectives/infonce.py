@@ -49,7 +49,9 @@ class InfoNCE(Objective):
         }
         for name, (got, allowed) in choices.items():
             if got not in allowed:
-                raise InputError(f"objective.{name}: expected one of {list(allowed)}, got {got!r}")
+                raise InputError(
+                    f"objective.{name}: expected one of {list(allowed)}, got {got!r}; correct it"
+                )
         if scale == "fixed" and learnable:
             raise InputError("objective: a fixed scale is not learnable; set learnable: false")
         self.target, self.weight = target, weight

@@ -23,6 +23,7 @@ def beta_maps(recording: Recording) -> Prepared:
         raise InputError(
             f"{recording.where}: expected one beta map per event, got {len(recording.signal)} maps "
             f"and {len(recording.events)} events"
+            "; fetch the file again or correct it"
         )
     keep = np.ones(len(recording.channels), bool)
     signal = check_signal(recording, keep).astype(np.float32)

@@ -46,9 +46,11 @@ def single_trial_betas(
     if join is not None and not 0 <= join < np.inf:
         raise refusal("preprocess.join", "a gap in s from 0, or null", join, "correct it")
     if method not in WEIGHTS:
-        raise InputError(f"preprocess.method: expected one of {sorted(WEIGHTS)}, got {method!r}")
+        raise InputError(
+            f"preprocess.method: expected one of {sorted(WEIGHTS)}, got {method!r}; correct it"
+        )
     if noise not in ("white", "ar1"):
-        raise InputError(f"preprocess.noise: expected 'white' or 'ar1', got {noise!r}")
+        raise InputError(f"preprocess.noise: expected 'white' or 'ar1', got {noise!r}; correct it")
     check_series(recording)
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
@@ -171,7 +173,10 @@ def check_events(recording: Recording, length: float) -> None:
     events = recording.events
     onsets = events["onset"].to_numpy(float)
     if not len(onsets):
-        raise InputError(f"{recording.where}: expected at least one event, got none")
+        raise InputError(
+            f"{recording.where}: expected at least one event, got none"
+            "; fetch the file again or correct it"
+        )
     outside = np.flatnonzero(~((onsets >= 0) & (onsets < length)))
     if len(outside):
         i = outside[0]

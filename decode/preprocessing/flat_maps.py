@@ -128,9 +128,11 @@ class FlatMaps:
         longest: float | None = None,
     ) -> None:
         if side < 2:
-            raise InputError(f"preprocess.side: expected 2 pixels or more, got {side}")
+            raise InputError(f"preprocess.side: expected 2 pixels or more, got {side}; correct it")
         if longest is not None and longest <= 0:
-            raise InputError(f"preprocess.longest: expected a length in mm, got {longest}")
+            raise InputError(
+                f"preprocess.longest: expected a length in mm, got {longest}; correct it"
+            )
         self.paths = {"lh": Path(lh).expanduser(), "rh": Path(rh).expanduser()}
         self.inner, self.side, self.longest = inner, side, longest
         self._known: tuple[tuple[str, ...], Any, pd.DataFrame] | None = None

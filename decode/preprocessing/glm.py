@@ -55,7 +55,7 @@ def event_response(t: np.ndarray, duration: float, *, hrf: str) -> np.ndarray:
 
 def _event_response(t: np.ndarray, duration: float, hrf: str) -> np.ndarray:
     if hrf not in HRFS:
-        raise InputError(f"preprocess.hrf: expected one of {sorted(HRFS)}, got {hrf!r}")
+        raise InputError(f"preprocess.hrf: expected one of {sorted(HRFS)}, got {hrf!r}; correct it")
     shape = HRFS[hrf]
     if duration == 0:
         return shape.response(t)

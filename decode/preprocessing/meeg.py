@@ -46,6 +46,7 @@ def meeg(
         raise InputError(
             f"preprocess.window: expected end after start, at least {1 / rate:g} s, "
             f"got {list(window)}"
+            "; correct it"
         )
     _check_channels(recording, picks)
     signal = _filtered(recording, picks, l_freq, h_freq, notch, rate)
@@ -186,13 +187,17 @@ def _check_frequencies(
             raise InputError(
                 f"preprocess.{key}: expected a frequency between 0 and {nyquist:g} Hz (half the "
                 f"sampling rate of {recording.where}), got {value:g}"
+                "; correct it"
             )
     if l_freq is not None and h_freq is not None and l_freq >= h_freq:
         raise InputError(
             f"preprocess.l_freq: expected less than h_freq ({h_freq:g} Hz), got {l_freq:g}"
+            "; correct it"
         )
     if rate <= 0:
-        raise InputError(f"preprocess.sfreq: expected a positive rate in Hz, got {rate:g}")
+        raise InputError(
+            f"preprocess.sfreq: expected a positive rate in Hz, got {rate:g}; correct it"
+        )
 
 
 def _rereference(
@@ -214,6 +219,7 @@ def _rereference(
         raise InputError(
             f"preprocess.reference: expected 'average' or picked channels, got {missing[0]!r}, "
             f"which {recording.where} has not or preprocessing did not pick"
+            "; correct it"
         )
     signal -= signal[:, [names.index(name) for name in wanted]].mean(1, keepdims=True)
 
@@ -227,6 +233,7 @@ def _baseline(
         raise InputError(
             f"preprocess.baseline: expected end after start, at least {1 / rate:g} s, "
             f"got {list(baseline)}"
+            "; correct it"
         )
     return first, last
 

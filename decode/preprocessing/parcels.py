@@ -229,6 +229,7 @@ class Parcels:
             if value not in get_args(allowed):
                 raise InputError(
                     f"preprocess.{key}: expected one of {list(get_args(allowed))}, got {value!r}"
+                    "; correct it"
                 )
         self.path, self.inner, self.expected = Path(atlas).expanduser(), inner, expected
         self.grid, self.missing = grid, missing

@@ -40,9 +40,11 @@ def bold_windows(
     constant voxels, events outside the run, and a run without any whole window.
     """
     if n_trs < 1:
-        raise InputError(f"preprocess.n_trs: expected at least 1 volume, got {n_trs}")
+        raise InputError(f"preprocess.n_trs: expected at least 1 volume, got {n_trs}; correct it")
     if incomplete not in ("refuse", "drop"):
-        raise InputError(f"preprocess.incomplete: expected 'refuse' or 'drop', got {incomplete!r}")
+        raise InputError(
+            f"preprocess.incomplete: expected 'refuse' or 'drop', got {incomplete!r}; correct it"
+        )
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
     n = len(signal)

@@ -47,6 +47,7 @@ class BData:
         if len(columns) != 1:
             raise InputError(
                 f"{self.name}: expected one column {keys[0]!r} in {self.file}, got {len(columns)}"
+                "; fetch the file again or correct it"
             )
         return self.matrix[:, columns[0]]
 

@@ -65,6 +65,7 @@ def open_betas(folder: Path, files: str, variable: str, mask: str) -> Betas:
         if array.ndim != 2 or array.dtype.kind not in "fiu":
             raise InputError(
                 f"{path}: expected numbers (trial, voxel), got {array.shape} of {array.dtype}"
+                "; fetch the file again or correct it"
             )
         if array.shape[1] != arrays[0].shape[1]:
             raise InputError(

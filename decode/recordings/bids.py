@@ -65,6 +65,7 @@ class Columns:
         if self.kind is not None and self.kind not in get_args(Kind):
             raise InputError(
                 f"data.kind: expected null or one of {', '.join(get_args(Kind))}, got {self.kind!r}"
+                "; correct it"
             )
 
 

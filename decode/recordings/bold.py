@@ -72,7 +72,10 @@ def read_mask(path: Path) -> Voxels:
     volume, affine = read_volume(path)
     keep = volume > 0
     if not keep.any():
-        raise InputError(f"{path}: expected a mask with values above 0, got none")
+        raise InputError(
+            f"{path}: expected a mask with values above 0, got none"
+            "; fetch the file again or correct it"
+        )
     return Voxels(np.argwhere(keep), volume.shape, affine, volume[keep], path)
 
 
@@ -176,6 +179,7 @@ def with_confounds(recording: Recording, confounds: pd.DataFrame) -> Recording:
         raise InputError(
             f"{recording.where}: expected confounds for {len(recording.signal)} volumes, got "
             f"{len(confounds)} rows"
+            "; fetch the file again or correct it"
         )
     rows = pd.DataFrame({"name": list(confounds), "kind": "confound", "roi": ""})
     with about(recording.where):

@@ -97,6 +97,7 @@ def as_recording(
         raise InputError(
             f"{raw.filenames[0]}: expected EEG, MEG or intracranial channels, got only "
             f"{', '.join(sorted(set(types)))}"
+            "; fetch the file again or correct it"
         )
     names = [raw.ch_names[i] for i in picks]
     channels = pd.DataFrame({"name": names, "kind": [types[i] for i in picks]})

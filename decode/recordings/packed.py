@@ -92,6 +92,7 @@ def open_hdf5(name: str, path: Path, key: str, *, ndim: int) -> Any:
     if found.ndim != ndim:
         raise InputError(
             f"{name}: expected {ndim} dimensions in {path}, key {key!r}, got shape {found.shape}"
+            "; fetch the file again or correct it"
         )
     return found
 

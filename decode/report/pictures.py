@@ -29,7 +29,10 @@ def data_address(picture: Any) -> str:
             with open_picture(picture) as opened:
                 image = on_ground(upright(opened))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as e:
-            raise InputError(f"report: {picture} is not a readable picture ({e})") from e
+            raise InputError(
+                f"report: {picture} is not a readable picture ({e})"
+                "; fetch the file again or correct it"
+            ) from e
     else:
         image = Image.fromarray(as_bytes(np.asarray(picture))).convert("RGB")
     large = max(image.size) > LARGEST
@@ -49,5 +52,8 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if array.ndim != 3 or array.shape[0] != 3:
-        raise InputError(f"report: a picture of floats is (3, h, w) in [0, 1], got {array.shape}")
+        raise InputError(
+            f"report: a picture of floats is (3, h, w) in [0, 1], got {array.shape}"
+            "; fetch the file again or correct it"
+        )
     return (array.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)

@@ -192,6 +192,7 @@ def class_codes(album: Album, results: Results, column: str) -> np.ndarray:
             raise InputError(
                 f"metric image: same_class names {column!r}, which is neither a trial column "
                 f"({sorted(results.trials.columns)}) nor a label of stimulus {lacking[0]!r}"
+                "; correct it"
             )
         label = np.array([str(s.labels[column]) for s in results.shown])
     of_stimulus = np.empty(len(album.picture_of), dtype=object)

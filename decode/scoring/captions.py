@@ -48,6 +48,7 @@ def check(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
         raise InputError(
             f"captions: expected as many candidates as sets of references and at least one, got "
             f"{len(candidates)} and {len(references)}"
+            "; correct it"
         )
     empty = [i for i, refs in enumerate(references) if not refs or not all(refs)]
     if empty:

@@ -92,7 +92,9 @@ def estimate_retrieval(
     gram = _gram(truth, uids, repeats)
     n = len(gram)
     if not 1 <= k <= n:
-        raise InputError(f"retrieval ceiling: expected 1 <= k <= {n} candidates, got k={k}")
+        raise InputError(
+            f"retrieval ceiling: expected 1 <= k <= {n} candidates, got k={k}; correct it"
+        )
     values, vectors = np.linalg.eigh(gram)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     rng = np.random.default_rng(seed)
@@ -149,7 +151,9 @@ class FromRepeats:
         """
         counts = np.atleast_1d(np.asarray(repeats, np.float64))
         if counts.size == 0 or counts.min() < 1:
-            raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}")
+            raise InputError(
+                f"noise ceiling: expected at least one repeat, got {repeats}; correct it"
+            )
         squared = self.ncsnr**2
         return squared / (squared + np.mean(1 / counts))
 
@@ -231,7 +235,7 @@ def by_region(
 def _known(truth: Truth, uids: Sequence[str] | None, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     """Noiseless responses (uid, feature) and the noise variance of an average of `repeats`."""
     if repeats < 1:
-        raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}")
+        raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}; correct it")
     if uids is None:
         response = np.asarray(truth.response, np.float64)
     else:
@@ -252,6 +256,8 @@ def _gram(truth: Truth, uids: Sequence[str] | None, repeats: int) -> np.ndarray:
     response = response - response.mean(axis=0)
     silent = noise <= 0
     if np.any(np.abs(response[:, silent]) > 0):
-        raise InputError("noise ceiling: a feature with signal but no noise tells everything apart")
+        raise InputError(
+            "noise ceiling: a feature with signal but no noise tells everything apart; correct it"
+        )
     scaled = response[:, ~silent] / np.sqrt(noise[~silent])
     return scaled @ scaled.T

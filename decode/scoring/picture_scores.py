@@ -27,9 +27,11 @@ class Resize:
     def __init__(self, size: int, how: How = "bilinear_antialias") -> None:
         ways = ("bilinear", "bilinear_antialias", "pil_bilinear", "pil_bicubic")
         if how not in ways:
-            raise InputError(f"resize: expected how to be one of {list(ways)}, got {how!r}")
+            raise InputError(
+                f"resize: expected how to be one of {list(ways)}, got {how!r}; correct it"
+            )
         if size < 1:
-            raise InputError(f"resize: expected a size of at least 1 pixel, got {size}")
+            raise InputError(f"resize: expected a size of at least 1 pixel, got {size}; correct it")
         self.size, self.how = size, how
 
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -81,7 +83,9 @@ def ssim(a: np.ndarray, b: np.ndarray, mode: SsimMode = "2d") -> np.ndarray:
     from skimage.metrics import structural_similarity
 
     if mode not in ("2d", "columns_legacy"):
-        raise InputError(f"metric.ssim: expected '2d' or 'columns_legacy', got {mode!r}")
+        raise InputError(
+            f"metric.ssim: expected '2d' or 'columns_legacy', got {mode!r}; correct it"
+        )
     if min(a.shape[-2:]) < WINDOW:
         raise InputError(
             f"metric ssim: the window is {WINDOW} pixels, a picture is {a.shape[-2]}x{a.shape[-1]}; "

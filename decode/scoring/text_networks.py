@@ -79,7 +79,9 @@ class Sentences:
         device: str = "auto",
     ) -> None:
         if most < 3:
-            raise InputError(f"sentence network: expected `most` of 3 tokens or more, got {most}")
+            raise InputError(
+                f"sentence network: expected `most` of 3 tokens or more, got {most}; correct it"
+            )
         self.model, self.most = model, most
         self.batch_size, self.device = batch_size, device
         self._network: Any = None

@@ -125,11 +125,13 @@ def _same_layout(first: Layout, now: Layout, recording: Recording) -> None:
         raise InputError(
             f"{recording.where}: expected the {first.n_channels} channels of the subject's first run, "
             f"got {got}{alike}"
+            "; fetch the file again or correct it"
         )
     if first.n_times != now.n_times or first.sfreq != now.sfreq:
         raise InputError(
             f"{recording.where}: expected windows of {first.n_times} samples at {first.sfreq:g} Hz as "
             f"in the subject's first run, got {now.n_times} at {now.sfreq:g} Hz{alike}"
+            "; fetch the file again or correct it"
         )
 
 

@@ -34,7 +34,9 @@ class Autoencoder(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
-            raise InputError(f"autoencoder target: size is at least 1 pixel, got {self.size}")
+            raise InputError(
+                f"autoencoder target: size is at least 1 pixel, got {self.size}; correct it"
+            )
 
     def open(self) -> Any:
         from diffusers import AutoModel

@@ -50,6 +50,7 @@ class ClipTokens(NetworkTarget):
             raise InputError(
                 "clip_tokens target: output is image or text and scaling versatile or none, got "
                 f"{self.output!r} and {self.scaling!r}"
+                "; correct it"
             )
         if self.caption is not None and (self.average or self.caption < 0):
             raise refusal(

@@ -32,7 +32,7 @@ class Depth(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
-            raise InputError(f"depth target: size is at least 1 pixel, got {self.size}")
+            raise InputError(f"depth target: size is at least 1 pixel, got {self.size}; correct it")
 
     def open(self) -> Any:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation

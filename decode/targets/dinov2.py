@@ -30,7 +30,9 @@ class Dinov2(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output not in ("cls", "patches"):
-            raise InputError(f"dinov2 target: output is cls or patches, got {self.output!r}")
+            raise InputError(
+                f"dinov2 target: output is cls or patches, got {self.output!r}; correct it"
+            )
 
     def open(self) -> Any:
         from transformers import AutoImageProcessor, AutoModel

@@ -34,6 +34,7 @@ class EfficientNetLite(NetworkTarget):
         if output not in ("pooled", "logits", "maps"):
             raise InputError(
                 f"efficientnet_lite target: output is pooled, logits or maps, got {output!r}"
+                "; correct it"
             )
         if (layer is not None) != (output == "maps"):
             raise InputError(
@@ -41,7 +42,9 @@ class EfficientNetLite(NetworkTarget):
                 f"and output={output!r}; set both or leave layer null"
             )
         if layer is not None and not -16 <= layer < 16:
-            raise InputError(f"efficientnet_lite target: 16 blocks, there is no layer {layer}")
+            raise InputError(
+                f"efficientnet_lite target: 16 blocks, there is no layer {layer}; correct it"
+            )
 
     def open(self) -> Any:
         return load_efficientnet_lite()

@@ -25,6 +25,7 @@ class Labels:
         if len(self.classes) < 2 or len(set(map(str, self.classes))) != len(self.classes):
             raise InputError(
                 f"labels target: classes are two or more different values, got {self.classes}"
+                "; correct it"
             )
 
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:

@@ -52,6 +52,7 @@ class OpenClip(NetworkTarget):
         if self.output not in ("pooled", "cls", "tokens", "text"):
             raise InputError(
                 f"open_clip target: output is pooled, cls, tokens or text, got {self.output!r}"
+                "; correct it"
             )
         if self.layer is not None and self.output in ("pooled", "text"):
             raise InputError(
@@ -61,6 +62,7 @@ class OpenClip(NetworkTarget):
         if "{}" not in self.prompt:
             raise InputError(
                 f"open_clip target: prompt needs a {{}} for the text, got {self.prompt!r}"
+                "; correct it"
             )
 
     @property
@@ -136,7 +138,9 @@ def block_tokens(
             output_extra_tokens=not convolutional,
         )
     except AssertionError as e:
-        raise InputError(f"open_clip target: {model!r} has no block {layer} ({e})") from e
+        raise InputError(
+            f"open_clip target: {model!r} has no block {layer} ({e}); correct it"
+        ) from e
     tokens = found["image_intermediates"][0]
     if convolutional:
         tokens = tokens.flatten(2).transpose(1, 2)

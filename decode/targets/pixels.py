@@ -22,9 +22,11 @@ class Pixels:
 
     def __init__(self, size: int = 64, *, colour: Literal["rgb", "grey"] = "rgb") -> None:
         if colour not in ("rgb", "grey"):
-            raise InputError(f"pixels target: colour is 'rgb' or 'grey', got {colour!r}")
+            raise InputError(
+                f"pixels target: colour is 'rgb' or 'grey', got {colour!r}; correct it"
+            )
         if size < 1:
-            raise InputError(f"pixels target: size is at least 1, got {size}")
+            raise InputError(f"pixels target: size is at least 1, got {size}; correct it")
         self.size = size
         self.colour = colour
 

@@ -30,7 +30,7 @@ class Projected:
         self, target: Target, *, size: int, seed: int = 0, store: Precision = "float32"
     ) -> None:
         if size < 1:
-            raise InputError(f"projected target: size is at least 1, got {size}")
+            raise InputError(f"projected target: size is at least 1, got {size}; correct it")
         self.target, self.size, self.seed = target, size, seed
         self.store = check_store(store)
         self.accepts: Any = target.accepts

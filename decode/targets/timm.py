@@ -42,9 +42,13 @@ class Timm(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size is not None and self.size < 32:
-            raise InputError(f"timm target: size is at least 32 pixels, got {self.size}")
+            raise InputError(
+                f"timm target: size is at least 32 pixels, got {self.size}; correct it"
+            )
         if self.output not in ("pooled", "cls", "patches"):
-            raise InputError(f"timm target: output is pooled, cls or patches, got {self.output!r}")
+            raise InputError(
+                f"timm target: output is pooled, cls or patches, got {self.output!r}; correct it"
+            )
         if self.output == "pooled" and self.layer is not None:
             raise InputError(
                 f"timm target: output=pooled has no layer, got {self.layer}; set layer to null or "

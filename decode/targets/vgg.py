@@ -33,7 +33,7 @@ class Vgg(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scale not in (None, 1, 2, 3, 4, 5):
-            raise InputError(f"vgg target: scale is 1 to 5 or null, got {self.scale}")
+            raise InputError(f"vgg target: scale is 1 to 5 or null, got {self.scale}; correct it")
         check_size(self.size, "vgg target")
 
     def open(self) -> Any:
