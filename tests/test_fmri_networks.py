@@ -16,7 +16,7 @@ from decode.core import InputError, Layout
 from decode.encoders.mindbridge import MindBridge
 from decode.encoders.neuroflow import NeuroFlow
 from decode.encoders.neuropictor import NeuroPictor
-from decode.encoders.umbrae import SubjectTokens
+from decode.encoders.umbrae import SubjectTokens, Umbrae
 from decode.encoders.voxel_tokens import VoxelTokens
 from decode.encoders.wave import Wave
 from decode.networks.causal import CausalVolumes
@@ -41,6 +41,42 @@ def test_umbrae_tokens_are_two_linear_maps_in_turn() -> None:
     made = layer([(1, torch.arange(3), x)], 3)
     spread = layer.spread[1](x[..., None])
     assert torch.allclose(made, layer.gather[1](spread.transpose(1, 2)), atol=1e-5)
+
+
+def test_umbrae_is_the_resampler_of_flamingo_between_norms_and_a_projection() -> None:
+    """By plain formulas: tokens normed, plus the medium; queries ask tokens and themselves; projected."""
+    torch.manual_seed(0)
+    world = Voxels({"image": (3, 8)}, voxels=(7,), n=4)
+    sizes = {"tokens": 5, "width": 8, "depth": 2, "heads": 2, "head_width": 3}
+    encoder = Umbrae(world.layouts, world.shapes, **sizes).eval()  # type: ignore[arg-type]
+    assert 0.5 < float(encoder.queries.queries.std()) < 1.5
+    w = encoder.state_dict()
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return unit * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    voxels = world.batch.brain[:, :7, 0]
+    spread = (
+        voxels[:, None] * w["tokenizer.spread.0.weight"] + w["tokenizer.spread.0.bias"][:, None]
+    )
+    x = spread @ w["tokenizer.gather.0.weight"].T + w["tokenizer.gather.0.bias"]
+    x = norm(x, "norm") + w["medium"]
+    q = w["queries.queries"].expand(4, -1, -1)
+    for i in range(2):
+        asks = norm(q, f"resampler.ask.{i}.norm")
+        heard = torch.cat([norm(x, f"resampler.ask.{i}.norm_context"), asks], 1)
+        ask = (asks @ w[f"resampler.ask.{i}.query.weight"].T).unflatten(2, (2, 3))
+        kv = (heard @ w[f"resampler.ask.{i}.key_value.weight"].T).unflatten(2, (2, 2, 3))
+        weight = torch.einsum("bihd,bjhd->bhij", ask / 3**0.5, kv[:, :, 0]).softmax(-1)
+        answer = torch.einsum("bhij,bjhd->bihd", weight, kv[:, :, 1]).flatten(2)
+        q = q + answer @ w[f"resampler.ask.{i}.out.weight"].T
+        inner = norm(q, f"resampler.think.{i}.0") @ w[f"resampler.think.{i}.1.weight"].T
+        gelu = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+        q = q + gelu @ w[f"resampler.think.{i}.3.weight"].T
+    expected = norm(q, "resampler.norm") @ w["queries.leave.0.weight"].T + w["queries.leave.0.bias"]
+    assert torch.allclose(encoder(world.batch)["image"], expected, atol=1e-5)
 
 
 def test_the_order_and_number_of_voxels_mean_nothing_to_voxel_tokens() -> None:
@@ -344,6 +380,43 @@ def test_hints_start_at_nothing() -> None:
     made = encoder(world.batch)
     assert float(made["hint"].detach().abs().max()) == 0
     assert float(made["text"].detach().std()) > 0.1
+
+
+def test_neuropictor_reads_the_last_text_layer_and_something_beside_it() -> None:
+    """Heads by plain formulas; no nonlinearity between the convolutions over tokens."""
+    shapes = {"text": (3, 6), "text_last": (3, 6), "hint": (2, 4, 4)}
+    world = Voxels(shapes, voxels=(64,), n=3)
+    encoder = NeuroPictor(world.layouts, world.shapes, patch=4, width=16, depth=1, heads=2).eval()
+    with torch.no_grad():
+        made = encoder(world.batch)
+        assert torch.equal(made["text"], made["text_last"])
+        for name, parameter in encoder.named_parameters():
+            if "gate" in name:
+                parameter.copy_(torch.randn(parameter.shape))
+        made, w = encoder(world.batch), encoder.state_dict()
+        tokens = encoder.transformer(encoder.maps(world.batch))
+
+    def mixed(i: int) -> torch.Tensor:
+        x = tokens
+        for layer in ("0", "1"):
+            weight, bias = (w[f"heads.{i}.mix.{layer}.{part}"] for part in ("weight", "bias"))
+            x = torch.einsum("ot,btw->bow", weight[..., 0], x) + bias[:, None]
+        return x @ w[f"heads.{i}.leave.0.weight"].T + w[f"heads.{i}.leave.0.bias"]
+
+    def gated(i: int, x: torch.Tensor) -> torch.Tensor:
+        wide = torch.nn.functional.pad(x, (1, 1)).unfold(2, 3, 1)
+        weight = w[f"heads.{i}.gate.weight"]
+        return torch.einsum("bifk,oik->bof", wide, weight) + w[f"heads.{i}.gate.bias"][:, None]
+
+    norm = torch.nn.functional.layer_norm
+    last = norm(mixed(1), (6,))
+    assert torch.allclose(made["text_last"], last, atol=1e-5)
+    assert torch.allclose(made["text"], last + gated(0, norm(mixed(0), (6,))), atol=1e-5)
+    seen = mixed(2)
+    hint = gated(2, seen * torch.sigmoid(seen)).reshape(3, 2, 4, 4)
+    assert torch.allclose(made["hint"], hint, atol=1e-5)
+    with pytest.raises(InputError, match=r"encoder\.semantic: expected tokens as those of 'text'"):
+        NeuroPictor(world.layouts, {**shapes, "text_last": (4, 6)}, patch=4, width=16, heads=2)
 
 
 def test_a_causal_network_sees_no_later_volume() -> None:

@@ -21,7 +21,7 @@ PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 # Four features per head would not let the image through the prior's one key and value per token.
 # Pixels are no tokens, whose published factor would be out of place.
 PRIOR = {"heads": 4, "head_width": 64, "depth": 1, "sample_steps": 20, "factor": None}
-EPOCHS = {"neuroflow": 60, "umbrae": 60, "wave": 40, "mindeye1": 45, "mindeye2": 45}
+EPOCHS = {"neuroflow": 60, "umbrae": 120, "wave": 40, "mindeye1": 45, "mindeye2": 45}
 # Those that show one of three repeats are three times as many.
 REPEATS = 3
 # Beside the target that the experiment scores: the other contrast, and what the prior samples.

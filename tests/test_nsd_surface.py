@@ -114,14 +114,15 @@ def small(place: Path, model: Path) -> dict[str, Any]:
     config["data"]["captions"] = ["captions_train2017.json", "captions_val2017.json"]
     config["published"] = None
     config["preprocess"]["side"] = 16
-    for name, knobs in (("text", {}), ("latents", {"size": 16})):
+    words = {"tower": "text_encoder", "prepared": "tokenizer", "prepared_by": None}
+    for name, knobs in (("text", {}), ("text_last", words), ("latents", {"size": 16})):
         config["targets"][name] |= {"model": str(model), "device": "cpu", **knobs}
     config["encoder"] |= {
         "side": 16, "patch": 4, "width": 64, "depth": 1, "heads": 2, "between_semantic": 32,
         "between_hint": 8,
     }  # fmt: skip
     config["objectives"]["denoising"] |= {"model": str(model), "precision": "float32"}
-    config["trainer"] |= {"epochs": 20, "rate": 2e-3, "batch_size": 64, "precision": "float32"}
+    config["trainer"] |= {"epochs": 40, "rate": 2e-3, "batch_size": 64, "precision": "float32"}
     shrink_sampling(config, model)
     return config
 

@@ -130,7 +130,8 @@ def umbrae(voxels: list[int], tokens: int = 256) -> int:
     inner = 16 * 96
     attention = 2 * norm(1024) + 1024 * inner + 1024 * 2 * inner + inner * 1024
     feed = norm(1024) + 1024 * 4096 + 4096 * 1024
-    return tokenizers + 6 * (attention + feed) + tokens * 1024 + norm(1024)
+    around = norm(1024) + 1024 + norm(1024) + linear(1024, 1024)  # in, medium, out, projection
+    return tokenizers + 6 * (attention + feed) + tokens * 1024 + around
 
 
 def voxel_tokens(voxels: list[int]) -> int:
@@ -174,7 +175,7 @@ def dynadiff(voxels: list[int]) -> int:
     return sum(linear(v, 1552) for v in voxels) + volumes + linear(1552, 257 * 768)
 
 
-def neuropictor(channels: int = 320) -> int:
+def neuropictor(channels: int = 320, *, extra: bool = False) -> int:
     w = 1024
     block = (
         norm(w) + linear(w, 3 * w) + linear(w, w) + norm(w) + linear(w, 4 * w) + linear(4 * w, w)
@@ -182,8 +183,9 @@ def neuropictor(channels: int = 320) -> int:
     transformer = conv(1, w, 256) + w + 257 * w + 24 * block + norm(w)
     semantic = linear(257, 128) + linear(128, 77) + linear(w, w) + norm(w)
     hint = linear(257, 514) + linear(514, channels) + linear(w, 64 * 64)
-    hint += linear(channels, channels)
-    return transformer + semantic + hint
+    hint += conv(channels, channels, 3)
+    beside = semantic + conv(77, 77, 3) if extra else 0
+    return transformer + semantic + hint + beside
 
 
 def wave() -> int:
@@ -244,9 +246,9 @@ CASES: dict[str, tuple[str, dict[str, Layout], dict[str, Any], dict[str, Any], i
     "neuropictor_as_in_the_experiment": (
         "neuropictor",
         layouts({"subj01": 256 * 256}),
-        {"text": (77, 1024), "latents": (4, 64, 64)},
+        {"text": (77, 1024), "text_last": (77, 1024), "latents": (4, 64, 64)},
         {},
-        neuropictor(channels=4),
+        neuropictor(channels=4, extra=True),
     ),
     "wave": ("wave", layouts({"CSI1": 1024}, 5), {"image": (768,), "text": (768,)}, {}, wave()),
     "wave_prior": (

@@ -191,6 +191,23 @@ def test_hidden_states_are_those_of_the_network(folder: Path, stimuli: list[Stim
         assert torch.allclose(found, tower(ids.input_ids).last_hidden_state, atol=1e-5)
 
 
+def test_words_may_be_cut_by_the_tokeniser_of_another_model(
+    folder: Path, stimuli: list[Stimulus], tmp_path: Path
+) -> None:
+    """One that pads with another word: OpenCLIP's text tower is published with such a one."""
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    other = CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token="<|startoftext|>")
+    other.save_pretrained(tmp_path / "tokenizer")
+    found = text_target(folder, scaling="none", prepared_by=str(tmp_path))(stimuli)
+    tower = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder")
+    ids = other(CAPTIONS, padding="max_length", max_length=8, return_tensors="pt").input_ids
+    assert (ids[1] == 0).sum() > 2
+    with torch.no_grad():
+        assert torch.allclose(found, tower(ids).last_hidden_state, atol=1e-5)
+    assert (found - text_target(folder, scaling="none")(stimuli)).abs().max() > 1e-2
+
+
 def test_what_does_not_fit_says_what_to_do(folder: Path) -> None:
     shapes = {"image": (5, WIDTH), "text": (8, WIDTH)}
     generator = build(folder, text="text")

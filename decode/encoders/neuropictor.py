@@ -23,9 +23,12 @@ class NeuroPictor(Encoder):
     row by row. No weight belongs to a subject.
 
     A target (token, feature) is read semantically, by two convolutions over the tokens (to
-    `between_semantic` tokens, then to its own) and a linear layer; a target (channel, h, w) is a hint
-    for the denoiser, by two convolutions to `between_hint` and its channels and a linear layer to
-    h x w. Published (Huo et al. 2024, arXiv:2403.18211): maps of 256 x 256, `patch` 16, `width` 1024,
+    `between_semantic` tokens, then to its own), a linear layer and a norm; a target (channel, h, w) is a
+    hint for the denoiser, by two convolutions to `between_hint` and its channels, a linear layer to
+    h x w, SiLU and a convolution that starts at zero. Where the experiment has the target `semantic`,
+    what is read of `text` is the prediction of `semantic` plus an extra branch that starts at zero: an
+    objective on `semantic` then says what the captions say, and the denoiser's what it reads beside.
+    Published (Huo et al. 2024, arXiv:2403.18211): maps of 256 x 256, `patch` 16, `width` 1024,
     `depth` 24, 16 `heads`; targets 77 x 1024 and 320 x 64 x 64. `weights` are safetensors of the
     transformer, a file or a folder, pretrained as a masked autoencoder. Objective `hinted_denoising`
     trains it through a sampler, generator `hinted` takes the hints.
@@ -45,6 +48,8 @@ class NeuroPictor(Encoder):
         heads: int = 16,
         between_semantic: int = 128,
         between_hint: int = 514,
+        text: str = "text",
+        semantic: str | None = "text_last",
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -54,12 +59,15 @@ class NeuroPictor(Encoder):
         self.transformer = MapTransformer(side, patch=patch, width=width, depth=depth, heads=heads)
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         tokens = self.transformer.tokens
-        self.heads = nn.ModuleList(
-            _Hint(tokens, between_hint, width, shape)
-            if len(shape) == 3
-            else _Semantic(tokens, between_semantic, width, shape)
-            for shape in self.shapes.values()
-        )
+        self.text, self.semantic = text, _pair(self.shapes, text, semantic)
+
+        def build(name: str, shape: Shape) -> nn.Module:
+            if len(shape) == 3:
+                return _Hint(tokens, between_hint, width, shape)
+            kind = _Extra if self.semantic is not None and name == text else _Semantic
+            return kind(tokens, between_semantic, width, shape)
+
+        self.heads = nn.ModuleList(build(name, shape) for name, shape in self.shapes.items())
         self.scale = TargetScale(self.shapes)
         self.weights = weights
 
@@ -71,9 +79,13 @@ class NeuroPictor(Encoder):
     def forward(self, batch: Batch) -> Tensors:
         self.passport.check(batch)
         tokens = self.transformer(self.maps(batch))
-        made = {}
-        for (name, shape), head in zip(self.shapes.items(), self.heads, strict=True):
-            made[name] = self.scale.up(name, head(tokens).reshape(len(batch), *shape))
+        raw = {
+            name: head(tokens).reshape(len(batch), *shape)
+            for (name, shape), head in zip(self.shapes.items(), self.heads, strict=True)
+        }
+        made = {name: self.scale.up(name, value) for name, value in raw.items()}
+        if self.semantic is not None:
+            made[self.text] = self.scale.up(self.semantic, raw[self.semantic] + raw[self.text])
         return made
 
     def maps(self, batch: Batch) -> Tensor:
@@ -98,13 +110,22 @@ class _Semantic(nn.Module):
     def __init__(self, tokens: int, between: int, width: int, shape: Shape) -> None:
         super().__init__()
         wanted = math.prod(shape[:-1])
-        self.mix = nn.Sequential(
-            nn.Conv1d(tokens, between, 1), nn.GELU(), nn.Conv1d(between, wanted, 1)
-        )
+        self.mix = nn.Sequential(nn.Conv1d(tokens, between, 1), nn.Conv1d(between, wanted, 1))
         self.leave = nn.Sequential(nn.Linear(width, shape[-1]), nn.LayerNorm(shape[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.leave(self.mix(x))
+
+
+class _Extra(_Semantic):
+    """The same, through a convolution along the features that starts at zero."""
+
+    def __init__(self, tokens: int, between: int, width: int, shape: Shape) -> None:
+        super().__init__(tokens, between, width, shape)
+        self.gate = _nothing(math.prod(shape[:-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(super().forward(x))
 
 
 class _Hint(nn.Module):
@@ -112,16 +133,32 @@ class _Hint(nn.Module):
 
     def __init__(self, tokens: int, between: int, width: int, shape: Shape) -> None:
         super().__init__()
-        self.mix = nn.Sequential(
-            nn.Conv1d(tokens, between, 1), nn.GELU(), nn.Conv1d(between, shape[0], 1)
-        )
-        self.leave = nn.Linear(width, shape[1] * shape[2])
-        self.gate = nn.Conv1d(shape[0], shape[0], 1)
-        for parameter in self.gate.parameters():
-            nn.init.zeros_(parameter)
+        self.mix = nn.Sequential(nn.Conv1d(tokens, between, 1), nn.Conv1d(between, shape[0], 1))
+        self.leave = nn.Sequential(nn.Linear(width, shape[1] * shape[2]), nn.SiLU())
+        self.gate = _nothing(shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate(self.leave(self.mix(x)))
+
+
+def _nothing(channels: int) -> nn.Conv1d:
+    """A convolution of three along the last axis that starts at zero."""
+    made = nn.Conv1d(channels, channels, 3, padding=1)
+    for parameter in made.parameters():
+        nn.init.zeros_(parameter)
+    return made
+
+
+def _pair(shapes: Mapping[str, Shape], text: str, semantic: str | None) -> str | None:
+    """`semantic` where the experiment has it and `text`; InputError where their shapes differ."""
+    if semantic is None or semantic not in shapes or text not in shapes or text == semantic:
+        return None
+    if shapes[text] != shapes[semantic] or len(shapes[text]) != 2:
+        raise InputError(
+            f"encoder.semantic: expected tokens as those of {text!r} {shapes[text]}, target "
+            f"{semantic!r} has {shapes[semantic]}; choose targets of one shape or set it to null"
+        )
+    return semantic
 
 
 def _side(passport: Passport, said: int | None, patch: int) -> int:

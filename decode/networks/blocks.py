@@ -119,6 +119,16 @@ class SubjectLinear(nn.Module):
         return scatter(parts, size)
 
 
+def spread_and_gather(x: Tensor, weight: Tensor, bias: Tensor, gather: Any) -> Tensor:
+    """(row, token, width) of voxels (row, voxel): each voxel times `weight` (token, 1) plus `bias`
+    (token,), then the linear layer `gather` over the voxels of each token.
+
+    Both are linear, so their product is taken without the (voxel, token) array between them.
+    """
+    voxels = (x @ gather.weight.T)[:, None] * weight
+    return voxels + bias[:, None] * gather.weight.sum(1) + gather.bias
+
+
 class SubjectMix(nn.Module):
     """One channel-mixing matrix per subject, starting as the identity; (batch, channel, time)."""
 

@@ -99,7 +99,8 @@ class TokenQueries(nn.Module):
     """Learned queries (token, width) of all targets, and the way from answers to features.
 
     Targets not in `contrastive` come at the mean and spread of the training targets. A target whose
-    features are as wide as the answers has no matrix of its own unless `always`.
+    features are as wide as the answers has no matrix of its own unless `always`. Queries begin as
+    normal numbers of spread `spread`.
     """
 
     def __init__(
@@ -109,13 +110,14 @@ class TokenQueries(nn.Module):
         *,
         contrastive: Sequence[str],
         always: bool = False,
+        spread: float = 0.02,
     ) -> None:
         super().__init__()
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.contrastive = frozenset(contrastive)
         sizes = [as_tokens(shape) for shape in self.shapes.values()]
         self.tokens = [n for n, _ in sizes]
-        self.queries = nn.Parameter(torch.randn(sum(self.tokens), width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(sum(self.tokens), width) * spread)
         self.leave = nn.ModuleList(
             nn.Linear(width, f) if always or f != width else nn.Identity() for _, f in sizes
         )

@@ -30,7 +30,8 @@ class ClipTokens(NetworkTarget):
     0, counted around where there are fewer).
 
     `tower` and `prepared` are subfolders of the network and of its image processor or tokeniser, for
-    models that carry a CLIP beside other networks. Captions longer than the context are cut.
+    models that carry a CLIP beside other networks; `prepared_by` is the model whose folder holds
+    `prepared`, where that is another. Captions longer than the context are cut.
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"image", "text"})
@@ -43,6 +44,7 @@ class ClipTokens(NetworkTarget):
     caption: int | None = None
     tower: str = ""
     prepared: str = ""
+    prepared_by: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +75,8 @@ class ClipTokens(NetworkTarget):
         network, prepared = (getattr(transformers, name) for name in kinds[self.output])
         source = find_weights(self.model)
         with quiet(), opening(self.model):
-            self._prepare: Any = prepared.from_pretrained(source, subfolder=self.prepared)
+            told = source if self.prepared_by is None else find_weights(self.prepared_by)
+            self._prepare: Any = prepared.from_pretrained(told, subfolder=self.prepared)
             return network.from_pretrained(source, subfolder=self.tower, use_safetensors=True)
 
     def forward(self, stimuli: Sequence[Stimulus]) -> Tensor:
