@@ -40,8 +40,9 @@ class MindEye2:
     (73000, caption), whose first caption that is not empty becomes the stimulus' text (all of them:
     label `captions`). That sessions count from 1 has not been checked on the data.
 
-    The betas were z-scored per session over **all** its trials before any of them was left out: the
-    test trials, and for few sessions the rest of theirs, have shaped that scale. Where repeats are
+    The betas were z-scored per session before any session was left out, by the published script over
+    **all** trials; the paper's own files left the shared pictures out, as that script says. Which of both
+    these are is not known: take it that test trials have shaped that scale. Where repeats are
     missing (subjects 3, 4, 6, 8) the tars list a trial more than once to fill up; copies are dropped.
 
     Raises InputError where files are missing, broken, or do not belong together.
