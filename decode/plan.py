@@ -337,7 +337,7 @@ def check_rights(root: str | None) -> None:
     """Raise InputError for a folder of data, or one directly in it, that may not be read: readers would
     take what lies there for missing.
     """
-    place = Path(root or "")
+    place = Path(str(root or ""))  # a folder may be called 7
     if root is None or not place.is_dir():
         return
     folders = (
