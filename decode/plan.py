@@ -181,7 +181,9 @@ class Run:
         """What tells the files that a subject's data are read from, as they are now, from any others."""
         if self.recorded:
             return ""
-        return identity(self.dataset.files(subject), Path(self.config["data"].get("root") or ""))
+        return identity(
+            self.dataset.files(subject), Path(str(self.config["data"].get("root") or ""))
+        )
 
     def _plan(self) -> list[Task]:
         c = self.config
