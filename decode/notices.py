@@ -16,6 +16,11 @@ from decode.progress import clear_bars
 LOGGERS = ("mne", "nibabel.global", "PIL")
 # Warnings about a library's own future, which say nothing of the data.
 CODE = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+# What is optional in the standard that it belongs to: its absence is no news. Nothing is read from
+# BIDS' table of participants here.
+OPTIONAL = re.compile(
+    r"participants\.tsv file not found|not listed in participants\.tsv", re.IGNORECASE
+)
 _open: list[dict[str, list[str]]] = []
 
 
@@ -72,6 +77,8 @@ def heard(where: object, *, wrong: str = "$.", expected: str = "a complete file"
     for line in (" ".join(line.split()) for line in lines):
         if re.search(wrong, line, re.IGNORECASE):
             raise refusal(where, expected, line[:300], "fetch the file again or correct it")
+        if OPTIONAL.search(line):
+            continue
         # What is said of many files alike is told once, so it does not name its own.
         tell(where, line.replace(str(where), "it")[:300])
 

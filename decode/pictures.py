@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GROUND = 128
 ORIENTATION = 0x0112
 TRANSPARENT = f"transparent parts, which are laid on grey ({GROUND} of 255)"
+FRAMES = "several frames or pages, of which the first is taken"
 TURNED = "an orientation in their EXIF data, by which they are turned upright"
 
 
@@ -53,8 +54,11 @@ def look_at(stimulus: Stimulus) -> tuple[Image, list[str]]:
                     f"{where}: expected 8 bits per channel, got mode {image.mode} in "
                     f"{stimulus.path}; convert the file to 8-bit grey or RGB"
                 )
+            if image.format == "PNG":
+                check_sums(stimulus.path)
             found = _peculiarities(image)
             picture = on_ground(upright(image))
+            found += [FRAMES] * _goes_on(image)
     told = {f"a warning of the picture library ({' '.join(str(w.message).split())})" for w in said}
     return picture, found + sorted(told)
 
@@ -79,7 +83,7 @@ def _readable(where: str, path: str) -> Iterator[None]:
             f"{where}: expected a picture at {path}, found no file; put it there or "
             "correct the events that name it"
         ) from e
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError) as e:
         raise InputError(f"{where}: {path} is not a readable image ({e}); replace the file") from e
 
 
@@ -104,6 +108,21 @@ def _peculiarities(image: Image) -> list[str]:
     turned = _orientation(image) > 1
     alpha = image.has_transparency_data and _alpha(image).min() < 255
     return [TRANSPARENT] * bool(alpha) + [TURNED] * turned
+
+
+def _goes_on(image: Image) -> bool:
+    """Whether another frame or page follows the one that is read."""
+    try:
+        image.seek(image.tell() + 1)
+    except EOFError:
+        return False
+    return True
+
+
+def check_sums(path: str) -> None:
+    """Raise SyntaxError unless every part of a PNG file has its checksum: decoding compares none."""
+    with open_picture(path) as image:
+        image.verify()
 
 
 def _alpha(image: Image) -> np.ndarray:

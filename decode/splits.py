@@ -17,6 +17,9 @@ import pandas as pd
 
 from decode.core import InputError, refusal
 
+# What a value counts within: an onset from the start of its run, runs from the start of their session.
+# Subjects' first runs stay one group, so that a fold tests everyone.
+WITHIN = {"onset": ("subject", "session", "run"), "run": ("session",)}
 UNUSED, TRAIN, VALIDATION, TEST = "", "train", "validation", "test"
 
 
@@ -165,8 +168,7 @@ def _groups(table: pd.DataFrame, by: str) -> np.ndarray:
         raise InputError(
             f"a split by {by!r} needs that column in the trials; they have {sorted(table.columns)}"
         )
-    # An onset counts from the start of its run: the same number elsewhere is another moment.
-    columns = [c for c in ("subject", "session", "run") if by == "onset" and c in table]
+    columns = [c for c in WITHIN.get(by, ()) if c in table]
     return np.array(
         ["\0".join(map(str, r)) for r in table[[*columns, by]].to_numpy()], dtype=object
     )

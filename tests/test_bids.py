@@ -441,3 +441,30 @@ def test_a_truncated_image_names_the_file(bold: tuple[Path, np.ndarray]) -> None
     path.write_bytes(path.read_bytes()[:-300])
     data = Bids(str(root), datatype="func")
     assert path.name in message_of(lambda: list(data.recordings("sub-01")))
+
+
+def test_volumes_of_zeros_are_refused(bold: tuple[Path, np.ndarray]) -> None:
+    root, data = bold
+    data[1, ..., 17:] = 0
+    path = root / "sub-01/func/sub-01_task-look_run-2_bold.nii.gz"
+    write_bold(path, data[1])
+    with pytest.raises(InputError, match=r"run-2_bold.*zeros in 3 of 20 .*volume 17"):
+        list(Bids(str(root), datatype="func").recordings("sub-01"))
+    assert len(list(Bids(str(root), datatype="func", scale="as_is").recordings("sub-01"))) == 2
+
+
+def test_phases_are_no_runs(bold: tuple[Path, np.ndarray]) -> None:
+    root, data = bold
+    folder = root / "sub-01/func"
+    for run in (1, 2):
+        name = f"sub-01_task-look_run-{run}"
+        (folder / f"{name}_bold.nii.gz").rename(folder / f"{name}_part-mag_bold.nii.gz")
+        write_bold(folder / f"{name}_part-phase_bold.nii.gz", data[run - 1] * 0 + 1)
+    runs = list(Bids(str(root), datatype="func").recordings("sub-01"))
+    assert [r.run for r in runs] == ["1", "2"]
+    np.testing.assert_allclose(runs[0].signal, percent(data[0, 1:]).reshape(-1, 20).T, atol=1e-2)
+
+
+def test_a_subject_is_asked_for_once(bold: tuple[Path, np.ndarray]) -> None:
+    with pytest.raises(InputError, match=r"data\.subjects: expected each subject once, got sub-01"):
+        Bids(str(bold[0]), datatype="func", subjects=["sub-01", "01"])

@@ -133,3 +133,54 @@ def test_a_fif_file_that_was_cut_is_refused(tmp_path: Path, share: float) -> Non
     cut(path, round((1 - share) * path.stat().st_size) or 1)
     with pytest.raises(InputError, match="fetch the file again"):
         read(path, "meg")
+
+
+def _replaced(path: Path, old: str, new: str) -> Path:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unit", "volts"),
+    [("\u00b5V", 1e-6), ("\u03bcV", 1e-6), ("UV", 1e-6), ("mv", 1e-3), ("", 1e-6)],
+)
+def test_units_of_brainvision_are_volts_however_they_are_spelt(
+    tmp_path: Path, unit: str, volts: float
+) -> None:
+    path = _replaced(brainvision(tmp_path), ",,1,µV", f",,1,{unit}")
+    (tmp_path / "sub-01/eeg/sub-01_task-look_channels.tsv").write_text(
+        "name\ttype\tunits\n" + "".join(f"{n}\tEEG\tµV\n" for n in NAMES), encoding="utf-8"
+    )
+    np.testing.assert_allclose(read(path).signal.T, VOLTS * 1e6 * volts, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",,1,µV", ",,1,ADU", "expected volts in channel 'Fz', got unit 'ADU'"),
+        ("IEEE_FLOAT_32", "IEEE_FLOAT_32\nUseBigEndianOrder=YES", "UseBigEndianOrder=NO, got YES"),
+        ("DataFile=", "DataFile=../../", "expected a datafile beside it"),
+        ("SamplingInterval=5000", "SamplingInterval=-5000", "samples per second above 0, got -200"),
+    ],
+)
+def test_headers_of_brainvision_that_nobody_can_follow(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = _replaced(brainvision(tmp_path), old, new)
+    (tmp_path / "sub-01/eeg/sub-01_task-look_channels.tsv").write_text(
+        "name\ttype\n" + "".join(f"{n}\tEEG\n" for n in NAMES)
+    )
+    with pytest.raises(InputError, match=message):
+        read(path)
+
+
+def test_a_header_that_names_the_data_of_another_run_is_refused(tmp_path: Path) -> None:
+    first = brainvision(tmp_path)
+    second = first.with_name("sub-01_task-look_run-2_eeg.vhdr")
+    second.write_bytes(first.read_bytes())
+    (tmp_path / "participants.tsv").write_text("participant_id\nsub-01\n")
+    runs = [Run(p, p, "sub-01", "", r) for p, r in ((first, ""), (second, "2"))]
+    with pytest.raises(InputError, match=r"run-2_eeg\.vhdr: expected samples of its own"):
+        list(read_runs(runs, tmp_path, "eeg", "eeg", lambda _: TIMES))

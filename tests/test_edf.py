@@ -223,3 +223,45 @@ def test_runs_are_brought_to_their_common_channels_in_one_order(tmp_path: Path, 
     assert "Pz are not in all runs of the subject: left out" in said
     assert "Oz are not in all runs of the subject: left out" in said
     assert "another order than in the subject's first run: reordered" in said
+
+
+@pytest.mark.parametrize("duration", ["0", "-1", "nan", "inf"])
+def test_records_that_last_no_time_are_refused(tmp_path: Path, duration: str) -> None:
+    path = write(where(tmp_path), waves(4, 100), [100, 100], ["Fz", "Cz"])
+    content = bytearray(path.read_bytes())
+    content[244:252] = duration.ljust(8).encode()
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match="expected records that last some time"):
+        read(tmp_path, path)
+
+
+def test_bdf_under_the_name_of_edf_is_refused(tmp_path: Path) -> None:
+    path = write(where(tmp_path), waves(4, 100), [100, 100], ["Fz", "Cz"])
+    path.write_bytes(b"\xffBIOSEMI" + path.read_bytes()[8:])
+    with pytest.raises(InputError, match="a BDF file; name it as what it is"):
+        read(tmp_path, path)
+
+
+def test_a_status_that_bids_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = write(where(tmp_path), waves(4, 100), [100, 100], ["Fz", "Cz"])
+    study(tmp_path, path)
+    table = path.with_name("sub-01_task-look_run-01_channels.tsv")
+    for status in ("Bad", '"bad"'):
+        rows = f"Fz\tEEG\tuV\tgood\nCz\tEEG\tuV\t{status}\n"
+        table.write_text("name\ttype\tunits\tstatus\n" + rows)
+        run = Run(path, path, "sub-01", "", "01")
+        if status == "Bad":
+            (found,) = read_runs([run], tmp_path, "eeg", "eeg", lambda _: EVENTS)
+            assert found.channels["bad"].tolist() == [False, True]
+            continue
+        with pytest.raises(InputError, match="expected good, bad or n/a as status of channel 'Cz'"):
+            next(read_runs([run], tmp_path, "eeg", "eeg", lambda _: EVENTS))
+
+
+def test_a_table_of_channels_is_spelt_as_its_run(tmp_path: Path) -> None:
+    path = write(where(tmp_path), waves(4, 100), [100, 100], ["Fz", "Cz"])
+    runs = study(tmp_path, path)
+    table = path.with_name("sub-01_task-look_run-01_channels.tsv")
+    table.rename(table.with_name("sub-01_task-look_run-1_channels.tsv"))
+    with pytest.raises(InputError, match=r"run-1_channels\.tsv: expected run-01 or run-1 in all"):
+        next(read_runs(runs, tmp_path, "eeg", "eeg", lambda _: EVENTS))

@@ -63,3 +63,11 @@ def test_lines_are_kept_when_the_block_fails() -> None:
     assert lines == ["one: first"]
     tell("two", "outside is only printed")
     assert lines == ["one: first"]
+
+
+def test_what_a_standard_leaves_to_choice_is_no_news(capsys: pytest.CaptureFixture[str]) -> None:
+    with heard("a.edf"):
+        warnings.warn("participants.tsv file not found for /data/sub-01", stacklevel=1)
+        warnings.warn("Subject 'sub-01' is not listed in participants.tsv", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == ["note: a.edf: something else"]

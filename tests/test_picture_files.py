@@ -14,7 +14,7 @@ from worlds import config
 from decode.core import InputError, Stimulus
 from decode.metrics.image import ImageSuite
 from decode.metrics.lpips import Lpips
-from decode.pictures import TRANSPARENT, TURNED, look_at, open_image
+from decode.pictures import FRAMES, TRANSPARENT, TURNED, look_at, open_image
 from decode.plan import Run
 from decode.report.pictures import data_address
 from decode.scoring.picture_scores import Resize
@@ -173,3 +173,29 @@ def test_sizes_are_checked_before_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metrics\.image: .*16x16"):
         execute(run, until="report", force=(), say=lambda s: None)
     assert not list((tmp_path / "outputs").glob("train/*/published*"))
+
+
+def test_a_png_whose_checksum_is_wrong_is_no_picture(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 20, 3), np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    whole = path.read_bytes()
+    first = whole.index(b"IDAT") + 6
+    for at in range(first, len(whole) - 12, 97):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(InputError, match="not a readable image"):
+            open_image(_stimulus(path))
+    path.write_bytes(whole)
+    assert np.array_equal(np.asarray(open_image(_stimulus(path))), pixels)
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tiff"])
+def test_the_first_of_several_frames_is_taken_and_said(ending: str, tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), shade) for shade in (200, 20)]
+    path = tmp_path / f"a.{ending}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    picture, said = look_at(_stimulus(path))
+    assert said == [FRAMES]
+    assert np.abs(np.asarray(picture).astype(int) - 200).max() <= 3

@@ -140,3 +140,16 @@ def test_one_run_is_cut_into_stretches_of_time(table: pd.DataFrame) -> None:
             tested = np.flatnonzero(fold.part[rows] == "test")
             assert (np.diff(tested) == 1).all()
             assert len(rows) // 3 <= len(tested) <= len(rows) // 3 + 1
+
+
+def test_the_first_runs_of_two_sessions_are_two_groups(table: pd.DataFrame) -> None:
+    both = pd.concat([table.assign(session="1"), table.assign(session="2")], ignore_index=True)
+    folds = leave_one_out(both, by="run", validation=0)
+    tested = [
+        set(map(tuple, both[f.part == "test"][["session", "run"]].to_numpy().tolist()))
+        for f in folds
+    ]
+    assert tested == [{(s, str(r))} for s in "12" for r in range(5)]
+    for fold in folds:  # everyone is tested in every fold
+        assert set(both["subject"][fold.part == "test"]) == {"a", "b"}
+        check(both.drop(columns="block"), fold, name="ok")

@@ -204,3 +204,13 @@ def test_times_that_are_none_are_refused_by_row(tmp_path: Path, word: str, colum
         InputError, match=f"row 2: expected a number.*column {column}, got '{word}'"
     ):
         read_events(path)
+
+
+def test_a_trial_that_is_written_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.tsv"
+    head = "onset\tduration\ttrial_type\n"
+    path.write_text(head + "1\t1\tcat\n1\t2\tdog\n5\t1\tcat\n5.0\t1\tn/a\n")
+    assert len(read_events(path, shows="trial_type")) == 3
+    path.write_text(head + "1\t1\tcat\n5\t1\tdog\n1.0\t2\tcat\n")
+    with pytest.raises(InputError, match=r"row 3: expected each trial_type once .*'cat' at 1 s"):
+        read_events(path, shows="trial_type")

@@ -12,7 +12,17 @@ from typing import ClassVar
 
 import pandas as pd
 
-from decode.core import Facts, InputError, Kind, Modality, Recording, Stimulus, Truth, about
+from decode.core import (
+    Facts,
+    InputError,
+    Kind,
+    Modality,
+    Recording,
+    Stimulus,
+    Truth,
+    about,
+    refusal,
+)
 from decode.notices import tell
 from decode.pictures import StimuliOnDemand
 from decode.recordings import bids
@@ -204,6 +214,10 @@ class Bids:
             first = next(iter(self._files))
             bids.of_task(self._files[first], self.task, self.folder / first, self.datatype)
         named = [s if s.startswith("sub-") else f"sub-{s}" for s in map(str, wanted or there)]
+        twice = [s for i, s in enumerate(named) if s in named[:i]]
+        if twice:
+            remedy = "leave one of them out"
+            raise refusal("data.subjects", "each subject once", f"{twice[0]} twice", remedy)
         for subject in named:
             if subject in self._files and subject not in there:
                 bids.of_task(self._files[subject], self.task, self.folder / subject, self.datatype)

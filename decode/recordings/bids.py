@@ -81,7 +81,8 @@ def files_with(
     """Recordings of the datatype by subject ("sub-01") and task, in the order of sessions and runs.
 
     Of a recording in many files the first. What BIDS reserves for recordings of an empty room, the
-    subject "emptyroom" and for MEG the task "noise", is left out.
+    subject "emptyroom" and for MEG the task "noise", is left out, and so are phases and other parts of
+    complex images than their magnitude.
     """
     found: dict[str, dict[str, list[Path]]] = {}
     for subject in sorted(folder.glob("sub-*"), key=lambda p: in_order(p.name)):
@@ -99,7 +100,9 @@ def _by_task(subject: Path, datatype: str, endings: tuple[str, ...]) -> dict[str
             names = meant(path)
             empty_room = datatype == "meg" and names.get("task") == "noise"
             first = names.get("split", "1") == "1"
-            if "task" in names and path.name.endswith(endings) and first and not empty_room:
+            magnitude = names.get("part", "mag") == "mag"
+            left_out = empty_room or not first or not magnitude
+            if "task" in names and path.name.endswith(endings) and not left_out:
                 found.setdefault(names["task"], []).append(path)
     return found
 

@@ -13,8 +13,14 @@ from decode.core import InputError, Modality, Recording, refusal
 from decode.notices import heard, tell
 from decode.recordings import edf
 from decode.recordings.bids import Run
-from decode.recordings.complete import check_brainvision, check_fdt, tell_pauses
+from decode.recordings.complete import (
+    brainvision_gains,
+    check_brainvision,
+    check_fdt,
+    tell_pauses,
+)
 from decode.recordings.meeg import KINDS, WHOLE, WRONG, as_recording, unreadable
+from decode.recordings.names import entities
 from decode.recordings.sidecars import sidecar
 from decode.recordings.tables import check_columns, read_words
 
@@ -63,6 +69,7 @@ def read_runs(
     without a known unit, and for channel types that BIDS does not have.
     """
     opened = [open_run(run, root, datatype) for run in runs]
+    check_own_files(opened)
     names = common_channels(opened)
     for one in opened:
         yield as_recording(
@@ -73,7 +80,7 @@ def read_runs(
             run=one.run.run,
             modality=modality,
             only=names,
-            gains={} if one.header is None else _gains(one.header, one.raw, one.channels),
+            gains=_gains(one),
             whole=one.header is not None and one.header.mixed_rates,
         )
 
@@ -83,6 +90,7 @@ def open_run(run: Run, root: Path, datatype: str) -> Opened:
     path = run.path
     channels = read_channels(path, root)
     check_types(channels, path)
+    check_status(channels, path)
     header = edf.check_file(path) if path.suffix.lower() in edf.ENDINGS else None
     if path.suffix.lower() == ".vhdr":
         check_brainvision(path)
@@ -90,7 +98,23 @@ def open_run(run: Run, root: Path, datatype: str) -> Opened:
     if path.suffix.lower() == ".set":
         check_fdt(raw)
     tell_pauses(raw)
+    if channels["status"].any():
+        bad = set(channels["name"][channels["status"].str.lower() == "bad"])
+        raw.info["bads"] = [name for name in raw.ch_names if name in bad]
     return Opened(run, raw, header, channels)
+
+
+def check_own_files(opened: Sequence[Opened]) -> None:
+    """InputError where two runs read the same samples, as a header does that was copied or renamed."""
+    read_by: dict[Path, Path] = {}
+    for one in opened:
+        for file in {Path(name).resolve() for name in one.raw.filenames if name is not None}:
+            other = read_by.setdefault(file, one.run.path)
+            if other != one.run.path:
+                remedy = "correct the name of the data file in its header, or leave one of them out"
+                raise refusal(
+                    one.run.path, "samples of its own", f"{file}, as {other.name}", remedy
+                )
 
 
 def common_channels(opened: Sequence[Opened]) -> list[str]:
@@ -140,12 +164,17 @@ def open_bids(path: Path, root: Path, datatype: str) -> mne.io.BaseRaw:
 
 
 def read_channels(path: Path, root: Path) -> pd.DataFrame:
-    """name, type and units of channels.tsv as text, without rows where there is no such file."""
-    place = sidecar(path, root, "channels.tsv")
+    """name, type, units and status of channels.tsv as text, without rows where there is no such file."""
+    for ending in ("electrodes.tsv", "coordsystem.json", "channels.tsv"):
+        place = sidecar(path, root, ending)
+        # MNE-BIDS reads them by name and would find none.
+        if place is not None and not entities(place).items() <= entities(path).items():
+            remedy = f"spell its name as {path.name} does"
+            raise refusal(place, "run-01 or run-1 in all names of a run", "both", remedy)
     table = pd.DataFrame(columns=["name"]) if place is None else read_words(place)
     if place is not None:
         check_columns(place, table, ["name", "type"], "add the column {}")
-    return table.reindex(columns=["name", "type", "units"]).fillna("")
+    return table.reindex(columns=["name", "type", "units", "status"], fill_value="").fillna("")
 
 
 def check_types(table: pd.DataFrame, path: Path) -> None:
@@ -158,12 +187,23 @@ def check_types(table: pd.DataFrame, path: Path) -> None:
             )
 
 
-def _gains(header: edf.Header, raw: mne.io.BaseRaw, table: pd.DataFrame) -> dict[str, float]:
+def check_status(table: pd.DataFrame, path: Path) -> None:
+    """Refuse another status than good, bad or none: MNE-BIDS would take the channel as good."""
+    for name, status in zip(table["name"], table["status"], strict=True):
+        if status.lower() not in ("", "good", "bad"):
+            remedy = "correct channels.tsv"
+            raise refusal(path, f"good, bad or n/a as status of channel {name!r}", status, remedy)
+
+
+def _gains(one: Opened) -> dict[str, float]:
     """What makes volts of channels by name; only electrophysiology that is not marked bad counts."""
-    names = raw.ch_names
-    bad = set(raw.info["bads"])
-    kinds = raw.get_channel_types()
-    kept = [i for i, n in enumerate(names) if kinds[i] in KINDS and n not in bad]
-    units = dict(zip(table["name"], table["units"], strict=True))
-    found = edf.gains(header, kept, {i: units.get(n, "") for i, n in enumerate(names)})
+    names, kinds = one.raw.ch_names, one.kinds
+    bad = set(one.raw.info["bads"])
+    kept = [i for i, n in enumerate(names) if n in kinds and n not in bad]
+    if one.run.path.suffix.lower() == ".vhdr":
+        return brainvision_gains(one.run.path, {names[i] for i in kept}, names)
+    if one.header is None:
+        return {}
+    units = dict(zip(one.channels["name"], one.channels["units"], strict=True))
+    found = edf.gains(one.header, kept, {i: units.get(n, "") for i, n in enumerate(names)})
     return {names[i]: factor for i, factor in found.items()}

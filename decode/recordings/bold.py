@@ -133,6 +133,18 @@ def check_mean(path: Path, signal: np.ndarray) -> None:
         )
 
 
+def check_volumes(path: Path, signal: np.ndarray) -> None:
+    """InputError for a run (time, voxel) in which volumes are 0 throughout: never taken, or lost."""
+    empty = np.flatnonzero(~signal.any(axis=1))
+    if len(empty):
+        raise refusal(
+            path,
+            "a measurement in every volume",
+            f"zeros in {len(empty)} of {len(signal)} (the first is volume {empty[0]}, from 0)",
+            "cut them off where the run was stopped and leave out the events there, or copy it again",
+        )
+
+
 def check_scale(scale: Scale) -> None:
     """InputError for a word that is no scale."""
     if scale not in get_args(Scale):
@@ -158,6 +170,8 @@ def read_bold(
     """
     timing = timing or volume_timing(path)
     signal = read_run(path, voxels)
+    if scale == "percent":
+        check_volumes(path, signal)
     return Recording(
         subject=subject,
         session=session,

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from decode.content import lies_below
 from decode.core import refusal
 from decode.notices import tell
+from decode.recordings.edf import VOLTS, no_unit
 
 if TYPE_CHECKING:
     import mne
 
 BYTES = {"INT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}
+# Units that MNE converts; without any, a .vhdr means microvolts.
+BRAINVISION_VOLTS = ("", "V", "mV", "\u00b5V", "uV", "nV")
 AGAIN = "the file was cut short, fetch it again"
 
 
 def check_brainvision(path: Path) -> None:
-    """Refuse a .vhdr whose data file ends within a sample, before DataPoints or before a marker."""
+    """Refuse a .vhdr whose data file ends within a sample, before DataPoints or before a marker, lies
+    outside its folder, or is written with the most significant byte first, which MNE does not look at.
+    """
     header = _values(path)
+    for key in ("datafile", "markerfile"):
+        if not lies_below(_beside(path, header.get(key, "")), [path.parent]):
+            raise refusal(path, f"a {key} beside it", header[key], "put or link the file there")
+    if header.get("usebigendianorder", "").upper() == "YES":
+        remedy = "export it with the least significant byte first"
+        raise refusal(path, "UseBigEndianOrder=NO", "YES", remedy)
     data = _beside(path, header.get("datafile", ""))
     width, channels = (
         BYTES.get(header.get("binaryformat", "").upper()),
@@ -65,7 +78,30 @@ def _values(path: Path) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    return path.read_bytes().decode("latin-1").replace("\r\n", "\n").replace("\r", "\n")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def brainvision_gains(path: Path, names: Collection[str], order: Sequence[str]) -> dict[str, float]:
+    """What the numbers of channels are to be multiplied with to be volts, where MNE does not know the
+    unit of the .vhdr and takes it for volts; `order` are the names of all channels.
+
+    Raises InputError where nobody knows the unit of one of `names`.
+    """
+    header, found = _values(path), {}
+    for i, name in enumerate(order, start=1):
+        said = [*header.get(f"ch{i}", "").split(","), "", "", ""][3].strip()
+        if said in BRAINVISION_VOLTS:
+            continue
+        if said.lower() in VOLTS:
+            found[name] = VOLTS[said.lower()]
+        elif name in names:
+            raise no_unit(path, name, said)
+    return found
 
 
 def check_fdt(raw: mne.io.BaseRaw) -> None:

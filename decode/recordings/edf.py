@@ -70,6 +70,12 @@ def read_header(path: Path) -> Header:
             wrong = min(int(n) for n in columns["samples"]) < 0 or not any(columns["samples"])
         except ValueError as e:
             raise refusal(path, "the header of an EDF file", str(e), "fetch the file again") from e
+    if not 0 < duration < np.inf:
+        remedy = "correct its header or fetch the file again"
+        raise refusal(path, "records that last some time", f"{duration:g} s", remedy)
+    if path.suffix.lower() == ".edf" and fixed[0] != "0":
+        got = f"{fixed[:8]!r} in front" + (": a BDF file" if fixed[1:7] == "BIOSEM" else "")
+        raise refusal(path, "an EDF file, which begins with 0", got, "name it as what it is")
     if wrong or length != 256 * (n_channels + 1) or len(rest) < 256 * n_channels:
         got = f"{length} bytes of header for {n_channels} channels"
         raise refusal(path, "the header of an EDF file", got, "fetch the file again")
@@ -170,7 +176,7 @@ def gains(header: Header, kept: Collection[int], said: Mapping[int, str]) -> dic
             other += [name] if VOLTS.get(theirs.lower(), factor) != factor else []
             continue
         if factor is None:
-            raise _no_unit(header.path, name, unit or theirs)
+            raise no_unit(header.path, name, unit or theirs)
         found[k] = factor
         silent += [] if unit else [name]
     if silent:
@@ -190,7 +196,8 @@ def _check_range(header: Header, i: int) -> None:
             raise refusal(header.path, where, got, remedy)
 
 
-def _no_unit(path: Path, name: str, unit: str) -> InputError:
+def no_unit(path: Path, name: str, unit: str) -> InputError:
+    """The refusal of a channel whose numbers nobody can turn into volts."""
     remedy = "write uV, mV or V into the column units of channels.tsv, or mark the channel bad"
     if unit:
         remedy = "give the channel another type in channels.tsv, mark it bad, or correct the unit"

@@ -99,6 +99,9 @@ def as_recording(
             f"{', '.join(sorted(set(types)))}"
             "; fetch the file again or correct it"
         )
+    if not 0 < (rate := float(raw.info["sfreq"])) < np.inf:
+        remedy = "correct its header or fetch the file again"
+        raise refusal(raw.filenames[0], "samples per second above 0", f"{rate:g}", remedy)
     names = [raw.ch_names[i] for i in picks]
     channels = pd.DataFrame({"name": names, "kind": [types[i] for i in picks]})
     positions = np.array([raw.info["chs"][i]["loc"][:3] for i in picks], np.float64)

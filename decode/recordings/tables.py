@@ -115,8 +115,9 @@ def read_events(
     """A BIDS events table: onset and duration in s (0 where it is n/a), all other columns as text.
 
     With `shows`, a column, rows that have nothing there are left out before anything else of them is
-    looked at. Rows keep their number in the file, from 1, as index. Raises InputError where one of the
-    columns `others` is missing, too; `remedy` says what to do about it.
+    looked at, and no two of the others show the same at the same moment. Rows keep their number in the
+    file, from 1, as index. Raises InputError where one of the columns `others` is missing, too;
+    `remedy` says what to do about it.
     """
     table = read_words(
         path,
@@ -133,7 +134,22 @@ def read_events(
         row = table.index[np.isnan(onset)][0]
         raise InputError(f"{path}: expected an onset in s in row {row}, got none; write it there")
     duration = numbers(path, table, "duration", least=0.0)
+    if shows is not None:
+        _check_once(path, table.assign(onset=onset), shows)
     return table.assign(onset=onset, duration=np.nan_to_num(duration))
+
+
+def _check_once(path: Path, table: pd.DataFrame, shows: str) -> None:
+    """A trial that is written twice would be fitted, counted and split as two."""
+    twice = table.index[table.duplicated(["onset", shows])]
+    if len(twice):
+        what, onset = table.loc[twice[0], shows], table.loc[twice[0], "onset"]
+        raise refusal(
+            f"{path}, row {twice[0]}",
+            f"each {shows} once at a moment",
+            f"{str(what)!r} at {onset:g} s again ({len(twice)} such)",
+            f"take the row out, or write {MISSING} into its {shows}",
+        )
 
 
 def _rows(path: Path, separator: str, expected: str, remedy: str) -> list[list[str]]:
