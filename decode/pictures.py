@@ -54,10 +54,10 @@ def look_at(stimulus: Stimulus) -> tuple[Image, list[str]]:
                     f"{where}: expected 8 bits per channel, got mode {image.mode} in "
                     f"{stimulus.path}; convert the file to 8-bit grey or RGB"
                 )
-            if image.format == "PNG":
-                check_sums(stimulus.path)
             found = _peculiarities(image)
             picture = on_ground(upright(image))
+            if image.format == "PNG":
+                check_sums(stimulus.path)
             found += [FRAMES] * _goes_on(image)
     told = {f"a warning of the picture library ({' '.join(str(w.message).split())})" for w in said}
     return picture, found + sorted(told)
