@@ -565,6 +565,6 @@ class Sings(SayNearest):
 
 
 def test_media_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
-    changes = {"generator": {"_target_": "test_captions.Sings"}, "metrics": {}}
+    changes = {"generator": {"_target_": "test_captions.Sings"}}
     with pytest.raises(InputError, match="Sings makes audio"):
         execute(Run(config(tmp_path, **changes)), until="report", force=(), say=lambda _: None)

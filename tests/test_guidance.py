@@ -168,6 +168,10 @@ def test_a_report_says_that_pictures_were_chosen_and_steered(tmp_path: Path) -> 
             tmp_path,
             generator={**node, "steps": 1, "candidates": 2, "device": "cpu"},
             targets={"pixels": coarse, "image": clip},
+            objectives={
+                name: {"_target_": "decode.objectives.mse.MSE", "target": name}
+                for name in ("pixels", "image")
+            },
             metrics={
                 "retrieval": {"_target_": "decode.metrics.retrieval.Retrieval", "target": "pixels"}
             },

@@ -335,6 +335,8 @@ def drawn(config: dict[str, Any], twin: Twin, model: Path) -> tuple[Run, pd.Seri
     config["subjects"], config["published"] = ["subj01"], None
     knobs = set(config["generator"])
     shrink_sampling(config, model)
+    # The last 48 % of three steps is one; pictures of another size need one of both.
+    config["generator"] |= {"steps": 3, "start_size": None}
     config["generator"] = {k: v for k, v in config["generator"].items() if k in knobs}
     config["metrics"]["retrieval"]["k"] = [1]
     run = Run(config)

@@ -196,7 +196,7 @@ def test_every_experiment_is_tried_small() -> None:
     "pair", [("brain_captioning", "brain_captioning_pictures"), ("umbrae", "umbrae_grounding")]
 )
 def test_two_generators_share_what_was_predicted(pair: tuple[str, str], tmp_path: Path) -> None:
-    write_nsd(tmp_path / "nsd", n_images=30, n_shared=4, size=8)
+    write_nsd(tmp_path / "nsd", n_images=40, n_shared=4, size=8)
     keys = []
     for name in pair:
         config = composed(f"experiment=nsd/{name}", f"paths.outputs={tmp_path}/outputs")

@@ -298,7 +298,7 @@ def test_a_truncated_run_is_refused_by_name(tmp_path: Path) -> None:
     data.stimuli()
     path = data.folder / "sub-01/func/sub-01_task-scenes_run-02_bold.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"run-02_bold\.nii\.gz: .* truncated"):
+    with pytest.raises(InputError, match=r"run-02_bold\.nii\.gz: .* cut off or damaged"):
         list(data.recordings("sub-01"))
     events = data.folder / "sub-02/func/sub-02_task-scenes_run-01_events.tsv"
     events.unlink()
