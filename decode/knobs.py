@@ -78,7 +78,7 @@ RANGES: Mapping[str, Range] = {
         threshold warmup""",
         SHARE,
     ),
-    **_each("dropout dropout_head dropout_in smoothing validation", PART),
+    **_each("average dropout dropout_head dropout_in smoothing validation", PART),
     **_each("after baseline bias lift scale start theta window", NUMBER),
     "folds": Range(2, LARGEST),
     "inner_folds": Range(2, LARGEST),

@@ -7,6 +7,7 @@ participants are linear: a voxel's response is a random map of the coarse pixels
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ import nibabel
 import numpy as np
 import pandas as pd
 from scipy.io import savemat
+from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
+from decode.core import Stimulus
 from decode.simulation.scenes import ATTRIBUTES, attributes, draw, test_scenes, training_scenes
+from decode.targets.pixels import Pixels
 
 AFFINE = np.diag([1.8, 1.8, 1.8, 1.0])
 AFFINE[:3, 3] = -5, -4, -3
@@ -57,6 +62,18 @@ class Twin:
 
     def beta_folder(self, subject: str, betas: str = "betas_fithrf_GLMdenoise_RR") -> Path:
         return self.root / "nsddata_betas/ppdata" / subject / "func1pt8mm" / betas
+
+
+class Patches(Pixels):
+    """Pixels as a network would read them: (patch, value) tokens on both sides of 0, grey at 0."""
+
+    def __init__(self, size: int, patch: int) -> None:
+        super().__init__(size)
+        self.patch = patch
+
+    def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
+        pixels = 4 * (super().__call__(stimuli) - 0.5)
+        return pixel_unshuffle(pixels, self.patch).flatten(2).mT
 
 
 def shrink_sampling(config: dict[str, Any], model: Path) -> None:

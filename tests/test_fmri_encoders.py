@@ -129,7 +129,9 @@ CASES = {
         ("image", "features"),
     ),
     "neuroflow": Case(
-        tiny(NeuroFlow, width=32, channels=8, blocks=1, depth=2, heads=2, flow_width=32),
+        tiny(
+            NeuroFlow, width=32, channels=8, blocks=1, depth=2, heads=2, flow_width=32, average=0.9
+        ),
         lambda: {"flow": Flow(), "retrieval": SoftCLIP(weight=1000.0, first=0.125, last=0.125)},
         TOKENS,
         ("image", "retrieval"),

@@ -20,11 +20,11 @@ from decode.encoders.umbrae import SubjectTokens, Umbrae
 from decode.encoders.voxel_tokens import VoxelTokens
 from decode.encoders.wave import Wave
 from decode.networks.causal import CausalVolumes
-from decode.networks.flow import between, travel
+from decode.networks.flow import Averaged, SpeedTransformer, between, travel
 from decode.networks.heads import FactorisedHead, TokenHeads
 from decode.networks.low_level import LowLevelHead
 from decode.networks.prior_dalle2 import SHARPNESS, Dalle2Prior, hear, rotate
-from decode.networks.voxel_autoencoder import divergence
+from decode.networks.voxel_autoencoder import VoxelAutoencoder, divergence
 from decode.objectives.cycle import Cycle
 from decode.objectives.flow import Flow
 from decode.objectives.mse import MSE
@@ -246,6 +246,120 @@ def test_neuroflow_goes_from_pictures_to_voxels_too() -> None:
         NeuroFlow(world.layouts, SHAPES, target="video")
     with pytest.raises(InputError, match="no multiple of heads"):
         NeuroFlow(world.layouts, SHAPES, **{**FLOW, "heads": 3})
+
+
+def convolved(x: torch.Tensor, w: Any, name: str, **way: int) -> torch.Tensor:
+    return torch.nn.functional.conv1d(x, w[f"{name}.weight"], w[f"{name}.bias"], **way)
+
+
+def grouped(x: torch.Tensor, w: Any, name: str) -> torch.Tensor:
+    """With as few channels every channel is a group of its own."""
+    spread = (x.var(2, unbiased=False, keepdim=True) + 1e-6).sqrt()
+    unit = (x - x.mean(2, keepdim=True)) / spread
+    return unit * w[f"{name}.weight"][:, None] + w[f"{name}.bias"][:, None]
+
+
+def residual(x: torch.Tensor, w: Any, name: str) -> torch.Tensor:
+    silu = torch.nn.functional.silu
+    y = convolved(silu(grouped(x, w, f"{name}.inner.0")), w, f"{name}.inner.2", padding=1)
+    y = convolved(silu(grouped(y, w, f"{name}.inner.3")), w, f"{name}.inner.5", padding=1)
+    wide = f"{name}.skip.weight" in w
+    return (convolved(x, w, f"{name}.skip") if wide else x) + y
+
+
+def middle(x: torch.Tensor, w: Any, stack: str, first: int) -> torch.Tensor:
+    x, name = residual(x, w, f"{stack}.{first}"), f"{stack}.{first + 1}"
+    seen = grouped(x, w, f"{name}.norm")
+    q, k, v = (convolved(seen, w, f"{name}.{part}") for part in ("query", "key", "value"))
+    heard = (q.mT @ k / q.shape[1] ** 0.5).softmax(-1) @ v.mT
+    return residual(x + convolved(heard.mT, w, f"{name}.out"), w, f"{stack}.{first + 2}")
+
+
+def affine(x: torch.Tensor, w: Any, name: str) -> torch.Tensor:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def test_the_voxel_autoencoder_by_plain_formulas() -> None:
+    """Copies of the voxels, the subject's layers, two halvings, blocks and attention in the middle."""
+    torch.manual_seed(0)
+    gelu, silu = torch.nn.functional.gelu, torch.nn.functional.silu
+    sizes = {"tokens": 8, "features": 6, "width": 5, "channels": 2, "blocks": 1}
+    network = VoxelAutoencoder([9], **sizes).double().eval()
+    w, x = network.state_dict(), torch.randn(3, 9, dtype=torch.float64)
+    made, logvar, trunk = network.encode([(0, torch.arange(3), x)], 3)
+    y = convolved(x[:, None], w, "copy") @ w["enter.layers.0.weight"].T + w["enter.layers.0.bias"]
+    y = torch.nn.functional.layer_norm(y, (5,), w["spread.0.weight"], w["spread.0.bias"])
+    y = residual(affine(gelu(y), w, "spread.2"), w, "down.0")
+    for at in (1, 3):
+        y = convolved(y, w, f"down.{at}", stride=2, padding=3)
+        y = residual(y, w, f"down.{at + 1}")
+    y = silu(grouped(middle(y, w, "down", 5), w, "down.8"))
+    assert torch.allclose(trunk, y, atol=1e-5)
+    assert torch.allclose(torch.cat([made, logvar], 1), convolved(y, w, "posterior"), atol=1e-5)
+    ((_, voxels),) = network.decode(made, torch.zeros(3, dtype=torch.long))
+    y = middle(convolved(convolved(made, w, "compress"), w, "up.0"), w, "up", 1)
+    y = residual(residual(y, w, "up.4"), w, "up.5")
+    for at in (6, 9):
+        y = torch.nn.functional.conv_transpose1d(
+            y, w[f"up.{at}.weight"], w[f"up.{at}.bias"], stride=2, padding=3, output_padding=1
+        )
+        y = residual(residual(y, w, f"up.{at + 1}"), w, f"up.{at + 2}")
+    y = torch.nn.functional.layer_norm(
+        affine(y, w, "gather.0"), (5,), w["gather.1.weight"], w["gather.1.bias"]
+    )
+    y = silu(grouped(affine(gelu(y), w, "leave.layers.0"), w, "merge.0"))
+    assert voxels.shape == (3, 9)
+    assert torch.allclose(voxels, convolved(y, w, "merge.2")[:, 0], atol=1e-5)
+
+
+def test_the_flow_knows_time_and_place_by_fixed_waves() -> None:
+    """Position 3 and time .25, in [0, 1], at the third of four (and 128) rates, by hand."""
+    network = SpeedTransformer(5, 8, width=8, depth=1, heads=2)
+    assert not [name for name, _ in network.named_parameters() if "position" in name]
+    assert isinstance(network.enter, torch.nn.Identity)
+    rate = 10_000 ** (-2 / 4)
+    assert float(network.position[3, 2]) == pytest.approx(np.sin(3 * rate), abs=1e-6)
+    assert float(network.position[3, 4 + 2]) == pytest.approx(np.cos(3 * rate), abs=1e-6)
+    seen: list[torch.Tensor] = []
+    network.time.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    assert float(network(torch.randn(1, 5, 8), torch.tensor([0.25])).detach().abs().max()) == 0
+    slow = 0.25 * 10_000 ** (-100 / 128)
+    assert float(seen[0][0, 100]) == pytest.approx(np.cos(slow), abs=1e-6)
+    assert float(seen[0][0, 128 + 100]) == pytest.approx(np.sin(slow), abs=1e-6)
+
+
+def test_weights_are_averaged_as_far_as_training_went() -> None:
+    """After values 1, 2 and 4 at .5: (1 + 2 * 2 + 4 * 4) / (1 + 2 + 4) = 3."""
+    network = torch.nn.Linear(1, 1)
+    averaged = Averaged(network, 0.5)
+    assert torch.equal(averaged.weights(network)["bias"], network.bias)
+    for value in (1.0, 2.0, 4.0):
+        with torch.no_grad():
+            network.bias.fill_(value)
+        averaged.add(network)
+    assert float(averaged.weights(network)["bias"].detach()) == pytest.approx(3)
+
+
+def test_neuroflow_compares_codes_with_tokens_as_they_are() -> None:
+    """Labels, flow and targets are raw; the projector's image of the rebuilt voxels counts too."""
+    torch.manual_seed(0)
+    world = Voxels(SHAPES, n=6)
+    batch = replace(world.batch, targets={k: 5 + 3 * v for k, v in world.batch.targets.items()})
+    encoder = NeuroFlow(world.layouts, SHAPES, **FLOW).eval()
+    encoder.initialise([batch], ())
+    terms = encoder.flow_terms(batch, batch.targets)
+    assert torch.equal(encoder.clean(batch.targets), batch.targets["image"])
+    (got,) = (Flow()(encoder, batch, 0.5)[k] for k in ("cycle",))
+    image = batch.targets["image"].flatten(1)
+    image = image / image.norm(dim=1, keepdim=True)
+    labels, expected = (image @ image.T / 0.125).softmax(1), 0.0
+    assert len(terms["again"]) == 2
+    for code in terms["again"]:
+        made = code.flatten(1) / code.flatten(1).norm(dim=1, keepdim=True)
+        logits = made @ image.T / 0.125
+        both = (labels * logits.log_softmax(1)).sum(1) + (labels * logits.T.log_softmax(1)).sum(1)
+        expected -= 1000 * float(both.mean().detach()) / 2
+    assert float(got.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_flow_does_not_pull_the_code() -> None:

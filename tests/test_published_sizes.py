@@ -150,23 +150,23 @@ def neuroflow(voxels: int) -> int:
         skip = conv(i, o, 1) if i != o else 0
         return norm(i) + conv(i, o, 3) + norm(o) + conv(o, o, 3) + skip
 
-    first = linear(voxels, 1024) + norm(1024) + linear(1024, length)
+    middle = 2 * unit(c4, c4) + norm(c4) + 4 * conv(c4, c4, 1)
+    first = conv(1, c1, 1) + linear(voxels, 1024) + norm(1024) + linear(1024, length)
     down = (
-        conv(1, c1, 3) + 2 * unit(c1, c1)
+        2 * unit(c1, c1)
         + conv(c1, c1, 7) + unit(c1, c2) + unit(c2, c2)
-        + conv(c2, c2, 7) + unit(c2, c4) + unit(c4, c4) + norm(c4)
+        + conv(c2, c2, 7) + unit(c2, c4) + unit(c4, c4) + middle + norm(c4)
     )  # fmt: skip
-    code = conv(c4, 2 * 256, 1) + conv(256, 1, 1)
+    code = conv(256, 2 * 256, 1) + conv(256, 1, 1) + conv(1, 256, 1)
     up = (
-        conv(1, c4, 3) + 2 * unit(c4, c4)
-        + conv(c4, c4, 7) + unit(c4, c2) + unit(c2, c2)
-        + conv(c2, c2, 7) + unit(c2, c1) + unit(c1, c1) + norm(c1) + conv(c1, 1, 3)
+        middle + 3 * unit(c4, c4)
+        + conv(c4, c4, 7) + unit(c4, c2) + 2 * unit(c2, c2)
+        + conv(c2, c2, 7) + unit(c2, c1) + 2 * unit(c1, c1)
     )  # fmt: skip
-    last = linear(length, 1024) + norm(1024) + linear(1024, voxels)
+    last = linear(length, 1024) + norm(1024) + linear(1024, voxels) + norm(c1) + conv(c1, 1, 1)
     w = 1664
     block = linear(w, 3 * w) + linear(w, w) + linear(w, 4 * w) + linear(4 * w, w) + linear(w, 6 * w)
-    flow = linear(w, w) + 256 * w + linear(256, w) + linear(w, w) + 12 * block
-    flow += linear(w, 2 * w) + linear(w, w)
+    flow = linear(256, w) + linear(w, w) + 12 * block + linear(w, 2 * w) + linear(w, w)
     return first + down + code + up + last + projector(w, w) + flow
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from decode.core import FLOW, Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
+from decode.core import FLOW, Batch, Encoder, InputError, Layout, Learned, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, Projector, TargetScale, by_subject
-from decode.networks.flow import SpeedTransformer, between, travel
+from decode.networks.flow import Averaged, SpeedTransformer, between, travel
 from decode.networks.heads import as_tokens, make_head
 from decode.networks.voxel_autoencoder import (
     VoxelAutoencoder,
@@ -23,15 +24,18 @@ from decode.networks.voxel_autoencoder import (
 class NeuroFlow(Encoder):
     """Voxel autoencoder, then a flow from its code to the tokens of `target` in Euler steps.
 
-    The code has the shape of the target, so that contrastive losses can compare them; a projector of
-    width `projector` (None: that of the features) on it predicts the targets in `contrastive` that
+    The code has the shape of the target, so that contrastive losses can compare them, and its scale: the
+    flow goes between the code and the tokens as they are. A projector of width `projector` (None: that of
+    the features) on the trunk, of which the code is drawn, predicts the targets in `contrastive` that
     have this shape. While training, `target` is the code itself, since no gradient passes through
-    sampling; the objective `flow` trains autoencoder and flow. `width`, `channels` and `blocks` shape
-    the autoencoder, `depth` and `heads` the flow's transformer, whose width is `flow_width` (None:
-    that of the features). Other targets get a linear head on the mean token.
+    sampling; the objective `flow` trains autoencoder and flow. Sampling is by the mean of the flow's
+    weights over its training, each step counting `average` times the next (0: by the last ones).
+    `width`, `channels` and `blocks` shape the autoencoder, `depth` and `heads` the flow's transformer,
+    whose width is `flow_width` (None: that of the features). Other targets get a linear head on the
+    mean token.
 
     Published (Mai et al. 2026): tokens 256 x 1664, width 1024, channels 64, 2 blocks, depth 12, 13
-    heads, 20 steps. Raises InputError when the experiment has no such target.
+    heads, 20 steps, average .9999. Raises InputError when the experiment has no such target.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class NeuroFlow(Encoder):
         heads: int = 13,
         flow_width: int | None = None,
         steps: int = 20,
+        average: float = 0.9999,
         contrastive: Sequence[str] = ("retrieval",),
         projector: int | None = None,
     ) -> None:
@@ -74,7 +79,10 @@ class NeuroFlow(Encoder):
             channels=channels,
             blocks=blocks,
         )
+        if not 0 <= average < 1:
+            raise refusal("encoder.average", "0 or more and below 1", average, "correct it")
         self.flow = SpeedTransformer(tokens, features, width=inner, depth=depth, heads=heads)
+        self.averaged = Averaged(self.flow, average) if average else None
         self.others = nn.ModuleDict(
             {
                 name: Projector(features, projector or features)
@@ -84,8 +92,9 @@ class NeuroFlow(Encoder):
                 if name != target
             }
         )
-        regressed = {k: v for k, v in self.shapes.items() if k not in self.contrastive}
-        self.scale = TargetScale(regressed)
+        self.projected = [n for n, head in self.others.items() if isinstance(head, Projector)]
+        apart = {target, *self.contrastive}
+        self.scale = TargetScale({k: v for k, v in self.shapes.items() if k not in apart})
 
     @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
@@ -100,14 +109,14 @@ class NeuroFlow(Encoder):
 
     def sampled(self, made: Tensors) -> Tensors:
         code = self.clean(made)
-        image = travel(self.flow, code, steps=self.steps, start=1.0, end=0.0)
-        return made | {self.target: self._placed(self.target, image)}
+        image = travel(self._speed(), code, steps=self.steps, start=1.0, end=0.0)
+        return made | {self.target: image.reshape(len(image), *self.shapes[self.target])}
 
     def before_sampling(self, batch: Batch) -> Tensors:
-        code, _ = self.code(batch)
-        made = {self.target: self._placed(self.target, code)}
+        code, _, trunk = self._encoded(batch)
+        made = {self.target: code.reshape(len(code), *self.shapes[self.target])}
         for name, head in self.others.items():
-            made[name] = self._placed(name, head(code))
+            made[name] = self._placed(name, head(trunk if name in self.projected else code))
         return {name: made[name] for name in self.shapes}
 
     def _placed(self, name: str, value: Tensor) -> Tensor:
@@ -116,32 +125,45 @@ class NeuroFlow(Encoder):
 
     def code(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the voxels' code, each (batch, token, features)."""
+        mean, logvar, _ = self._encoded(batch)
+        return mean, logvar
+
+    def _encoded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         self.passport.check(batch)
         return self.autoencoder.encode(by_subject(batch, self.passport.n_channels), len(batch))
+
+    def _speed(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The flow that is sampled by."""
+        if self.averaged is None:
+            return self.flow
+        weights = self.averaged.weights(self.flow)
+        return lambda x, time: functional_call(self.flow, weights, (x, time))
 
     def voxels(self, targets: Tensors, subject: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The other way: the response of `subject` (batch,) to pictures with these `targets`, as
         (rows, voxels (row, voxel)) for each subject.
         """
         clean = self.clean(targets)
-        code = travel(self.flow, clean, steps=self.steps, start=0.0, end=1.0)
+        code = travel(self._speed(), clean, steps=self.steps, start=0.0, end=1.0)
         return self.autoencoder.decode(code, subject)
 
     def flow_terms(self, batch: Batch, targets: Tensors) -> Tensors:
         """Errors per row (batch,): `voxels` rebuilt, `divergence` of the code, `speed` of the flow;
-        `code` and `again`, that of the rebuilt voxels, (batch, token, features).
+        `code` (batch, token, features), drawn while training; `again`, those of the rebuilt voxels: their
+        code and what the projectors make of them, (1 + projector, batch, token, features).
         """
         rows = by_subject(batch, self.passport.n_channels)
-        mean, logvar = self.code(batch)
-        rebuilt = self.autoencoder.decode(
-            drawn(mean, logvar) if self.training else mean, batch.subject
-        )
-        again, _ = self.autoencoder.encode(
+        mean, logvar, _ = self._encoded(batch)
+        code = drawn(mean, logvar) if self.training else mean
+        rebuilt = self.autoencoder.decode(code, batch.subject)
+        again, _, trunk = self.autoencoder.encode(
             [(s, row, value) for (s, row, _), (_, value) in zip(rows, rebuilt, strict=True)],
             len(batch),
         )
         # The flow learns between codes as they are: it must not pull them.
-        clean, start = self.clean(targets), mean.detach()
+        clean, start = self.clean(targets), code.detach()
+        if self.training and self.averaged is not None:
+            self.averaged.add(self.flow)
         if self.training:
             time = torch.rand(len(batch), device=mean.device)
         else:
@@ -152,13 +174,13 @@ class NeuroFlow(Encoder):
             "voxels": squared_error(rebuilt, rows),
             "divergence": divergence(mean, logvar),
             "speed": speed,
-            "code": mean,
-            "again": again,
+            "code": code,
+            "again": torch.stack([again, *(self.others[n](trunk) for n in self.projected)]),
         }
 
     def clean(self, targets: Tensors) -> Tensor:
-        """The target's tokens at unit spread (batch, token, features)."""
-        value = self.scale.down(self.target, targets[self.target].float())
+        """The target's tokens as they are (batch, token, features)."""
+        value = targets[self.target].float()
         return value.reshape(len(value), *as_tokens(self.shapes[self.target]))
 
 

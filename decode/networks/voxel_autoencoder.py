@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
-from decode.networks.blocks import SubjectLinear, scatter
+from decode.networks.blocks import scatter, spread_and_gather
 
 KERNEL = 7
 
@@ -16,10 +17,11 @@ KERNEL = 7
 class VoxelAutoencoder(nn.Module):
     """Voxels -> mean and log variance of tokens (batch, token, features) -> voxels.
 
-    A layer per subject to `width`, one to 4 x `features` numbers read as a sequence, which
-    convolutions with `channels` x (1, 2, 4) channels and `blocks` residual blocks per level halve
-    twice: one channel per token. Back to voxels goes one channel, the compact code, through the mirror
-    image of all that.
+    Every voxel is multiplied and shifted into `channels` copies; a layer per subject takes each copy to
+    `width`, one more to 4 x `features` numbers, a sequence that convolutions with `channels` x (1, 2, 4)
+    channels and `blocks` residual blocks per level halve twice. Two more blocks and attention between
+    them end the way in: the trunk, one channel per token. Back to voxels goes one channel, the compact
+    code, through the mirror image of all that with a block more per level.
     """
 
     def __init__(
@@ -34,27 +36,54 @@ class VoxelAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (channels, 2 * channels, 4 * channels)
-        self.enter = SubjectLinear(voxels, width)
+        last = sizes[-1]
+        self.copy = nn.Conv1d(1, channels, 1)
+        self.enter = SubjectCopies(voxels, width)
         self.spread = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Linear(width, 4 * features))
-        self.down = nn.Sequential(nn.Conv1d(1, sizes[0], 3, padding=1), *_down(sizes, blocks))
-        self.posterior = nn.Conv1d(sizes[-1], 2 * tokens, 1)
+        self.down = nn.Sequential(*_down(sizes, blocks))
+        self.trunk = nn.Conv1d(last, tokens, 1) if last != tokens else nn.Identity()
+        self.posterior = nn.Conv1d(tokens, 2 * tokens, 1)
         self.compress = nn.Conv1d(tokens, 1, 1)
-        self.up = nn.Sequential(nn.Conv1d(1, sizes[-1], 3, padding=1), *_up(sizes[::-1], blocks))
+        self.up = nn.Sequential(nn.Conv1d(1, last, 1), *_up(sizes[::-1], blocks + 1))
         self.gather = nn.Sequential(nn.Linear(4 * features, width), nn.LayerNorm(width), nn.GELU())
         self.leave = SubjectOutput(width, voxels)
+        self.merge = nn.Sequential(_norm(channels), nn.SiLU(), nn.Conv1d(channels, 1, 1))
 
     def encode(
         self, rows: Sequence[tuple[int, Tensor, Tensor]], size: int
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, each (batch, token, features)."""
-        x = self.spread(self.enter(rows, size))[:, None]
-        mean, logvar = self.posterior(self.down(x)).chunk(2, 1)
-        return mean, logvar.clamp(-30, 20)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and log variance of the code, and the trunk, each (batch, token, features)."""
+        weight, bias = self.copy.weight[:, 0], self.copy.bias
+        trunk = self.trunk(self.down(self.spread(self.enter(rows, size, weight, bias))))
+        mean, logvar = self.posterior(trunk).chunk(2, 1)
+        return mean, logvar.clamp(-30, 20), trunk
 
     def decode(self, tokens: Tensor, subject: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(rows, voxels (row, voxel)) for each subject in the batch."""
-        x = self.gather(self.up(self.compress(tokens))[:, 0])
-        return self.leave(x, subject)
+        x = self.gather(self.up(self.compress(tokens)))
+        return [(row, self.merge(voxels)[:, 0]) for row, voxels in self.leave(x, subject)]
+
+
+class SubjectCopies(nn.Module):
+    """Per subject, its voxels in several copies -> (batch, copy, width)."""
+
+    per_subject = True
+
+    def __init__(self, voxels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(v, width) for v in voxels)
+
+    def forward(
+        self,
+        rows: Sequence[tuple[int, Tensor, Tensor]],
+        size: int,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """Copy c of the voxels is `weight` (copy, 1) times them plus `bias` (copy,)."""
+        assert bias is not None
+        parts = [(row, spread_and_gather(x, weight, bias, self.layers[s])) for s, row, x in rows]
+        return scatter(parts, size)
 
 
 class SubjectOutput(nn.Module):
@@ -67,6 +96,7 @@ class SubjectOutput(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(width, v) for v in voxels)
 
     def forward(self, x: Tensor, subject: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(rows, (row, ..., voxel)) for each subject of x (batch, ..., width)."""
         out = []
         for s in subject.unique().tolist():
             row = (subject == s).nonzero()[:, 0]
@@ -91,6 +121,22 @@ class _Residual(nn.Module):
         return self.skip(x) + self.inner(x)
 
 
+class _Attention(nn.Module):
+    """Places (batch, channel, place) ask each other, one head as wide as the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.query, self.key, self.value, self.out = (
+            nn.Conv1d(channels, channels, 1) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.norm(x)
+        q, k, v = (layer(seen).mT for layer in (self.query, self.key, self.value))
+        return x + self.out(scaled_dot_product_attention(q, k, v).mT)
+
+
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels), channels, eps=1e-6)
 
@@ -99,20 +145,23 @@ def _level(inputs: int, outputs: int, blocks: int) -> list[nn.Module]:
     return [_Residual(inputs if i == 0 else outputs, outputs) for i in range(blocks)]
 
 
+def _middle(channels: int) -> list[nn.Module]:
+    return [_Residual(channels, channels), _Attention(channels), _Residual(channels, channels)]
+
+
 def _down(sizes: Sequence[int], blocks: int) -> list[nn.Module]:
     layers = _level(sizes[0], sizes[0], blocks)
     for i, o in pairwise(sizes):
         layers += [nn.Conv1d(i, i, KERNEL, stride=2, padding=KERNEL // 2), *_level(i, o, blocks)]
-    return [*layers, _norm(sizes[-1]), nn.SiLU()]
+    return [*layers, *_middle(sizes[-1]), _norm(sizes[-1]), nn.SiLU()]
 
 
 def _up(sizes: Sequence[int], blocks: int) -> list[nn.Module]:
-    layers = _level(sizes[0], sizes[0], blocks)
+    layers = [*_middle(sizes[0]), *_level(sizes[0], sizes[0], blocks)]
     for i, o in pairwise(sizes):
         larger = nn.ConvTranspose1d(i, i, KERNEL, stride=2, padding=KERNEL // 2, output_padding=1)
         layers += [larger, *_level(i, o, blocks)]
-    last = [_norm(sizes[-1]), nn.SiLU(), nn.Conv1d(sizes[-1], 1, 3, padding=1)]
-    return [*layers, *last]
+    return layers
 
 
 def squared_error(

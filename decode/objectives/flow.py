@@ -17,9 +17,9 @@ class Flow(Objective):
 
     NeuroFlow (Mai et al. 2026) for encoders with `flow_terms`: squared error of the voxels summed per
     trial (`voxels`), divergence (`divergence`), squared error of the speed (`speed`), and SoftCLIP at
-    `temperature` between the picture's tokens and the code (`contrast`) and the code of the rebuilt
-    voxels (`cycle`). There autoencoder and flow are trained one after the other; here at once, the
-    flow without a say in the code. Raises InputError for other encoders.
+    `temperature` between the picture's tokens as they are and the code (`contrast`), and the code and
+    projections of the rebuilt voxels (`cycle`). There autoencoder and flow are trained one after the
+    other; here at once, the flow without a say in the code. Raises InputError for other encoders.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Flow(Objective):
             "divergence": self.divergence * terms["divergence"].mean(),
             "speed": self.speed * terms["speed"].mean(),
             "contrast": self.contrast * self._likeness(terms["code"], image),
-            "cycle": self.cycle * self._likeness(terms["again"], image),
+            "cycle": self.cycle * sum(self._likeness(code, image) for code in terms["again"]),
         }
 
     def _likeness(self, code: Tensor, image: Tensor) -> Tensor:
