@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decode.machine import in_words
-
-HERE = Path(__file__).resolve().parent
-# In a checkout configs/ lies beside the package, in a wheel inside it.
-CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"
+from decode.shipped import CONFIGS
 
 HELP = """decode: from brain recordings to what was seen, in one command
 

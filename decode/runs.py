@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from decode.checksums import read_manifest
-from decode.core import InputError
-from decode.plan import Run
+from decode.checksums import MANIFEST, read_manifest
+from decode.core import InputError, refusal
+from decode.plan import Run, short_name
 from decode.store import is_finished, read_json
+from decode.trust import check_trusted
+
+KEY = re.compile("[0-9a-f]{8}")
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
     """The run whose folder the command printed: its config, data set, trials, features and folders.
 
     Its folders are found by the keys that it recorded: data that have changed or gone since, and newer
-    code, lead to no others.
+    code, lead to no others. It may come from a stranger: plug-ins of `packages`, and of those listed in
+    the environment (see `decode.trust`), are built, others that do not come with this package are not.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -22,14 +29,37 @@ def open_run(folder: str | Path) -> Run:
             f"expected a run folder with config.json, got {folder}; give the path that `decode` prints"
         )
     config = read_json(path)
-    # The run may have been moved since: its outputs are the folder it lies in.
-    config["paths"]["outputs"] = str(Path(folder).resolve().parents[1])
-    return Run(config, recorded_plan(path.parent))
+    check_trusted(config, path, packages)
+    return Run(moved(config, Path(folder).resolve().parents[1]), recorded_plan(path.parent))
+
+
+def moved(config: Mapping[str, Any], outputs: Path) -> dict[str, Any]:
+    """The config of a run that now lies in `outputs`, wherever it was made: what its data set writes
+    (simulated recordings, pictures out of containers) is looked for, and written, there and nowhere else.
+    """
+    old, data = Path(str(config["paths"]["outputs"])), dict(config["data"])
+    for key in {"root", "cache"} & set(data):
+        place = Path(str(data[key]))
+        if place.is_relative_to(old):
+            data[key] = str(outputs / place.relative_to(old))
+        elif key == "cache":
+            data[key] = str(outputs / "stimuli" / short_name(data))
+    return {**config, "data": data, "paths": {**config["paths"], "outputs": str(outputs)}}
 
 
 def recorded_plan(folder: Path) -> list[str]:
-    """The folders that a finished one came from, each as "stage:item:key"; [] where it does not say."""
-    return list((read_manifest(folder) or {}).get("plan", ()))
+    """The folders that a finished one came from, each as "stage:item:key"; [] where it does not say.
+
+    Raises InputError for a key that is none, but would lead out of the outputs.
+    """
+    plan = [str(name) for name in (read_manifest(folder) or {}).get("plan", ())]
+    for name in plan:
+        key = name.rpartition(":")[2]
+        if not KEY.fullmatch(key):
+            raise refusal(
+                folder / MANIFEST, "keys of 8 hexadecimal digits", repr(key), "run it again"
+            )
+    return plan
 
 
 def newest_run(outputs: str | Path) -> Path:

@@ -199,7 +199,7 @@ def test_a_finished_run_is_opened_from_the_keys_it_recorded(
     monkeypatch.setattr(worlds.PixelWorld, "__init__", gone)
     newer = tuple(replace(stage, version=99) for stage in plan.STAGES)
     monkeypatch.setattr(plan, "STAGES", newer)
-    opened = open_run(tmp_path / "outputs" / "report" / name)
+    opened = open_run(tmp_path / "outputs" / "report" / name, packages=["worlds"])
     assert [t.key for t in opened.tasks] == [t.key for t in first.tasks]
     assert opened.subjects == ("a", "b")
     assert len(opened.inputs.trials) == trials
