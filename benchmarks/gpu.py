@@ -141,7 +141,7 @@ def save_sdxl_unclip(folder: Path, device: str) -> None:
     """An SDXL that reads image tokens, at its real size, of random weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from decode.networks.sdxl_layout import DENOISER, write_folder
+    from decode.weights.sdxl_layout import DENOISER, write_folder
 
     torch.manual_seed(0)
     with torch.device(device):

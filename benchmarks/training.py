@@ -24,18 +24,18 @@ from benchmarks.steps import seconds_per_batch, seconds_per_step
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.core import Encoder, Layout
-from decode.networks.weights import find_weights
+from decode.miniatures.clip import load_clip
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.simulation.fmri import CEILING_REPEATS, MEDIAN_CEILING
 from decode.simulation.scenes import draw, training_scenes
-from decode.simulation.tiny_clip import load_clip
 from decode.simulation.visual_cortex import Responses, make_cortex
 from decode.store import FeatureStore
 from decode.targets.open_clip import block_tokens
 from decode.training import Trainer, fit, optimiser_of
 from decode.trials import Loader, SubjectSignal, Trials
+from decode.weights.reading import find_weights
 
 SCALE = 16
 TRIALS, VOXELS, TOKENS, WIDTH, BATCH = 8859, 15724 // SCALE, 257, 768 // SCALE, 32

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from decode.core import InputError, about, defaults, refusal
-from decode.kinds import as_annotated, fits, hints, in_words, is_node, locate
+from decode.kinds import as_annotated, current, fits, hints, in_words, is_node, locate
 from decode.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
 from decode.machine import is_memory
-from decode.networks.weights import PACKAGE, find_weights
+from decode.weights.reading import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "device", "offload", "workers", "checkpointing"})
@@ -173,7 +173,7 @@ def bound(node: Any) -> Any:
         for k, v in everything.items()
         if k not in PLACES
     }
-    return {"_target_": node["_target_"], **kept}
+    return {"_target_": current(node["_target_"]), **kept}
 
 
 @cache

@@ -25,8 +25,8 @@ from decode.core import (
 )
 from decode.kinds import fits, in_words, is_node, locate
 from decode.knobs import cannot_be_text
-from decode.networks.weights import PACKAGE, choose_device, find_weights
 from decode.scoring.rows import galleries
+from decode.weights.reading import PACKAGE, choose_device, find_weights
 
 Config = Mapping[str, Any]
 NODES = (

@@ -19,16 +19,28 @@ SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
     Path: ((str, int), "a file or folder"),
     NoneType: ((NoneType,), "null"),
 }
+# Where classes lay before, and where they lie now: configs of older runs are read as well.
+MOVED: Mapping[str, str] = {
+    "decode.networks.energies": "decode.diffusion.energies",
+}
+
+
+def current(path: str) -> str:
+    """The dotted path by which a class is found today."""
+    for old, new in MOVED.items():
+        if path == old or path.startswith(f"{old}."):
+            return new + path.removeprefix(old)
+    return path
 
 
 def locate(path: Any, where: str) -> Any:
-    """The object behind a dotted path."""
+    """The object behind a dotted path, of today or of an older run."""
     if not isinstance(path, str):
         raise refusal(
             f"config.{where}", "text as _target_", repr(path),
             "write the dotted path of a class or function",
         )  # fmt: skip
-    module, _, name = path.rpartition(".")
+    module, _, name = current(path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decode.downloads import command
-from decode.scoring.dreamsim_layout import read_release
 from decode.store import write_tensors
+from decode.weights.dreamsim_layout import read_release
 
 
 def main(argv: Sequence[str] | None = None) -> None:

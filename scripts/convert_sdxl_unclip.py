@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from decode.core import InputError
-from decode.networks.sdxl_layout import load_denoiser, read_checkpoint, write_folder
-from decode.networks.weights import find_weights, loading
+from decode.weights.reading import find_weights, loading
+from decode.weights.sdxl_layout import load_denoiser, read_checkpoint, write_folder
 
 
 def main(argv: list[str] | None = None) -> int:

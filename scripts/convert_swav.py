@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decode.downloads import command
-from decode.scoring.swav_layout import read_checkpoint, trunk
 from decode.store import write_tensors
+from decode.weights.swav_layout import read_checkpoint, trunk
 
 
 def main(argv: Sequence[str] | None = None) -> None:

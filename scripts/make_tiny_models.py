@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from decode.simulation import tiny_clip, tiny_diffusion
+from decode.miniatures import clip as clips
+from decode.miniatures import unclip as unclips
+from decode.miniatures.clip import Pictures
 from decode.simulation.scenes import test_scenes, training_scenes
-from decode.simulation.tiny_clip import Pictures
 
 PARTS = ("clip", "vae", "decoder", "unclip", "refine", "measure")
 SEED = 2026
@@ -47,20 +48,18 @@ def main(argv: list[str] | None = None) -> None:
     pictures = Pictures.of(training_scenes(args.scenes, seed=SEED))
     clip_folder, pipe_folder = args.out / "clip", args.out / "unclip"
     if "clip" in args.parts:
-        tiny_clip.train_clip(
+        clips.train_clip(
             pictures, clip_folder, steps=args.clip_steps, batch=BATCH["clip"], seed=SEED
         )
     if "vae" in args.parts:
-        vae = tiny_diffusion.train_vae(
-            pictures, steps=args.vae_steps, batch=BATCH["vae"], seed=SEED
-        )
-        tiny_diffusion.save_part(pipe_folder / "vae", vae)
+        vae = unclips.train_vae(pictures, steps=args.vae_steps, batch=BATCH["vae"], seed=SEED)
+        unclips.save_part(pipe_folder / "vae", vae)
     if "decoder" in args.parts:
         vae = AutoencoderKL.from_pretrained(pipe_folder / "vae")
-        vae = tiny_diffusion.train_decoder(
+        vae = unclips.train_decoder(
             vae, pictures, steps=args.decoder_steps, batch=BATCH["decoder"], seed=SEED
         )
-        tiny_diffusion.save_part(pipe_folder / "vae", vae)
+        unclips.save_part(pipe_folder / "vae", vae)
     if "unclip" in args.parts:
         train_pipeline(pictures, clip_folder, pipe_folder, args)
     if "refine" in args.parts:
@@ -76,28 +75,28 @@ def train_pipeline(
     from diffusers import AutoencoderKL
     from transformers import AutoTokenizer
 
-    clip, _ = tiny_clip.load_clip(clip_folder)
+    clip, _ = clips.load_clip(clip_folder)
     vae: Any = AutoencoderKL.from_pretrained(folder / "vae").eval()
     tokenizer = AutoTokenizer.from_pretrained(clip_folder)
-    embeddings = tiny_clip.embed(clip, pictures)
-    normaliser = tiny_diffusion.make_normaliser(embeddings)
-    text_encoder = tiny_diffusion.make_text_encoder(tokenizer, seed=SEED)
+    embeddings = clips.embed(clip, pictures)
+    normaliser = unclips.make_normaliser(embeddings)
+    text_encoder = unclips.make_text_encoder(tokenizer, seed=SEED)
     torch.manual_seed(SEED)
     halvings = len(vae.config.block_out_channels) - 1
     side = vae.config.sample_size // 2**halvings
-    unet = tiny_diffusion.make_unet(side, text_encoder.config.hidden_size)
+    unet = unclips.make_unet(side, text_encoder.config.hidden_size)
     unet = teach(
-        unet, vae, clip, tokenizer, text_encoder, normaliser, tiny_diffusion.WHITE, args,
+        unet, vae, clip, tokenizer, text_encoder, normaliser, unclips.WHITE, args,
         steps=args.unet_steps, rate=2e-3,
     )  # fmt: skip
-    image_encoder = tiny_diffusion.train_image_encoder(
+    image_encoder = unclips.train_image_encoder(
         pictures,
         embeddings,
         steps=args.image_encoder_steps,
         batch=BATCH["image_encoder"],
         seed=SEED,
     )
-    tiny_diffusion.save_pipeline(
+    unclips.save_pipeline(
         folder,
         half=("unet", "image_encoder"),
         vae=vae,
@@ -114,14 +113,14 @@ def refine_pipeline(clip_folder: Path, folder: Path, args: argparse.Namespace) -
     from diffusers import StableUnCLIPImg2ImgPipeline
 
     torch.manual_seed(SEED)
-    clip, _ = tiny_clip.load_clip(clip_folder)
+    clip, _ = clips.load_clip(clip_folder)
     pipe: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(folder)
     unet = teach(
         pipe.unet.train(), pipe.vae.eval(), clip, pipe.tokenizer, pipe.text_encoder,
-        pipe.image_normalizer.requires_grad_(False), tiny_diffusion.AS_PREDICTED, args,
+        pipe.image_normalizer.requires_grad_(False), unclips.AS_PREDICTED, args,
         steps=args.refine_steps, rate=6e-4,
     )  # fmt: skip
-    tiny_diffusion.save_part(folder / "unet", unet.half())
+    unclips.save_part(folder / "unet", unet.half())
 
 
 def teach(
@@ -131,20 +130,20 @@ def teach(
     tokenizer: Any,
     text_encoder: Any,
     normaliser: Any,
-    noise: tiny_diffusion.EmbeddingNoise,
+    noise: unclips.EmbeddingNoise,
     args: argparse.Namespace,
     **knobs: Any,
 ) -> Any:
     """Train the denoiser on scenes; returns it."""
     with torch.no_grad():
-        context = text_encoder(tiny_clip.tokenize(tokenizer, [""]))[0]
+        context = text_encoder(clips.tokenize(tokenizer, [""]))[0]
     seen = Pictures.of(training_scenes(args.unet_scenes, seed=SEED))
-    latents = tiny_diffusion.encode(vae, seen, slice(None), scale=vae.config.scaling_factor)
-    return tiny_diffusion.train_unet(
+    latents = unclips.encode(vae, seen, slice(None), scale=vae.config.scaling_factor)
+    return unclips.train_unet(
         unet,
         latents,
-        tiny_clip.embed(clip, seen),
-        tiny_diffusion.near_object(seen.scenes, latents.shape[-1]),
+        clips.embed(clip, seen),
+        unclips.near_object(seen.scenes, latents.shape[-1]),
         context,
         normaliser,
         noise,
@@ -178,14 +177,14 @@ def measure(clip_folder: Path, folder: Path, *, n: int = 50) -> dict[str, float]
     """
     from diffusers import StableUnCLIPImg2ImgPipeline
 
-    clip, tokenizer = tiny_clip.load_clip(clip_folder)
-    out = tiny_clip.measure_clip(clip, tokenizer, Pictures.of(test_scenes(300, seed=0)))
+    clip, tokenizer = clips.load_clip(clip_folder)
+    out = clips.measure_clip(clip, tokenizer, Pictures.of(test_scenes(300, seed=0)))
     shown = Pictures.of(test_scenes(n, seed=0))
     pipe: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     truth = shown.images()
     again = pipe.vae.decode(pipe.vae.encode(truth).latent_dist.mean).sample
-    embeddings = tiny_clip.embed(clip, shown)
+    embeddings = clips.embed(clip, shown)
     made = sample(pipe, embeddings)
     imitated = pipe.image_encoder(pixel_values=truth).image_embeds
     out["vae_pixcorr"] = _pixcorr(again, truth)
@@ -193,7 +192,7 @@ def measure(clip_folder: Path, folder: Path, *, n: int = 50) -> dict[str, float]
     out["shuffled_sample_pixcorr"] = _pixcorr(made.roll(1, 0), truth)
     out["image_encoder_cosine"] = float(torch.cosine_similarity(imitated, embeddings).mean())
     drawn = Pictures(shown.scenes, ((made + 1) * 127.5).clamp(0, 255).byte())
-    seen = tiny_clip.measure_clip(clip, tokenizer, drawn)
+    seen = clips.measure_clip(clip, tokenizer, drawn)
     return out | {f"sample_{k}": v for k, v in seen.items() if k.startswith("zero_shot")}
 
 
@@ -221,7 +220,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}")
-    parser.add_argument("--out", type=Path, default=Path(tiny_clip.__file__).parents[1] / "tiny")
+    parser.add_argument("--out", type=Path, default=Path(clips.__file__).parents[1] / "tiny")
     parser.add_argument("--scenes", type=int, default=12000, help="number of training scenes")
     parser.add_argument("--clip-steps", type=int, default=4000)
     parser.add_argument("--vae-steps", type=int, default=4000)

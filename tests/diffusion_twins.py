@@ -143,7 +143,7 @@ def teach_versatile(folder: Path, pictures: np.ndarray) -> None:
     from torch.nn.functional import mse_loss
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-    from decode.networks.clip_tokens import versatile_image
+    from decode.features.clip_tokens import versatile_image
 
     torch.manual_seed(0)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")

@@ -12,13 +12,13 @@ from diffusion_twins import tiny_text, tiny_unet, tiny_vae
 from torch import Tensor
 
 from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.diffusion.energies import PictureDistance
+from decode.diffusion.pipelines import draw, row_generators
 from decode.generators.cascade import Cascade
 from decode.generators.controlnet import ControlNet
 from decode.generators.pixels import PixelGenerator
 from decode.generators.refine import Refine
 from decode.generators.sdxl_unclip import SdxlUnclip
-from decode.networks.diffusion import draw, row_generators
-from decode.networks.energies import PictureDistance
 
 SEEDS = [11, 12, 13]
 TOKENS = 12  # width of the image tokens

@@ -19,9 +19,9 @@ from test_swav import Harm
 from decode.core import InputError, Media, Results, Stimulus
 from decode.downloads import command
 from decode.metrics.image import ImageSuite
-from decode.networks.weights import read_torch_file
 from decode.scoring.dreamsim import Dreamsim, open_ensemble
-from decode.scoring.dreamsim_layout import add_products, of_timm, read_scale
+from decode.weights.dreamsim_layout import add_products, of_timm, read_scale
+from decode.weights.reading import read_torch_file
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB = """

@@ -16,10 +16,10 @@ from test_configs import composed
 from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Layout
+from decode.diffusion.low_rank import add_products, attach, cross_attention, products
 from decode.encoders.dynadiff import Dynadiff
 from decode.generators.nearest import Nearest
 from decode.generators.versatile import Versatile
-from decode.networks.low_rank import add_products, attach, cross_attention, products
 from decode.objectives.denoising import Denoising
 from decode.pipeline import execute
 from decode.plan import Run

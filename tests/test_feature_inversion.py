@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decode.core import InputError, Tensors
+from decode.features.vgg import MEAN, STD, map_shape, maps, packed
 from decode.generators.feature_inversion import FeatureInversion, variation
-from decode.networks.vgg import MEAN, STD, map_shape, maps, packed
 from decode.pictures import normalised
 
 SIZE = 32
@@ -45,7 +45,7 @@ def shown() -> Tensor:
 
 @pytest.fixture(scope="module")
 def wanted(folder: Path, shown: Tensor) -> Tensors:
-    from decode.networks.vgg import load_vgg
+    from decode.features.vgg import load_vgg
 
     with torch.no_grad():
         found = maps(load_vgg(str(folder)).eval(), normalised(shown, SIZE, MEAN, STD))

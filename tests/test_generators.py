@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from decode.core import Generator, InputError, Media, Stimulus, Tensors
+from decode.diffusion.pipelines import draw, row_generators
 from decode.generators.ip_adapter import IpAdapter
 from decode.generators.kandinsky import Kandinsky
 from decode.generators.nearest import Nearest
 from decode.generators.pixels import PixelGenerator
 from decode.generators.unclip import Unclip, as_noised
-from decode.networks.diffusion import draw, row_generators
 
 WIDTH = 12
 SEEDS = [11, 12, 13]

@@ -14,15 +14,15 @@ from worlds import config
 
 from decode.cli import CONFIGS
 from decode.core import InputError, Stimulus, Tensors
+from decode.diffusion.energies import EmbeddingDistance, OpenClipTower, PictureDistance
+from decode.diffusion.pipelines import clean_estimate
+from decode.diffusion.sampler import another_seed
 from decode.generators.unclip import Unclip
-from decode.networks.diffusion import clean_estimate
-from decode.networks.energies import EmbeddingDistance, OpenClipTower, PictureDistance
-from decode.networks.sampler import another_seed
+from decode.miniatures.clip import Pictures, embed, load_clip
 from decode.pictures import normalised
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.simulation.scenes import training_scenes
-from decode.simulation.tiny_clip import Pictures, embed, load_clip
 from decode.store import read_json
 from decode.targets.open_clip import OpenClip
 

@@ -11,9 +11,9 @@ from diffusion_twins import tiny_text, tiny_unet, tiny_vae
 from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Tensors
+from decode.diffusion.hints import hint_control, hinted, residuals, trained_control
+from decode.diffusion.pipelines import draw, row_generators
 from decode.generators.hinted import Hinted
-from decode.networks.diffusion import draw, row_generators
-from decode.networks.hints import hint_control, hinted, residuals, trained_control
 from decode.objectives.hinted_denoising import HintedDenoising
 
 SEEDS = [5, 6, 7]

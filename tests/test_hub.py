@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from decode.core import InputError
-from decode.networks.hub import from_hub, reachable
+from decode.weights.hub import from_hub, reachable
 
 NOBODY = "http://127.0.0.1:9"
 OPEN = {
@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
 CACHED = """
 import logging
 from huggingface_hub import constants, hf_hub_download
-from decode.networks.hub import from_hub
+from decode.weights.hub import from_hub
 with from_hub("lab/net"):
     print(open(hf_hub_download("lab/net", "config.json")).read())
 assert constants.HF_HUB_OFFLINE is False

@@ -14,8 +14,8 @@ from voxels import Voxels
 from decode.core import InputError
 from decode.encoders.neuropictor import NeuroPictor
 from decode.networks.causal import CausalVolumes
-from decode.networks.pretrained import load_pretrained, renamed, weight_files
 from decode.networks.vit import MapTransformer
+from decode.weights.pretrained import load_pretrained, renamed, weight_files
 
 
 def network(seed: int) -> CausalVolumes:

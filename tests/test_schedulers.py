@@ -11,9 +11,9 @@ from diffusion_twins import save_versatile
 from test_configs import composed
 
 from decode.core import InputError, Tensors
+from decode.diffusion.pipelines import draw, first_latents, row_generators
+from decode.diffusion.schedulers import check_scheduler, choose_scheduler
 from decode.generators.versatile import Versatile
-from decode.networks.diffusion import draw, first_latents, row_generators
-from decode.networks.schedulers import check_scheduler, choose_scheduler
 
 WIDTH, SEEDS = 8, [3, 4]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decode.core import InputError
 from decode.generators.sdxl_unclip import SdxlUnclip
-from decode.networks.sdxl_layout import DENOISER, load_denoiser, read_checkpoint, write_folder
+from decode.weights.sdxl_layout import DENOISER, load_denoiser, read_checkpoint, write_folder
 
 PREFIX = "model.diffusion_model."
 RESNET = {

@@ -21,7 +21,7 @@ from decode.downloads import command
 from decode.plan import Run
 from decode.scoring.feature_networks import Torchvision
 from decode.scoring.picture_scores import Resize
-from decode.scoring.swav_layout import read_checkpoint, trunk
+from decode.weights.swav_layout import read_checkpoint, trunk
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,9 +16,9 @@ from test_configs import composed
 from torch import Tensor
 
 from decode.core import InputError, Media, Tensors
+from decode.features.vgg import MEAN, STD, load_vgg, maps
 from decode.generators.controlnet import ControlNet
 from decode.generators.feature_inversion import FeatureInversion
-from decode.networks.vgg import MEAN, STD, load_vgg, maps
 from decode.pictures import normalised, resize
 from decode.pipeline import execute
 from decode.plan import Run

@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.augmentation import CHANGES, changed
-from decode.networks.weights import choose_device, find_weights, in_batches
+from decode.features.augmentation import CHANGES, changed
 from decode.pictures import (
     normalised,
     open_image,
@@ -32,6 +31,7 @@ from decode.targets.labels import Labels
 from decode.targets.open_clip import OpenClip
 from decode.targets.pixels import Pixels
 from decode.targets.timm import Timm
+from decode.weights.reading import choose_device, find_weights, in_batches
 
 
 @pytest.fixture(scope="module")

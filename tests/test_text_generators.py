@@ -19,10 +19,10 @@ from decode.cli import CONFIGS
 from decode.core import InputError, Media, Stimulus
 from decode.generators.git_captions import GitCaptions
 from decode.generators.llava_text import LlavaText
-from decode.networks.writer import Writer, no_nan, place_network
 from decode.pictures import open_image
 from decode.targets.clip_tokens import ClipTokens
 from decode.targets.git import Git
+from decode.writer import Writer, no_nan, place_network
 
 PICTURES = 12
 Build = Callable[..., Writer]

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import decode
-from decode.simulation import tiny_clip, tiny_diffusion
+from decode.miniatures import clip as clips
+from decode.miniatures import unclip as unclips
+from decode.miniatures.clip import Pictures
 from decode.simulation.scenes import test_scenes, training_scenes
-from decode.simulation.tiny_clip import Pictures
 
 TINY = Path(decode.__file__).parent / "tiny"
 STEPS = ("clip", "vae", "decoder", "unet", "refine", "image-encoder")
@@ -30,7 +31,7 @@ def offline() -> Any:
 
 @pytest.fixture(scope="module")
 def clip() -> tuple[Any, Any]:
-    return tiny_clip.load_clip(TINY / "clip")
+    return clips.load_clip(TINY / "clip")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +73,12 @@ def test_open_clip_loads_the_clip_with_its_preprocessing() -> None:
     expected = torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1
     torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)
     with torch.no_grad():
-        assert model.eval().encode_image(pixels[None]).shape == (1, tiny_clip.EMBED_DIM)
+        assert model.eval().encode_image(pixels[None]).shape == (1, clips.EMBED_DIM)
 
 
 def test_the_clip_names_what_unseen_combinations_show(clip) -> None:
     model, tokenizer = clip
-    scores = tiny_clip.measure_clip(model, tokenizer, Pictures.of(test_scenes(150, seed=11)))
+    scores = clips.measure_clip(model, tokenizer, Pictures.of(test_scenes(150, seed=11)))
     floors = {"kind": 0.95, "colour": 0.95, "texture": 0.95, "background": 0.95, "place": 0.7}
     for name, floor in floors.items():
         assert scores[f"zero_shot_{name}"] > floor, (name, scores)
@@ -87,20 +88,20 @@ def test_the_clip_names_what_unseen_combinations_show(clip) -> None:
 def test_any_text_can_be_tokenised(clip) -> None:
     model, tokenizer = clip
     tokens = tokenizer(["scissors", "chair", "a photo of a Ø & 7", "word " * 100])
-    assert tokens.shape == (4, tiny_clip.CONTEXT_LENGTH)
+    assert tokens.shape == (4, clips.CONTEXT_LENGTH)
     with torch.no_grad():
         vectors = torch.nn.functional.normalize(model.encode_text(tokens), dim=1)
     assert (vectors @ vectors.T - torch.eye(4)).max() < 0.999
 
 
 def test_embeddings_have_features_of_unit_size(clip, shown) -> None:
-    lengths = tiny_clip.embed(clip[0], shown).square().mean(1).sqrt()
+    lengths = clips.embed(clip[0], shown).square().mean(1).sqrt()
     assert 0.8 < lengths.mean() < 1.25
 
 
 def test_errors_near_the_object_count_more() -> None:
     scenes = test_scenes(3, seed=4)
-    weights = tiny_diffusion.near_object(scenes, 8)
+    weights = unclips.near_object(scenes, 8)
     for scene, found in zip(scenes, weights[:, 0], strict=True):
         places = [(i + 0.5) / 8 for i in range(8)]
         brute = torch.tensor([
@@ -111,10 +112,8 @@ def test_errors_near_the_object_count_more() -> None:
 
 
 def test_the_autoencoder_gives_pictures_back(pipe, shown) -> None:
-    latents = tiny_diffusion.encode(
-        pipe.vae, shown, slice(None), scale=pipe.vae.config.scaling_factor
-    )
-    assert latents.shape[1:] == (tiny_diffusion.LATENT_CHANNELS, 8, 8)
+    latents = unclips.encode(pipe.vae, shown, slice(None), scale=pipe.vae.config.scaling_factor)
+    assert latents.shape[1:] == (unclips.LATENT_CHANNELS, 8, 8)
     assert 0.8 < latents.std() < 1.2
     with torch.no_grad():
         again = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
@@ -125,7 +124,7 @@ def test_a_sample_looks_like_the_picture_behind_its_embedding(clip, pipe, shown)
     few = Pictures(shown.scenes[:16], shown.pixels[:16])
     made = pipe(
         prompt=[""] * 16,
-        image_embeds=tiny_clip.embed(clip[0], few),
+        image_embeds=clips.embed(clip[0], few),
         num_inference_steps=8,
         guidance_scale=1.0,
         generator=[torch.Generator().manual_seed(i) for i in range(16)],
@@ -136,13 +135,13 @@ def test_a_sample_looks_like_the_picture_behind_its_embedding(clip, pipe, shown)
     assert own > 0.7
     assert own > other + 0.3
     drawn = Pictures(few.scenes, (made * 255).round().byte())
-    seen = tiny_clip.measure_clip(*clip, drawn)
+    seen = clips.measure_clip(*clip, drawn)
     assert seen["zero_shot_kind"] > 0.7, "chance is 1 in 8"
     assert seen["zero_shot_colour"] > 0.7, "chance is 1 in 7"
 
 
 def test_the_pipeline_takes_a_picture_too(clip, pipe, shown) -> None:
-    truth = tiny_clip.embed(clip[0], shown)
+    truth = clips.embed(clip[0], shown)
     with torch.no_grad():
         imitated = pipe.image_encoder(pixel_values=shown.images()).image_embeds
     own = torch.cosine_similarity(imitated, truth)

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from decode.core import InputError, Media, Stimulus, Tensors
+from decode.diffusion.energies import EmbeddingDistance, VersatileTower
+from decode.diffusion.mixed_attention import MixedTransformers
+from decode.diffusion.pipelines import row_generators
 from decode.generators.versatile import Versatile
-from decode.networks.diffusion import row_generators
-from decode.networks.energies import EmbeddingDistance, VersatileTower
-from decode.networks.mixed_attention import MixedTransformers
 from decode.targets.clip_tokens import ClipTokens
 
 WIDTH = 8

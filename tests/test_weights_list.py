@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_configs import EXPERIMENTS, composed
 
-from decode.networks.weights import PACKAGE
+from decode.weights.reading import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/weights.md").read_text()
@@ -89,7 +89,7 @@ def test_sizes_are_those_of_the_architectures() -> None:
     from torchvision.models import get_model
     from transformers import Dinov2Config, Dinov2Model
 
-    from decode.networks.sdxl_layout import DENOISER
+    from decode.weights.sdxl_layout import DENOISER
 
     with torch.device("meta"):
         for name in ("ViT-L-14-quickgelu", "ViT-B-32-quickgelu", "ViT-H-14", "ViT-bigG-14"):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, TargetScale
-from decode.networks.pretrained import load_pretrained
 from decode.networks.vit import MapTransformer
+from decode.weights.pretrained import load_pretrained
 
 
 class NeuroPictor(Encoder):

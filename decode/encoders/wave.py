@@ -12,7 +12,7 @@ from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport
 from decode.networks.causal import CausalVolumes
 from decode.networks.heads import Head, TokenHeads
-from decode.networks.pretrained import load_pretrained
+from decode.weights.pretrained import load_pretrained
 
 
 class Wave(Encoder):

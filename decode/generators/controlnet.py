@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Shape, Stimulus, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.pipelines import (
     Predict,
     check_tokens,
     guided,
     open_pipeline,
     place_pipeline,
 )
-from decode.networks.hub import opening
-from decode.networks.sampler import Diffusion
-from decode.networks.weights import choose_dtype, find_weights, quiet
+from decode.diffusion.sampler import Diffusion
 from decode.pictures import resize
+from decode.weights.hub import opening
+from decode.weights.reading import choose_dtype, find_weights, quiet
 
 
 @dataclass(eq=False, kw_only=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Media, Shape, Size, Stimulus, Tensors
-from decode.networks.diffusion import row_generators, row_slices
-from decode.networks.vgg import MEAN, STD, check_size, load_vgg, map_shape, maps, packed
-from decode.networks.weights import choose_device, quiet
+from decode.diffusion.pipelines import row_generators, row_slices
+from decode.features.vgg import MEAN, STD, check_size, load_vgg, map_shape, maps, packed
 from decode.pictures import normalised, resize
 from decode.progress import progress
+from decode.weights.reading import choose_device, quiet
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape
-from decode.networks.writer import Writer
+from decode.writer import Writer
 
 
 @dataclass(eq=False, kw_only=True)

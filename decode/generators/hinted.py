@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.hints import hinted, residuals, trained_control
+from decode.diffusion.pipelines import (
     Predict,
     check_tokens,
     guided,
     open_pipeline,
     place_pipeline,
 )
-from decode.networks.hints import hinted, residuals, trained_control
-from decode.networks.sampler import Diffusion
+from decode.diffusion.sampler import Diffusion
 
 
 @dataclass(eq=False, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
     guided,
@@ -19,9 +19,9 @@ from decode.networks.diffusion import (
     place_pipeline,
     whole_autoencoder,
 )
-from decode.networks.hub import opening
-from decode.networks.sampler import Diffusion
-from decode.networks.weights import find_weights, loading, quiet
+from decode.diffusion.sampler import Diffusion
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights, loading, quiet
 
 
 @dataclass(eq=False, kw_only=True)

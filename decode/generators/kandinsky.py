@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.diffusion import Predict, check_embedding, open_pipeline, place_pipeline
-from decode.networks.hub import opening
-from decode.networks.sampler import Diffusion
-from decode.networks.weights import choose_dtype, find_weights, quiet
+from decode.diffusion.pipelines import Predict, check_embedding, open_pipeline, place_pipeline
+from decode.diffusion.sampler import Diffusion
+from decode.weights.hub import opening
+from decode.weights.reading import choose_dtype, find_weights, quiet
 
 CHANNELS = 4
 

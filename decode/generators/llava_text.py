@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from decode.core import InputError, Media, Shape, Stimulus, Tensors
-from decode.networks.writer import Writer
 from decode.recordings.answers import about, name_of, read_answers
+from decode.writer import Writer
 
 PLACE, NAME = "<image>", "{category}"
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from decode.core import InputError, Shape, Stimulus, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.pipelines import (
     Predict,
     guided,
     open_pipeline,
     place_pipeline,
     whole_autoencoder,
 )
-from decode.networks.sampler import Diffusion
+from decode.diffusion.sampler import Diffusion
 
 
 @dataclass(eq=False, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.pipelines import (
     Predict,
     check_tokens,
     draw,
@@ -19,7 +19,7 @@ from decode.networks.diffusion import (
     place_pipeline,
     whole_autoencoder,
 )
-from decode.networks.sampler import Diffusion
+from decode.diffusion.sampler import Diffusion
 
 NO_TEXT = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
 

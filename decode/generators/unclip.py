@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
     draw,
@@ -18,7 +18,7 @@ from decode.networks.diffusion import (
     open_pipeline,
     place_pipeline,
 )
-from decode.networks.sampler import Diffusion
+from decode.diffusion.sampler import Diffusion
 
 
 @dataclass(eq=False, kw_only=True)

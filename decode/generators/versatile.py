@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.clip_tokens import versatile_image, versatile_text, words_of
-from decode.networks.diffusion import (
+from decode.diffusion.low_rank import attach
+from decode.diffusion.mixed_attention import mix, set_length
+from decode.diffusion.pipelines import (
     Predict,
     check_tokens,
     guided,
     open_parts,
     place_pipeline,
 )
-from decode.networks.low_rank import attach
-from decode.networks.mixed_attention import mix, set_length
-from decode.networks.sampler import Diffusion
-from decode.networks.weights import quiet
+from decode.diffusion.sampler import Diffusion
+from decode.features.clip_tokens import versatile_image, versatile_text, words_of
+from decode.weights.reading import quiet
 
 
 @dataclass(eq=False, kw_only=True)

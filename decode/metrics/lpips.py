@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 
 from decode.core import InputError, Results, Size
-from decode.networks.weights import choose_device, loading
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
+from decode.weights.reading import choose_device, loading
 
 Net = Literal["alex", "vgg", "squeeze"]
 SMALLEST = 64

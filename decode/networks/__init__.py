@@ -1,1 +1,1 @@
-"""Shared network pieces and the loading of published weights."""
+"""Blocks of encoders: layers per subject, attention, heads, priors, flows, and what losses share."""

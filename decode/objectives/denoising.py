@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
-from decode.networks.diffusion import open_parts
-from decode.networks.low_rank import add_products, products
-from decode.networks.noising import Noising, fitting
-from decode.networks.weights import Precision, choose_dtype
+from decode.diffusion.low_rank import add_products, products
+from decode.diffusion.noising import Noising, fitting
+from decode.diffusion.pipelines import open_parts
+from decode.weights.reading import Precision, choose_dtype
 
 Levels = Literal["cubic", "uniform"]
 Draw = tuple[Tensor, Tensor, Tensor]

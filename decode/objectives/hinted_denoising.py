@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from decode.core import Batch, Encoder, InputError, Objective, Tensors
-from decode.networks.clip_tokens import words_of
-from decode.networks.diffusion import open_parts
-from decode.networks.hints import hint_control, hinted, residuals
-from decode.networks.noising import Noising, fitting
-from decode.networks.weights import Precision, choose_dtype
+from decode.diffusion.hints import hint_control, hinted, residuals
+from decode.diffusion.noising import Noising, fitting
+from decode.diffusion.pipelines import open_parts
+from decode.features.clip_tokens import words_of
+from decode.weights.reading import Precision, choose_dtype
 
 
 class HintedDenoising(Objective):

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from decode.core import Stimulus
-from decode.networks.hub import opening
-from decode.networks.weights import (
+from decode.pictures import open_image
+from decode.scoring.feature_networks import slug
+from decode.weights.hub import opening
+from decode.weights.reading import (
     choose_device,
     in_batches,
     load_open_clip,
     open_clip_name,
 )
-from decode.pictures import open_image
-from decode.scoring.feature_networks import slug
 
 # The network of the paper, Hessel et al. 2021, arXiv:2104.08718.
 PUBLISHED = ("ViT-B-32-quickgelu", "openai")

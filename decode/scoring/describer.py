@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError
-from decode.networks.hub import opening
-from decode.networks.weights import (
+from decode.progress import progress
+from decode.scoring.album import batches
+from decode.scoring.picture_scores import eight_bit
+from decode.weights.hub import opening
+from decode.weights.reading import (
     Precision,
     check_complete,
     choose_device,
@@ -19,10 +22,7 @@ from decode.networks.weights import (
     find_weights,
     quiet,
 )
-from decode.networks.writer import no_nan
-from decode.progress import progress
-from decode.scoring.album import batches
-from decode.scoring.picture_scores import eight_bit
+from decode.writer import no_nan
 
 
 class Describer:

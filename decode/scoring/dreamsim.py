@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.weights import choose_device
 from decode.scoring.feature_networks import IMAGENET_MEAN, IMAGENET_STD, flat, normalised
 from decode.scoring.picture_scores import Resize
 from decode.store import read_tensors
+from decode.weights.reading import choose_device
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

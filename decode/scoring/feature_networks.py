@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.hub import opening
-from decode.networks.weights import choose_device, find_weights, load_efficientnet_lite, loading
 from decode.scoring.picture_scores import Resize
+from decode.weights.hub import opening
+from decode.weights.reading import choose_device, find_weights, load_efficientnet_lite, loading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

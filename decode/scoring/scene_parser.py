@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from decode.core import InputError
-from decode.networks.hub import opening
-from decode.networks.weights import check_complete, choose_device, find_weights, quiet
 from decode.scoring.album import batches
 from decode.scoring.scene_graphs import Item, facts
+from decode.weights.hub import opening
+from decode.weights.reading import check_complete, choose_device, find_weights, quiet
 
 # What the published parsers were trained with.
 TASK = "Generate Scene Graph: "

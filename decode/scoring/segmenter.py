@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.networks.hub import opening
-from decode.networks.weights import check_complete, choose_device, find_weights, quiet
 from decode.scoring.picture_scores import eight_bit
+from decode.weights.hub import opening
+from decode.weights.reading import check_complete, choose_device, find_weights, quiet
 
 
 @dataclass(frozen=True, slots=True, eq=False)

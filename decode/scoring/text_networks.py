@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from decode.core import InputError
-from decode.networks.hub import opening
-from decode.networks.weights import (
+from decode.scoring.caption_clip import CaptionClip
+from decode.scoring.feature_networks import slug
+from decode.weights.hub import opening
+from decode.weights.reading import (
     PACKAGE,
     choose_device,
     find_weights,
     in_batches,
     quiet,
 )
-from decode.scoring.caption_clip import CaptionClip
-from decode.scoring.feature_networks import slug
 
 
 class TextNetwork(Protocol):

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.features import NetworkTarget
-from decode.networks.hub import opening
-from decode.networks.weights import find_weights, quiet, read_config
+from decode.features.network import NetworkTarget
 from decode.pictures import read_images
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights, quiet, read_config
 
 
 @dataclass(eq=False, kw_only=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus, refusal
-from decode.networks.clip_tokens import versatile_image, versatile_text, words_of
-from decode.networks.features import NetworkTarget
-from decode.networks.hub import opening
-from decode.networks.weights import find_weights, quiet
+from decode.features.clip_tokens import versatile_image, versatile_text, words_of
+from decode.features.network import NetworkTarget
 from decode.pictures import open_image
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights, quiet
 
 
 @dataclass(eq=False, kw_only=True)

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from decode.core import InputError, Stimulus
-from decode.networks.features import NetworkTarget
-from decode.networks.hub import opening
-from decode.networks.weights import find_weights, quiet
+from decode.features.network import NetworkTarget
 from decode.pictures import open_image
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights, quiet
 
 
 @dataclass(eq=False, kw_only=True)

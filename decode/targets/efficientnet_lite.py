@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.features import NetworkTarget
-from decode.networks.weights import load_efficientnet_lite
+from decode.features.network import NetworkTarget
 from decode.pictures import open_image
+from decode.weights.reading import load_efficientnet_lite
 
 
 @dataclass(eq=False, kw_only=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
-from decode.networks.features import check_store
-from decode.networks.weights import Precision, choose_device, in_batches
+from decode.features.network import check_store
 from decode.pictures import read_images
+from decode.weights.reading import Precision, choose_device, in_batches
 
 
 class External:

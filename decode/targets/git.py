@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from decode.core import Stimulus
-from decode.networks.features import NetworkTarget
-from decode.networks.hub import opening
-from decode.networks.weights import find_weights, quiet
+from decode.features.network import NetworkTarget
 from decode.pictures import open_image
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights, quiet
 
 
 @dataclass(eq=False, kw_only=True)

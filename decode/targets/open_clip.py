@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from decode.core import InputError, Kind, Stimulus
-from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub, opening
-from decode.networks.weights import load_open_clip, open_clip_name
+from decode.features.network import NetworkTarget
 from decode.pictures import open_image
+from decode.weights.hub import from_hub, opening
+from decode.weights.reading import load_open_clip, open_clip_name
 
 Output = Literal["pooled", "cls", "tokens", "text"]
 EVERYTHING: frozenset[Kind] = frozenset({"image", "text", "audio", "video", "mesh", "event"})

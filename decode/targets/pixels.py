@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
-from decode.networks.weights import in_batches
 from decode.pictures import read_images, to_grey
+from decode.weights.reading import in_batches
 
 
 class Pixels:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Stimulus, Target
-from decode.networks.features import check_store
-from decode.networks.weights import Precision
+from decode.features.network import check_store
+from decode.weights.reading import Precision
 
 BLOCK = 4096
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.augmentation import CHANGES, changed
-from decode.networks.features import NetworkTarget
-from decode.networks.hub import from_hub
-from decode.networks.weights import find_weights, loading
+from decode.features.augmentation import CHANGES, changed
+from decode.features.network import NetworkTarget
 from decode.pictures import open_image
+from decode.weights.hub import from_hub
+from decode.weights.reading import find_weights, loading
 
 
 @dataclass(eq=False, kw_only=True)
@@ -29,7 +29,7 @@ class Timm(NetworkTarget):
 
     `size` is the side of the pictures that a convolutional network is given, squeezed to a square and
     not cropped (null: as the model was trained). `changed` is the seed of one random change of each
-    picture, of the kind `change` (see `decode.networks.augmentation`), for objectives that compare a
+    picture, of the kind `change` (see `decode.features.augmentation`), for objectives that compare a
     picture with itself.
     """
 

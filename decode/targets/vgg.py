@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from decode.core import InputError, Stimulus
-from decode.networks.features import NetworkTarget
-from decode.networks.vgg import MEAN, STD, check_size, load_vgg, maps, packed
+from decode.features.network import NetworkTarget
+from decode.features.vgg import MEAN, STD, check_size, load_vgg, maps, packed
 from decode.pictures import normalised, read_images
 
 

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Kind, Media, Shape, Stimulus, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.pipelines import (
     Offload,
     agreed_width,
     check_place,
     mean_norm,
     with_norm,
 )
-from decode.networks.hub import opening
-from decode.networks.weights import (
+from decode.progress import progress
+from decode.weights.hub import opening
+from decode.weights.reading import (
     Precision,
     check_complete,
     choose_dtype,
@@ -28,7 +29,6 @@ from decode.networks.weights import (
     quiet,
     read_config,
 )
-from decode.progress import progress
 
 
 @dataclass(eq=False)

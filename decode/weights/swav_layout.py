@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.weights import read_torch_file
+from decode.weights.reading import read_torch_file
 
 WRAPPED = "module."
 TRAINING_ONLY = ("projection_head.", "prototypes.")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError
-from decode.networks.weights import read_torch_file
 from decode.store import read_tensors
+from decode.weights.reading import read_torch_file
 
 # Files of the release, in the order in which the products count the networks; DINO's own is not in it.
 FILES = {

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import unfold
 
 from decode.core import InputError, Shape
-from decode.networks.weights import find_weights, loading
+from decode.weights.reading import find_weights, loading
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTH = 512

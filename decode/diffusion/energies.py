@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
 from decode.core import InputError, Shape, Tensors
-from decode.networks.clip_tokens import versatile_image
-from decode.networks.hub import opening
-from decode.networks.weights import find_weights, load_open_clip, quiet, read_config
+from decode.features.clip_tokens import versatile_image
 from decode.pictures import normalised, to_grey
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights, load_open_clip, quiet, read_config
 
 
 class Energy(Protocol):

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from decode.miniatures.clip import CONTEXT_LENGTH, EMBED_DIM, PREPROCESS, Pictures, batches
 from decode.simulation.scenes import SIZE_RANGE, Scene
-from decode.simulation.tiny_clip import CONTEXT_LENGTH, EMBED_DIM, PREPROCESS, Pictures, batches
 
 CROP = 32
 KL_WEIGHT = 1e-3

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, Media, Shape
-from decode.networks.hub import opening
-from decode.networks.weights import (
+from decode.pictures import resize
+from decode.progress import progress
+from decode.weights.hub import opening
+from decode.weights.reading import (
     Precision,
     choose_device,
     choose_dtype,
     find_weights,
     quiet,
 )
-from decode.pictures import resize
-from decode.progress import progress
 
 Offload = Literal["none", "model", "sequential"]
 Norm = Literal["train", "keep", "first"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from decode.core import InputError, Kind, Stimulus
-from decode.networks.weights import Precision, choose_device, choose_dtype, in_batches, quiet
+from decode.weights.reading import Precision, choose_device, choose_dtype, in_batches, quiet
 
 
 def check_store(store: Precision) -> Precision:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
-from decode.networks.diffusion import (
+from decode.diffusion.energies import Energy
+from decode.diffusion.pipelines import (
     Norm,
     Offload,
     Predict,
@@ -29,10 +30,9 @@ from decode.networks.diffusion import (
     with_first_norm,
     with_norm,
 )
-from decode.networks.energies import Energy
-from decode.networks.schedulers import check_scheduler, choose_scheduler
-from decode.networks.weights import Precision, choose_dtype, find_weights, read_config
+from decode.diffusion.schedulers import check_scheduler, choose_scheduler
 from decode.pictures import resize
+from decode.weights.reading import Precision, choose_dtype, find_weights, read_config
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from decode.core import InputError
-from decode.networks.weights import find_weights, loading
+from decode.weights.reading import find_weights, loading
 
 PATIENCE_S = 10.0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from decode.core import InputError
-from decode.networks.hub import opening
-from decode.networks.weights import find_weights
 from decode.store import read_tensors
+from decode.weights.hub import opening
+from decode.weights.reading import find_weights
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 

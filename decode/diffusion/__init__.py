@@ -1,0 +1,1 @@
+"""What samplers are made of: pipelines, the loop, schedules, energies, hints, and noise to learn from."""

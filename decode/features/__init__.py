@@ -1,0 +1,1 @@
+"""What targets are made of: pretrained networks that are run over stimuli."""

@@ -1,0 +1,1 @@
+"""How the small foundation models in `tiny/` were trained on drawn scenes."""

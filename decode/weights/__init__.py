@@ -1,0 +1,1 @@
+"""Published weights: where they are, how they are read, and from whose layout into whose."""
