@@ -23,8 +23,8 @@ from benchmarks.memory import watched
 from benchmarks.training import layout
 from decode.building import build
 from decode.cli import CONFIGS
-from decode.core import Encoder
 from decode.store import FeatureStore, read_tensors, write_tensors
+from decode.trainable import Encoder
 from decode.trials import Loader, SubjectSignal, Trials
 
 TRIALS, TEST, VOXELS = 8859, 982, 15724

@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks.steps import seconds_per_batch, seconds_per_step
 from decode.building import build
 from decode.cli import CONFIGS
-from decode.core import Encoder, Layout
+from decode.core import Layout
 from decode.miniatures.clip import load_clip
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.mse import MSE
@@ -33,6 +33,7 @@ from decode.simulation.scenes import draw, training_scenes
 from decode.simulation.visual_cortex import Responses, make_cortex
 from decode.store import FeatureStore
 from decode.targets.open_clip import block_tokens
+from decode.trainable import Encoder
 from decode.training import Trainer, fit, optimiser_of
 from decode.trials import Loader, SubjectSignal, Trials
 from decode.weights.reading import find_weights

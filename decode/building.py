@@ -15,8 +15,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from decode.core import InputError, about, defaults, refusal
-from decode.kinds import as_annotated, current, fits, hints, in_words, is_node, locate
+from decode.core import InputError, about, refusal
+from decode.kinds import as_annotated, defaults, fits, hints, in_words, is_node, locate
 from decode.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
 from decode.machine import is_memory
 from decode.weights.reading import PACKAGE, find_weights
@@ -173,7 +173,7 @@ def bound(node: Any) -> Any:
         for k, v in everything.items()
         if k not in PLACES
     }
-    return {"_target_": current(node["_target_"]), **kept}
+    return {"_target_": node["_target_"], **kept}
 
 
 @cache

@@ -11,21 +11,11 @@ from typing import Any
 import pandas as pd
 
 from decode.building import PLACES, bound, build, check
-from decode.core import (
-    PRIOR,
-    ComparesPictures,
-    Generator,
-    InputError,
-    Objective,
-    Shape,
-    about,
-    defaults,
-    left_to_training,
-    refusal,
-)
-from decode.kinds import fits, in_words, is_node, locate
+from decode.core import ComparesPictures, Generator, InputError, Shape, about, refusal
+from decode.kinds import defaults, fits, in_words, is_node, locate
 from decode.knobs import cannot_be_text
 from decode.scoring.rows import galleries
+from decode.trainable import PRIOR, Objective, left_to_training
 from decode.weights.reading import PACKAGE, choose_device, find_weights
 
 Config = Mapping[str, Any]

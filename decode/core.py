@@ -1,4 +1,4 @@
-"""Read me first: the nouns of the house and the contracts of its six rooms.
+"""Read me first: the nouns of the house and the contracts of its rooms (two are in trainable.py).
 
 A *data* plug-in turns raw files into recordings and stimuli, a *target* turns stimuli into vectors,
 an *encoder* turns windows of brain signal into predicted vectors, an *objective* says how wrong they
@@ -8,70 +8,29 @@ are, a *generator* turns predicted vectors into media, and a *metric* turns all 
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor, nn
 
 from decode.content import read_bytes
+from decode.refusals import InputError as InputError
+from decode.refusals import about as about
+from decode.refusals import reading as reading
+from decode.refusals import refusal as refusal
+
+if TYPE_CHECKING:  # these take seconds to load, and a plan needs neither
+    import pandas as pd
+    import torch
+    from torch import Tensor
 
 Kind = Literal["image", "text", "audio", "video", "mesh", "event"]
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
 Shape = tuple[int, ...]
 Size = tuple[int, int]
-Tensors = dict[str, Tensor]
-Learned = Mapping[str, frozenset[str]]
-# Parts of encoders that an objective of their own trains.
-PRIOR, FLOW = "the diffusion prior", "the flow"
-
-
-class InputError(Exception):
-    """Something the researcher can mend; the command prints it as one line and exits with 2.
-
-    The message says what was expected, what came, which file or key, and what to do.
-    """
-
-
-def refusal(where: object, expected: str, got: object, remedy: str) -> InputError:
-    """The one sentence of a refusal: `where` is the file or the config key that it is about."""
-    return InputError(f"{where}: expected {expected}, got {got}; {remedy}")
-
-
-@contextmanager
-def about(where: object) -> Iterator[None]:
-    """Put a file or config key in front of a refusal from inside the block that does not name it."""
-    try:
-        yield
-    except InputError as e:
-        if str(where) in str(e):
-            raise
-        raise InputError(f"{where}: {e}") from e
-
-
-@contextmanager
-def reading(where: object, expected: str, remedy: str) -> Iterator[None]:
-    """Whatever a library says of a file that it cannot read becomes a refusal that names the file.
-
-    Refusals from inside the block pass, and so does a lack of memory, which says nothing of the file.
-    """
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except PermissionError as e:
-        raise refusal(
-            where, "a file that may be read", "no permission", "ask its owner for it"
-        ) from e
-    except Exception as e:
-        raise refusal(where, expected, " ".join(str(e).split()) or type(e).__name__, remedy) from e
+Tensors = dict[str, "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +175,7 @@ class Media:
             return
         if self.data.ndim != 3 or self.data.shape[0] != 3:
             raise ValueError(f"an image is (3, h, w), got {tuple(self.data.shape)}")
-        if not bool(torch.isfinite(self.data).all()):
+        if not bool(self.data.isfinite().all()):
             raise ValueError("an image holds NaN or infinite values")
         if self.data.min() < 0 or self.data.max() > 1:
             raise ValueError(
@@ -311,94 +270,88 @@ class Dataset(Protocol):
         ...
 
 
+State = dict[str, np.ndarray]
+
+
+class Scaler(Protocol):
+    """What is fitted on one subject's training rows before any encoder sees them.
+
+    `brain` is (trial, channel, time), `table` has a row per trial; the fitted state is a dict of plain
+    arrays. `test_conditioned` ones are fitted on all trials, those of the test part too, which stamps
+    the scores; the statistics of those that read stimuli are about what was shown, so that unlabelled
+    trials have none.
+    """
+
+    test_conditioned: bool = False
+    reads_stimuli: bool = False
+
+    def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State: ...
+
+    def apply(self, brain: np.ndarray, table: pd.DataFrame, state: State) -> np.ndarray:
+        """Scaled windows, float32; `brain` is left alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """`part` is (trial,) of "train", "validation", "test" or "" (left out); `by` names its groups."""
+
+    part: np.ndarray
+    by: str
+
+
+class Split(Protocol):
+    """The table of all trials (subject, session, run, stimulus, split, labels) -> folds, made before
+    anything is fitted.
+    """
+
+    def __call__(self, table: pd.DataFrame) -> Sequence[Fold]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Samples `first` to `end` (excluded) of each window, of the channels of `regions` (none: of all).
+
+    `targets` are the targets decoded from it; `pooled` parts are averaged over their samples.
+    """
+
+    targets: tuple[str, ...]
+    first: int
+    end: int
+    regions: tuple[str, ...] = ()
+    pooled: bool = False
+
+    def channels(self, layout: Layout) -> np.ndarray:
+        """(channel,) indices of the part's channels."""
+        if not self.regions:
+            return np.arange(layout.n_channels)
+        return np.flatnonzero(np.isin(np.array(layout.rois), self.regions))
+
+    def of(self, layout: Layout) -> Layout:
+        """The layout of this part of the signal."""
+        kept = self.channels(layout)
+        return replace(
+            layout,
+            names=tuple(layout.names[i] for i in kept),
+            positions=layout.positions[kept],
+            rois=tuple(layout.rois[i] for i in kept),
+            n_times=self.end - self.first,
+            start=layout.start + self.first / layout.sfreq,
+        )
+
+
+class Parts(Protocol):
+    """The layouts of all subjects -> parts of the signal by their labels ("": there is but one)."""
+
+    def __call__(self, layouts: Mapping[str, Layout]) -> Mapping[str, Part]: ...
+
+
 class Target(Protocol):
     """Stimuli -> (n, *shape) on the CPU; the same input always gives the same output."""
 
     accepts: ClassVar[frozenset[Kind]]
 
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor: ...
-
-
-class Encoder(nn.Module):
-    """A batch of brain windows -> one prediction per target.
-
-    Subclasses take `(layouts: Mapping[subject, Layout], shapes: Mapping[target, Shape], *, knobs)`.
-    The order of `layouts` is the meaning of `Batch.subject`.
-    """
-
-    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
-        """Solve what has a closed form, from training rows (validation rows may choose strengths)."""
-
-    @classmethod
-    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
-        """What `initialise` leaves to training: predicted target -> any of what an objective must teach
-        for it. An encoder that solves some of `targets` in closed form, or does not predict them, says
-        so here; `knobs` are its arguments, encoders inside as functions of (layouts, shapes).
-        """
-        return {name: frozenset({name}) for name in targets}
-
-    def forward(self, batch: Batch) -> Tensors:
-        """Predictions (batch, *shape) per target: always the inference meaning."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it predicts")
-
-    def before_sampling(self, batch: Batch) -> Tensors:
-        """What may be averaged over the repeats of a stimulus: predictions, before any is sampled."""
-        return self(batch)
-
-    def sampled(self, made: Tensors) -> Tensors:
-        """Predictions of what `before_sampling` gave; the identity unless a model draws samples.
-
-        An encoder that does is `sampled(before_sampling(batch))`, so that repeats are averaged first
-        and one sample is drawn of their mean.
-        """
-        return made
-
-    def embed(self, targets: Tensors) -> Tensors:
-        """The stimulus side of a two-sided model; the identity unless a model says otherwise."""
-        return targets
-
-
-def left_to_training(make: Callable[..., Any], targets: Collection[str]) -> Learned:
-    """`Encoder.learned` of what `make` makes, a class or a partial of one; nothing of a function."""
-    of, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
-    if not (isinstance(of, type) and issubclass(of, Encoder)):
-        return {}
-    return of.learned(targets, defaults(of) | given)
-
-
-def defaults(of: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of `of` that have a default, and these."""
-    every = inspect.signature(of).parameters.values()
-    return {p.name: p.default for p in every if p.default is not p.empty}
-
-
-class Objective(nn.Module):
-    """(encoder, batch, progress) -> named, weighted loss terms; the trainer minimises their sum.
-
-    `progress` runs from 0 to 1 over training. Calling `encoder(batch)` twice with the same batch
-    costs one forward pass. With `tunes` it also trains parts of the generator's own network, which
-    are kept with the fold and given to `Generator.tune`.
-    """
-
-    tunes: ClassVar[bool] = False
-
-    @classmethod
-    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
-        """Names of the targets whose predictions it pulls, all that its `knobs` name if not said
-        otherwise, or of the parts of an encoder that need it (`PRIOR`, `FLOW`).
-        """
-        return frozenset(value for value in knobs.values() if isinstance(value, str))
-
-    def prepared(self, batch: Batch, progress: float) -> Batch:
-        """While training, the batch that every objective is given: as it is, or with mixed rows."""
-        return batch
-
-    def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
-        raise NotImplementedError(f"{type(self).__name__} must say what it minimises")
-
-    def tuned(self) -> Tensors:
-        """The generator's weights that it has trained, by the names that the generator knows."""
-        return {}
 
 
 class Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -21,26 +22,47 @@ SCALARS: Mapping[Any, tuple[tuple[type, ...], str]] = {
 }
 # Where classes lay before, and where they lie now: configs of older runs are read as well.
 MOVED: Mapping[str, str] = {
-    "decode.networks.energies": "decode.diffusion.energies",
+    "decode.networks.energies.Energy": "decode.diffusion.energies.Energy",
+    "decode.networks.energies.PictureDistance": "decode.diffusion.energies.PictureDistance",
+    "decode.networks.energies.EmbeddingDistance": "decode.diffusion.energies.EmbeddingDistance",
+    "decode.networks.energies.OpenClipTower": "decode.diffusion.energies.OpenClipTower",
+    "decode.networks.energies.VersatileTower": "decode.diffusion.energies.VersatileTower",
+    "decode.scalers.Unscaled": "decode.scalers.unscaled.Unscaled",
+    "decode.scalers.ZScore": "decode.scalers.zscore.ZScore",
+    "decode.scalers.Robust": "decode.scalers.robust.Robust",
+    "decode.scalers.Whiten": "decode.scalers.whiten.Whiten",
+    "decode.normalisation.ZScoreOfImages": "decode.scalers.averaged_images.ZScoreOfImages",
+    "decode.normalisation.ZScoreWithTest": "decode.scalers.zscore.ZScoreWithTest",
+    "decode.reliability.ReliableVoxels": "decode.scalers.reliable_voxels.ReliableVoxels",
+    "decode.splits.published": "decode.splits.published.published",
+    "decode.splits.kfold": "decode.splits.kfold.kfold",
+    "decode.splits.leave_one_out": "decode.splits.leave_one_out.leave_one_out",
+    "decode.parts.regions": "decode.parts.regions.regions",
+    "decode.parts.windows": "decode.parts.windows.windows",
+    "decode.parts.before_stimulus": "decode.parts.before_stimulus.before_stimulus",
 }
 
 
-def current(path: str) -> str:
-    """The dotted path by which a class is found today."""
-    for old, new in MOVED.items():
-        if path == old or path.startswith(f"{old}."):
-            return new + path.removeprefix(old)
-    return path
+def renewed(config: Any) -> Any:
+    """A config in which every class is named as it is found today."""
+    if isinstance(config, list):
+        return [renewed(v) for v in config]
+    if not isinstance(config, Mapping):
+        return config
+    new = {k: renewed(v) for k, v in config.items()}
+    if isinstance(name := new.get("_target_"), str):
+        new["_target_"] = MOVED.get(name, name)
+    return new
 
 
 def locate(path: Any, where: str) -> Any:
-    """The object behind a dotted path, of today or of an older run."""
+    """The object behind a dotted path."""
     if not isinstance(path, str):
         raise refusal(
             f"config.{where}", "text as _target_", repr(path),
             "write the dotted path of a class or function",
         )  # fmt: skip
-    module, _, name = current(path).rpartition(".")
+    module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
@@ -64,6 +86,12 @@ def hints(target: Any) -> dict[str, Any]:
         return get_type_hints(target.__init__ if plain else target)
     except (NameError, TypeError, AttributeError):
         return {}
+
+
+def defaults(of: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of `of` that have a default, and these."""
+    every = inspect.signature(of).parameters.values()
+    return {p.name: p.default for p in every if p.default is not p.empty}
 
 
 def is_node(value: Any) -> bool:

@@ -218,7 +218,6 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
 
 
 def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
-    from decode.scalers import is_test_conditioned
     from decode.stages import evaluate
 
     scaler = build(run.config["scaler"], "scaler")
@@ -233,7 +232,7 @@ def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
         parts=tuple(run.parts),
         split=read_json(run.of("split")[0].folder / "split.json"),
         dataset=run.dataset,
-        test_conditioned=run.protocol.test_conditioned or is_test_conditioned(scaler),
+        test_conditioned=run.protocol.test_conditioned or scaler.test_conditioned,
         seed=run.config["seed"],
     )
 

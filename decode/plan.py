@@ -35,9 +35,11 @@ from decode.checks import (
     check_voxel_people,
 )
 from decode.checksums import identity
-from decode.core import Dataset, InputError, Objective, refusal
+from decode.core import Dataset, InputError, refusal
+from decode.kinds import renewed
 from decode.report.published import check_published
 from decode.store import FeatureStore, as_file_name, is_finished, read_table
+from decode.trainable import Objective
 
 Config = dict[str, Any]
 
@@ -121,7 +123,7 @@ class Run:
     """
 
     def __init__(self, config: Config, recorded: Sequence[str] = ()) -> None:
-        self.config = config
+        self.config = config = renewed(config)
         self.recorded = dict(name.rsplit(":", 1) for name in recorded)
         check_frame(config)
         check_names(config)
@@ -288,7 +290,7 @@ class Run:
         """Encoders of parts of the signal: `window=100ms`, `region=V1`, `prestimulus`."""
         if not self.config["parts"]:
             return {}
-        from decode.parts import PartRidge
+        from decode.linear.part_ridge import PartRidge
 
         layouts = self.inputs.trials.layouts
         found = {}

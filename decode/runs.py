@@ -9,6 +9,7 @@ from typing import Any
 
 from decode.checksums import MANIFEST, read_manifest
 from decode.core import InputError, refusal
+from decode.kinds import renewed
 from decode.plan import Run, short_name
 from decode.store import is_finished, read_json
 from decode.trust import check_trusted
@@ -28,7 +29,7 @@ def open_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
         raise InputError(
             f"expected a run folder with config.json, got {folder}; give the path that `decode` prints"
         )
-    config = read_json(path)
+    config = renewed(read_json(path))
     check_trusted(config, path, packages)
     return Run(moved(config, Path(folder).resolve().parents[1]), recorded_plan(path.parent))
 

@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from decode.core import Batch, Encoder, Layout, Tensors, refusal
+from decode.core import Batch, Layout, Scaler, State, Tensors, refusal
 from decode.folds import Inputs, Protocol
 from decode.linear.subject_ridge import SubjectRidge
 from decode.networks.blocks import Passport, scatter
-from decode.scalers import MISSING, Scaler, State, is_test_conditioned, reads_stimuli
-from decode.splits import TEST, TRAIN, VALIDATION
+from decode.scaling import MISSING
+from decode.splitting import TEST, TRAIN, VALIDATION
+from decode.trainable import Encoder
 from decode.trials import Trials
 
 KEY = "protocol.unseen"
@@ -124,10 +125,10 @@ def fit_scaler(scaler: Scaler, inputs: Inputs, met: People, how: str) -> dict[st
     """
     train = inputs.part(met.split, met.fold, TRAIN)
     states = train.fit_scaler(scaler)
-    if not met.strangers or is_test_conditioned(scaler):
+    if not met.strangers or scaler.test_conditioned:
         return states
     if how == "own":
-        if reads_stimuli(scaler):
+        if scaler.reads_stimuli:
             raise refusal(
                 "protocol.unseen_scaling",
                 f"training, since {type(scaler).__name__} looks at what was shown",

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from decode.checksums import check_of, differs, is_sealed, sealed
-from decode.core import Batch, Encoder, InputError, Objective, Tensors, refusal
+from decode.core import Batch, InputError, Tensors, refusal
 from decode.notices import tell
 from decode.passes import Pass, Repeats
 from decode.progress import progress
 from decode.store import read_json, read_tensors, whole_file, write_json, write_tensors
+from decode.trainable import Encoder, Objective
 from decode.trials import Loader
 
 # Seconds of training that a killed run may lose beside the epoch that it was in, and the share of the

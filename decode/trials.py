@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import Batch, InputError, Layout, Tensors
+from decode.core import Batch, InputError, Layout, Scaler, Tensors
 from decode.passes import Pass, Plan, drawn, padded, units
-from decode.scalers import Scaler, is_test_conditioned
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
@@ -136,7 +135,7 @@ class Trials:
         """
         states = {}
         rows = np.unique(np.concatenate(self.members))
-        if is_test_conditioned(scaler):
+        if scaler.test_conditioned:
             rows = np.arange(len(self.singles))
         for subject in self.signals:
             table = self.singles.iloc[rows]

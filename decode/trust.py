@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 from decode.core import refusal
-from decode.kinds import current, locate
+from decode.kinds import locate
 from decode.shipped import shipped_names
 
 # Packages of the user, with commas between.
@@ -32,7 +32,7 @@ def check_trusted(config: Any, where: object, packages: Sequence[str] = ()) -> N
     """
     mine = listed(packages)
     for key, name in named(config):
-        if isinstance(name, str) and (current(name) in shipped_names() or _is_of(name, mine, key)):
+        if isinstance(name, str) and (name in shipped_names() or _is_of(name, mine, key)):
             continue
         raise refusal(
             f"{where}: {key}", "a name that a yaml of this version builds", repr(name)[:200],

@@ -15,9 +15,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from decode.core import Batch, Encoder, Objective
+from decode.core import Batch
 from decode.objectives.denoising import Denoising
 from decode.objectives.hinted_denoising import HintedDenoising
+from decode.trainable import Encoder, Objective
 
 Case = Callable[[bool], tuple[Any, Encoder, Batch]]
 

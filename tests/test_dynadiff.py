@@ -15,7 +15,7 @@ from nsd_twin import GAIN, Twin, ideal_top1, shrink_sampling, write_nsd, write_t
 from test_configs import composed
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Layout
+from decode.core import Batch, InputError, Layout
 from decode.diffusion.low_rank import add_products, attach, cross_attention, products
 from decode.encoders.dynadiff import Dynadiff
 from decode.generators.nearest import Nearest
@@ -24,6 +24,7 @@ from decode.objectives.denoising import Denoising
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.store import read_json, read_tensors, write_tensors
+from decode.trainable import Encoder
 
 TOKENS, LATENTS = (5, 8), (4, 8, 8)
 VOXELS, VOLUMES, CODE = 30, 3, 3

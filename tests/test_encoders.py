@@ -14,7 +14,7 @@ import torch
 import yaml
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from decode.core import Batch, Encoder, InputError, Layout, left_to_training
+from decode.core import Batch, InputError, Layout
 from decode.encoders.flat import Flat
 from decode.encoders.mlp import MLP
 from decode.encoders.ridge import Ridge
@@ -27,6 +27,7 @@ from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.store import read_tensors, write_tensors
 from decode.strangers import MeanOfSubjects, has_own_layers
+from decode.trainable import Encoder, left_to_training
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "encoder").glob("*.yaml"))
 SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}

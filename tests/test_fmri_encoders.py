@@ -13,7 +13,7 @@ import torch
 from voxels import Voxels, train
 from worlds import config
 
-from decode.core import Encoder, InputError, Objective
+from decode.core import InputError
 from decode.encoders.adapted import Adapted
 from decode.encoders.dynadiff import Dynadiff
 from decode.encoders.low_level import LowLevel
@@ -41,6 +41,7 @@ from decode.objectives.softclip import SoftCLIP
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.store import read_tensors, write_tensors
+from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
 
 TOKENS = {"image": (3, 16), "retrieval": (3, 16)}

@@ -57,7 +57,7 @@ def test_names_of_regions_are_names_of_files_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("roi", ["V3A/B", "../V1"])
 def test_a_region_with_a_slash_is_decoded_and_reported(roi: str, tmp_path: Path) -> None:
     data = {"_target_": "worlds.PixelWorld", "root": str(tmp_path / "world"), "roi": roi}
-    part = {"_target_": "decode.parts.regions", "_partial_": True, "targets": ["pixels"]}
+    part = {"_target_": "decode.parts.regions.regions", "_partial_": True, "targets": ["pixels"]}
     run = Run(config(tmp_path, data=data, parts={"region": part}, generator=None))
     folder = execute(run, until="report", force=(), say=lambda s: None)
     scores = {row["metric"]: row["value"] for row in read_json(folder / "summary.json")}

@@ -10,11 +10,12 @@ import torch
 from diffusion_twins import tiny_text, tiny_unet, tiny_vae
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.diffusion.hints import hint_control, hinted, residuals, trained_control
 from decode.diffusion.pipelines import draw, row_generators
 from decode.generators.hinted import Hinted
 from decode.objectives.hinted_denoising import HintedDenoising
+from decode.trainable import Encoder
 
 SEEDS = [5, 6, 7]
 

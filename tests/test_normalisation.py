@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decode import normalisation
 from decode.core import InputError, Layout
-from decode.normalisation import ZScoreOfImages, ZScoreWithTest
-from decode.scalers import MISSING, ZScore, is_test_conditioned
+from decode.scalers import averaged_images
+from decode.scalers.averaged_images import ZScoreOfImages
+from decode.scalers.zscore import ZScore, ZScoreWithTest
+from decode.scaling import MISSING
 from decode.trials import SubjectSignal, Trials
 
 
@@ -31,7 +32,7 @@ def _world(n: int = 90, voxels: int = 7) -> tuple[np.ndarray, pd.DataFrame]:
 
 @pytest.mark.parametrize("chunk_bytes", [1, 24 * 7 * 10, 2**25])
 def test_images_count_once(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
-    monkeypatch.setattr(normalisation, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(averaged_images, "CHUNK_BYTES", chunk_bytes)
     brain, table = _world()
     scaler = ZScoreOfImages()
     state = scaler.fit(brain, table)
@@ -97,7 +98,7 @@ def test_only_the_transductive_one_sees_test_trials_and_says_so() -> None:
         states = [_trials(b, table).take(train).fit_scaler(scaler)["a"] for b in (brain, changed)]
         same = all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
         assert same is not conditioned
-        assert is_test_conditioned(scaler) is conditioned
+        assert scaler.test_conditioned is conditioned
     state = _trials(brain, table).take(train).fit_scaler(ZScoreWithTest())["a"]
     second = brain[30:60, :, 0].astype(float)
     np.testing.assert_allclose(state["shift/session=02"][:, 0], second.mean(0), rtol=1e-9)

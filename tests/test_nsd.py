@@ -420,16 +420,16 @@ def test_a_session_flows_through_preprocessing(twin: Twin) -> None:
 def test_decoding_the_twin_works_and_shuffled_pairs_do_not(tmp_path: Path, scaler: str) -> None:
     write_nsd(tmp_path / "nsd", n_images=320, n_shared=24, size=8, noise=0.3)
     node = {
-        "session": {"_target_": "decode.scalers.ZScore", "by": "session"},
-        "averaged": {"_target_": "decode.normalisation.ZScoreOfImages"},
-        "with_test": {"_target_": "decode.normalisation.ZScoreWithTest"},
+        "session": {"_target_": "decode.scalers.zscore.ZScore", "by": "session"},
+        "averaged": {"_target_": "decode.scalers.averaged_images.ZScoreOfImages"},
+        "with_test": {"_target_": "decode.scalers.zscore.ZScoreWithTest"},
     }[scaler]
     repeats = "before" if scaler == "averaged" else "single"
     settings = config(
         tmp_path,
         data={"_target_": "decode.data.nsd.NSD", "root": str(tmp_path / "nsd")},
         scaler=node,
-        splits={"shared1000": {"_target_": "decode.splits.published", "_partial_": True,
+        splits={"shared1000": {"_target_": "decode.splits.published.published", "_partial_": True,
                                "validation": 0.0}},
         encoder={"_target_": "decode.encoders.ridge.Ridge", "_partial_": True},
         baselines={},

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Objective
+from decode.core import Batch, InputError
 from decode.networks.prior import DiffusionPrior
 from decode.objectives import bimixco as bimixco_module
 from decode.objectives.bimixco import BiMixCo, mixed_labels, partners
@@ -26,6 +26,7 @@ from decode.objectives.mse import MSE
 from decode.objectives.prior import Prior
 from decode.objectives.siglip import SigLIP
 from decode.objectives.softclip import SoftCLIP
+from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
 
 # Objectives of one encoder's own arithmetic, in tests/test_fmri_networks.py, and of a published

@@ -19,14 +19,16 @@ from nsd_twin import AFFINE, shrink_sampling, write_atlas, write_nsd, write_time
 from scipy.sparse import csr_array
 from test_configs import composed
 
-from decode.core import Facts, InputError, Recording, Stimulus
+from decode.core import Facts, InputError, Recording, Scaler, Stimulus
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.parcels import Parcels, map_signals, mean_weights, parcel_means
 from decode.preprocessing.windows import bold_windows
 from decode.recordings.bold import Voxels
-from decode.scalers import Robust, Scaler, Whiten, ZScore
+from decode.scalers.robust import Robust
+from decode.scalers.whiten import Whiten
+from decode.scalers.zscore import ZScore
 from decode.stages import preprocess
 from decode.store import read_json
 from decode.trials import open_trials
@@ -353,7 +355,7 @@ def test_betas_of_parcels_are_z_scored_where_one_is_missing(tmp_path: Path, kind
     parcels |= {"atlas": write_atlas(tmp_path / "atlas.nii.gz", volume), "missing": "zero"}
     parcels["inner"] = {"_target_": "decode.preprocessing.betas.beta_maps", "_partial_": True}
     config["preprocess"] = parcels
-    config["scaler"] = {"_target_": "decode.scalers.ZScore", "by": "session"}
+    config["scaler"] = {"_target_": "decode.scalers.zscore.ZScore", "by": "session"}
     run = Run(config)
     execute(run, until="evaluate", force=(), say=lambda s: None)
     folder = run.folder("preprocess") or tmp_path

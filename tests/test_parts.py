@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from worlds import config
 
-from decode.core import Batch, InputError, Layout
+from decode.core import Batch, InputError, Layout, Part
 from decode.encoders.by_region import ByRegion
+from decode.linear.part_ridge import PartRidge
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
-from decode.parts import Part, PartRidge, before_stimulus, regions, windows
+from decode.parts.before_stimulus import before_stimulus
+from decode.parts.regions import regions
+from decode.parts.windows import windows
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.store import read_json
@@ -149,7 +152,7 @@ def test_an_unknown_target_is_refused() -> None:
 
 
 def test_a_run_reports_its_regions(tmp_path: Path) -> None:
-    node = {"_target_": "decode.parts.regions", "_partial_": True, "targets": ["pixels"]}
+    node = {"_target_": "decode.parts.regions.regions", "_partial_": True, "targets": ["pixels"]}
     run = Run(config(tmp_path, parts={"region": node}))
     folder = execute(run, until="report", force=[], say=lambda s: None)
     found = {r["metric"]: r for r in read_json(folder / "summary.json") if r["subject"] == "all"}

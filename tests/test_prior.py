@@ -12,13 +12,14 @@ from torch import Tensor
 from voxels import Voxels
 
 from decode.cli import CONFIGS
-from decode.core import Batch, Encoder, InputError
+from decode.core import Batch, InputError
 from decode.encoders.joined import Joined
 from decode.encoders.mlp import MLP
 from decode.encoders.neuroflow import NeuroFlow
 from decode.encoders.with_prior import WithPrior
 from decode.networks.prior import DiffusionPrior, full_schedule, short_schedule
 from decode.stages.predict import predict
+from decode.trainable import Encoder
 
 
 class Known(DiffusionPrior):

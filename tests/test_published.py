@@ -31,7 +31,7 @@ def node(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((METRICS / f"{name}.yaml").read_text()))
 
 
-DECLARED = {"_target_": "decode.splits.published", "_partial_": True}
+DECLARED = {"_target_": "decode.splits.published.published", "_partial_": True}
 
 
 def score(
@@ -134,7 +134,7 @@ def rows_of(html: str) -> list[list[str]]:
 def test_every_split_has_a_row_with_its_sessions() -> None:
     """As in a ladder of training sessions, beside a split of other test pictures."""
     splits = {f"sessions_{n}": {**DECLARED, "sessions": n} for n in (1, 40)}
-    splits |= {"shared1000": DECLARED, "kfold": {"_target_": "decode.splits.kfold"}}
+    splits |= {"shared1000": DECLARED, "kfold": {"_target_": "decode.splits.kfold.kfold"}}
     own = [score("pixcorr", 0.101 + i / 10, split=name) for i, name in enumerate(splits)]
     metrics = {"b": node("image_mindeye_256")}
     shown = beside_published(asked("shared1000", metrics, splits), own)

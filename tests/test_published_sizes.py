@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from decode.core import Batch, Encoder, InputError, Layout
+from decode.core import Batch, InputError, Layout
 from decode.encoders.with_prior import WithPrior
+from decode.trainable import Encoder
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "encoder"
 NSD = {"subj01": 15724, "subj02": 14278, "subj05": 13039, "subj07": 12682}

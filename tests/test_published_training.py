@@ -13,7 +13,7 @@ from test_configs import composed
 
 from decode.building import build
 from decode.passes import Plan, padded, units
-from decode.splits import VALIDATION
+from decode.splitting import VALIDATION
 from decode.training import Trainer
 
 # Training and test pictures of one subject of the first 37 sessions, and of all 40.

@@ -10,7 +10,11 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler
 
 from decode.core import InputError
-from decode.scalers import MISSING, Robust, Unscaled, Whiten, ZScore, ledoit_wolf
+from decode.scalers.robust import Robust
+from decode.scalers.unscaled import Unscaled
+from decode.scalers.whiten import Whiten, ledoit_wolf
+from decode.scalers.zscore import ZScore
+from decode.scaling import MISSING
 
 SCALERS = [ZScore(), ZScore(per="channel_and_time"), ZScore(by="session"), Robust(), Whiten()]
 
@@ -155,7 +159,7 @@ def test_memory_mapped_input_read_in_chunks_is_the_same(scaler, tmp_path, monkey
     brain, table = trials()
     np.save(tmp_path / "brain.npy", brain)
     whole = scaler.fit(brain, table)
-    monkeypatch.setattr("decode.scalers.CHUNK_BYTES", 40_000)
+    monkeypatch.setattr("decode.scaling.CHUNK_BYTES", 40_000)
     mapped = np.load(tmp_path / "brain.npy", mmap_mode="r")
     chunked = scaler.fit(mapped, table)
     for key, value in whole.items():

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decode.core import InputError
-from decode.splits import Fold, check, digest, kfold, leave_one_out, manifest, published
+from decode.core import Fold, InputError
+from decode.splits.kfold import kfold
+from decode.splits.leave_one_out import leave_one_out
+from decode.splits.published import published
+from decode.splitting import check, digest, manifest
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import yaml
 from worlds import PixelWorld, config
 
 from decode.building import build
-from decode.core import Encoder, InputError, Layout, Recording, Tensors
+from decode.core import InputError, Layout, Recording, Scaler, Tensors
 from decode.encoders.mlp import MLP
 from decode.encoders.ridge import Ridge
 from decode.encoders.tsconv import TSConv
 from decode.folds import Inputs, Protocol
-from decode.normalisation import ZScoreWithTest
 from decode.pipeline import execute
 from decode.plan import Run
-from decode.scalers import Scaler, Whiten, ZScore
+from decode.scalers.whiten import Whiten
+from decode.scalers.zscore import ZScore, ZScoreWithTest
 from decode.store import FeatureStore
 from decode.strangers import (
     MeanOfSubjects,
@@ -33,6 +33,7 @@ from decode.strangers import (
     has_own_layers,
     people,
 )
+from decode.trainable import Encoder
 from decode.trials import EVERYONE, SubjectSignal, Trials
 
 SCALERS = sorted((Path(__file__).resolve().parents[1] / "configs" / "scaler").glob("*.yaml"))
@@ -247,10 +248,14 @@ def test_leaving_people_out_scores_above_chance_or_is_refused_before_training(
 ) -> None:
     def scores(**protocol: str) -> pd.DataFrame:
         ridge = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
-        split = {"_target_": "decode.splits.leave_one_out", "_partial_": True, "by": "subject"}
+        split = {
+            "_target_": "decode.splits.leave_one_out.leave_one_out",
+            "_partial_": True,
+            "by": "subject",
+        }
         changes = {
             "data": {"_target_": "test_strangers.SameBrains", "root": str(tmp_path / "world")},
-            "scaler": {"_target_": "decode.scalers.ZScore", "by": "session"},
+            "scaler": {"_target_": "decode.scalers.zscore.ZScore", "by": "session"},
             "splits": {"people": {**split, "validation": 0.0}},
             "protocol": {"test_repeats": "single", **protocol},
             **{"encoder": ridge, "baselines": {}, "objectives": {}, "generator": None},

@@ -16,8 +16,9 @@ from voxels import Voxels
 
 from decode import training
 from decode.cli import CONFIGS
-from decode.core import Batch, Encoder, Objective
+from decode.core import Batch
 from decode.encoders.mlp import MLP
+from decode.trainable import Encoder, Objective
 from decode.training import Trainer, fit, set_pace, tidy
 
 EPOCHS, CUT, KEPT_ROWS = 12, 8, 40

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from decode.core import InputError, Layout
-from decode.scalers import ZScore
+from decode.scalers.zscore import ZScore
 from decode.store import FeatureStore
 from decode.trials import SubjectSignal, Trials, one_ahead
 

@@ -13,6 +13,8 @@ from test_configs import EXPERIMENTS, composed
 from worlds import config
 
 from decode.core import InputError
+from decode.kinds import MOVED, locate
+from decode.plan import Run
 from decode.runs import moved, open_run, recorded_plan
 from decode.shipped import shipped_names
 from decode.store import write_json
@@ -124,3 +126,28 @@ def test_what_an_opened_data_set_writes_stays_in_its_outputs(tmp_path: Path) -> 
     assert found["data"]["root"] == str(tmp_path / "simulated")
     assert found["data"]["cache"] == str(tmp_path / "a" / "b")
     assert made["data"]["cache"] == "/home/somebody"
+
+
+def test_a_run_that_names_classes_where_they_lay_before_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "report" / "old-0123abcd"
+    folder.mkdir(parents=True)
+    scaler = {"_target_": "decode.scalers.ZScore", "by": None}
+    split = {"_target_": "decode.splits.published", "_partial_": True, "validation": 0.2}
+    old = config(tmp_path, scaler=scaler, splits={"published": split})
+    write_json(folder / "config.json", old)
+    plan = ["preprocess:a:00000001", "split:None:00000002", "train:None:00000003"]
+    write_json(folder / "manifest.json", {"plan": plan})
+    opened = open_run(folder, packages=["worlds"])
+    assert opened.config["scaler"]["_target_"] == "decode.scalers.zscore.ZScore"
+    assert opened.config["splits"]["published"]["_target_"] == "decode.splits.published.published"
+    assert [t.key for t in opened.of("train")] == ["00000003"]
+    scaler = {**scaler, "_target_": "decode.scalers.zscore.ZScore"}
+    assert Run(old).tasks == Run(config(tmp_path, scaler=scaler)).tasks
+
+
+def test_names_of_before_lead_to_classes_of_today() -> None:
+    for old, new in MOVED.items():
+        assert callable(locate(new, old))
+        assert new not in MOVED
+        with pytest.raises(InputError, match="_target_"):
+            locate(old, old)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import Batch, Encoder, Layout, Objective, Shape
+from decode.core import Batch, Layout, Shape
+from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
 
 LATENTS = 8

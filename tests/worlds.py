@@ -13,18 +13,9 @@ from PIL import Image
 from torch import nn
 
 from decode.checksums import MANIFEST, checks_of, sealed
-from decode.core import (
-    Encoder,
-    Facts,
-    Layout,
-    Objective,
-    Recording,
-    Shape,
-    Stimulus,
-    Tensors,
-    Truth,
-)
+from decode.core import Facts, Layout, Recording, Shape, Stimulus, Tensors, Truth
 from decode.store import read_json, write_json
+from decode.trainable import Encoder, Objective
 
 SIZE = 8
 
@@ -141,9 +132,13 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         "subjects": None, "seed": 0, "until": "report", "force": [], "dry": False, "debug": True,
         "data": {"_target_": "worlds.PixelWorld", "root": str(folder / "world")},
         "preprocess": {"_target_": "decode.preprocessing.betas.beta_maps", "_partial_": True},
-        "scaler": {"_target_": "decode.scalers.ZScore"},
+        "scaler": {"_target_": "decode.scalers.zscore.ZScore"},
         "splits": {
-            "published": {"_target_": "decode.splits.published", "_partial_": True, "validation": 0.2}
+            "published": {
+"_target_": "decode.splits.published.published",
+"_partial_": True,
+"validation": 0.2,
+}
         },
         "protocol": {"train_repeats": "single", "test_repeats": "before", "rescale": "none"},
         "targets": {"pixels": {"_target_": "decode.targets.pixels.Pixels", "size": SIZE}},

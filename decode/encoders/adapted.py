@@ -6,18 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from decode.core import (
-    Batch,
-    Encoder,
-    InputError,
-    Layout,
-    Learned,
-    Shape,
-    Tensors,
-    left_to_training,
-)
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.adaptation import What, adapt, start_from
 from decode.store import check_tensors
+from decode.trainable import Encoder, Learned, left_to_training
 
 SCRATCH = "scratch"
 REMEDY = "give encoder.safetensors of a trained run or its folder (outputs/train/...)"

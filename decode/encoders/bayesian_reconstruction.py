@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.inversion.image_bank import warped_pictures
 from decode.inversion.picture_consensus import Crowd, consensus
 from decode.inversion.voxel_model import PictureKernel, ResponseModel, fit_responses
 from decode.linear.ridge import rank_features
 from decode.networks.blocks import Passport, by_subject, scatter
 from decode.progress import progress
+from decode.trainable import Encoder, Learned
 
 _LEARNT = ("bank", "source", "values")
 _LEARNT_PER_SUBJECT = ("chosen", "centre", "spread", "reading", "loadings", "offsets", "setting")

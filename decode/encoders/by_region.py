@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Part, Shape, Tensors
+from decode.linear.part_ridge import PartRidge
 from decode.linear.subject_ridge import Per
-from decode.parts import Part, PartRidge
+from decode.trainable import Encoder, Learned
 
 
 class ByRegion(Encoder):

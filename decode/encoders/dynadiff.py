@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, Layout, Learned, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, SubjectLinear, scatter
 from decode.networks.heads import Head, TokenHeads
 from decode.networks.low_level import without
+from decode.trainable import Encoder, Learned
 
 
 class Dynadiff(Encoder):

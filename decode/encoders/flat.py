@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, projection_heads, subject_input
+from decode.trainable import Encoder
 
 
 class Flat(Encoder):

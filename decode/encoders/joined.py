@@ -7,16 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from decode.core import (
-    Batch,
-    Encoder,
-    InputError,
-    Layout,
-    Learned,
-    Shape,
-    Tensors,
-    left_to_training,
-)
+from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.trainable import Encoder, Learned, left_to_training
 
 
 class Joined(Encoder):

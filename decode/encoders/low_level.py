@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
 from decode.networks.low_level import LowLevelHead, low_level_shapes, without
+from decode.trainable import Encoder, Learned
 
 
 class LowLevel(Encoder):

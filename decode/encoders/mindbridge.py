@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool1d
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, Residual, by_subject, scatter
 from decode.networks.heads import Head, TokenHeads
+from decode.trainable import Encoder
 
 
 class MindBridge(Encoder):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, SubjectLinear, by_subject
 from decode.networks.heads import Head, TokenHeads
 from decode.networks.low_level import LowLevelHead, low_level_shapes, without
 from decode.networks.mixers import LegacyMixer, ResidualMixer
+from decode.trainable import Encoder, Learned
 
 
 class MindEye2(Encoder):

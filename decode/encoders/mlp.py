@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
 from decode.networks.heads import Head, TokenHeads
+from decode.trainable import Encoder
 
 
 class MLP(Encoder):

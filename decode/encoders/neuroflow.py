@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from decode.core import FLOW, Batch, Encoder, InputError, Layout, Learned, Shape, Tensors, refusal
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, Projector, TargetScale, by_subject
 from decode.networks.flow import Averaged, SpeedTransformer, between, travel
 from decode.networks.heads import as_tokens, make_head
@@ -19,6 +19,7 @@ from decode.networks.voxel_autoencoder import (
     drawn,
     squared_error,
 )
+from decode.trainable import FLOW, Encoder, Learned
 
 
 class NeuroFlow(Encoder):

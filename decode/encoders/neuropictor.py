@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, TargetScale
 from decode.networks.vit import MapTransformer
+from decode.trainable import Encoder
 from decode.weights.pretrained import load_pretrained
 
 

@@ -9,20 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import (
-    Batch,
-    Encoder,
-    InputError,
-    Layout,
-    Learned,
-    Shape,
-    Tensors,
-    left_to_training,
-)
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.linear.principal import principal
 from decode.linear.subject_ridge import Streamed
 from decode.networks.blocks import numel
 from decode.store import Columns
+from decode.trainable import Encoder, Learned, left_to_training
 
 
 class Principal(Encoder):

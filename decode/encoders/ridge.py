@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from decode.core import Batch, Encoder, Layout, Learned, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
+from decode.trainable import Encoder, Learned
 
 
 class Ridge(Encoder):

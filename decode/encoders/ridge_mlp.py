@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Learned, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 from decode.networks.blocks import Residual, TargetScale
+from decode.trainable import Encoder, Learned
 
 
 class RidgeMLP(Encoder):

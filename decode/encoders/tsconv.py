@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport, projection_heads, subject_input
+from decode.trainable import Encoder
 
 
 class TSConv(Encoder):

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.networks.attention import Resampler
 from decode.networks.blocks import Passport, by_subject, scatter, spread_and_gather
 from decode.networks.heads import TokenQueries
+from decode.trainable import Encoder
 
 
 class Umbrae(Encoder):

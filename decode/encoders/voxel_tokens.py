@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from decode.core import Batch, Encoder, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors
 from decode.networks.attention import CrossTransformer
 from decode.networks.blocks import Passport, by_subject, scatter
 from decode.networks.heads import TokenQueries
+from decode.trainable import Encoder
 
 
 class VoxelTokens(Encoder):

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, Encoder, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.blocks import Passport
 from decode.networks.causal import CausalVolumes
 from decode.networks.heads import Head, TokenHeads
+from decode.trainable import Encoder
 from decode.weights.pretrained import load_pretrained
 
 

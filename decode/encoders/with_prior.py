@@ -9,21 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import (
-    PRIOR,
-    Batch,
-    Encoder,
-    InputError,
-    Layout,
-    Learned,
-    Shape,
-    Tensors,
-    left_to_training,
-    refusal,
-)
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
 from decode.networks.prior_dalle2 import Dalle2Prior
+from decode.trainable import PRIOR, Encoder, Learned, left_to_training
 
 
 class WithPrior(Encoder):

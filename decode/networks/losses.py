@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import Batch, Encoder, InputError
+from decode.core import Batch, InputError
+from decode.trainable import Encoder
 
 
 def pair(encoder: Encoder, batch: Batch, target: str) -> tuple[Tensor, Tensor]:

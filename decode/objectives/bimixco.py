@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Encoder, Mix, Objective, Tensors
+from decode.core import Batch, Mix, Tensors
 from decode.networks.losses import both_ways, pair, same, unit
+from decode.trainable import Encoder, Objective
 
 
 def partners(subject: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from decode.core import Batch, Encoder, Objective, Tensors
+from decode.core import Batch, Tensors
 from decode.networks.losses import pair, unit
+from decode.trainable import Encoder, Objective
 
 
 class Cosine(Objective):

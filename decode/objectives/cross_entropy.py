@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.networks.losses import pair, soft_cross_entropy
+from decode.trainable import Encoder, Objective
 
 
 class CrossEntropy(Objective):

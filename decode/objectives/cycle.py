@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors, refusal
+from decode.core import Batch, InputError, Tensors, refusal
+from decode.trainable import Encoder, Objective
 
 
 class Cycle(Objective):

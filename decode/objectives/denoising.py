@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.diffusion.low_rank import add_products, products
 from decode.diffusion.noising import Noising, fitting
 from decode.diffusion.pipelines import open_parts
+from decode.trainable import Encoder, Objective
 from decode.weights.reading import Precision, choose_dtype
 
 Levels = Literal["cubic", "uniform"]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import FLOW, Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.networks.losses import soft_cross_entropy, unit
+from decode.trainable import FLOW, Encoder, Objective
 
 
 class Flow(Objective):

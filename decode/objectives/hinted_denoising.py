@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.diffusion.hints import hint_control, hinted, residuals
 from decode.diffusion.noising import Noising, fitting
 from decode.diffusion.pipelines import open_parts
 from decode.features.clip_tokens import words_of
+from decode.trainable import Encoder, Objective
 from decode.weights.reading import Precision, choose_dtype
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.networks.losses import both_ways, pair, same, soft_cross_entropy
+from decode.trainable import Encoder, Objective
 
 CLIP_THETA = math.log(1 / 0.07)
 LARGEST = math.log(100.0)

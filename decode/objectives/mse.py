@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, Encoder, Objective, Tensors
+from decode.core import Batch, Tensors
 from decode.networks.losses import pair, unit
+from decode.trainable import Encoder, Objective
 
 
 class MSE(Objective):

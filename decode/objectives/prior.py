@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from decode.core import PRIOR, Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
+from decode.trainable import PRIOR, Encoder, Objective
 
 
 class Prior(Objective):

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from decode.core import Batch, Encoder, Objective, Tensors
+from decode.core import Batch, Tensors
 from decode.networks.losses import pair, unit
+from decode.trainable import Encoder, Objective
 
 
 class SigLIP(Objective):

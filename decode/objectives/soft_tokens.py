@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from decode.core import Batch, Encoder, InputError, Objective, Tensors
+from decode.core import Batch, InputError, Tensors
 from decode.networks.losses import pair, soft_cross_entropy
+from decode.trainable import Encoder, Objective
 
 
 class SoftTokens(Objective):

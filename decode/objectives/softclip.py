@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from decode.core import Batch, Encoder, Objective, Tensors
+from decode.core import Batch, Tensors
 from decode.networks.losses import pair, soft_cross_entropy, unit
+from decode.trainable import Encoder, Objective
 
 
 class SoftCLIP(Objective):

@@ -14,7 +14,7 @@ import pandas as pd
 from decode.core import InputError, Recording, refusal
 from decode.preprocessing.mixing import mixed, split_channels
 from decode.preprocessing.prepared import Prepared
-from decode.scalers import MISSING
+from decode.scaling import MISSING
 from decode.volumes import whole_image
 
 Grid = Literal["same", "nearest"]

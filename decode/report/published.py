@@ -13,7 +13,7 @@ from decode.report.content import Score, overall
 
 TESTS = ("shared982", "shared1000")
 UNKNOWN = "unknown"
-DECLARED = "decode.splits.published"
+DECLARED = "decode.splits.published.published"
 PICTURES = ("pixcorr", "ssim", "two_way_", "distance_")
 PROTOCOLS = {
     "mindeye-256": (256, 425, "bilinear", False, False),

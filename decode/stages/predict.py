@@ -15,19 +15,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import Batch, Encoder, InputError, Tensors
+from decode.core import Batch, InputError, Scaler, Tensors
 from decode.folds import Inputs, Protocol, fold_folder
-from decode.scalers import Scaler
 from decode.scoring.ceiling import (
     FromRepeats,
     by_region,
     noise_ceiling_from_groups,
     repeats,
 )
-from decode.splits import TEST, TRAIN
+from decode.splitting import TEST, TRAIN
 from decode.stages.train import MakeEncoder, weights_file
 from decode.store import Frame, from_file_name, read_tensors, write_table
 from decode.strangers import with_strangers
+from decode.trainable import Encoder
 from decode.trials import Loader, Trials
 
 BATCH = 256

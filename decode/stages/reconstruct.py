@@ -19,7 +19,7 @@ from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs, fold_folder
 from decode.pictures import read_image
 from decode.progress import progress
-from decode.splits import TRAIN
+from decode.splitting import TRAIN
 from decode.stages.train import TUNED
 from decode.store import Frame, read_tensors, whole_file
 

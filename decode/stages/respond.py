@@ -11,12 +11,11 @@ import pandas as pd
 import torch
 
 from decode.checksums import check_finished
-from decode.core import InputError, Responses, Stimulus, Target
+from decode.core import InputError, Responses, Scaler, Stimulus, Target
 from decode.folds import Inputs, Protocol, fold_folder
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
-from decode.scalers import Scaler
-from decode.splits import TEST, TRAIN
+from decode.splitting import TEST, TRAIN
 from decode.stages.predict import from_repeats, load_scaler
 from decode.stages.reconstruct import picture
 from decode.store import (

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from decode.core import InputError
-from decode.splits import Fold, digest, manifest
+from decode.core import Fold, InputError
+from decode.splitting import digest, manifest
 from decode.store import write_json, write_table
 from decode.trials import Trials
 

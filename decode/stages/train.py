@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from decode.core import Encoder, Generator, InputError, Objective, refusal
+from decode.core import Generator, InputError, Scaler, refusal
 from decode.folds import Inputs, Protocol, fold_folder
 from decode.progress import progress
-from decode.scalers import Scaler
-from decode.splits import TRAIN, VALIDATION
+from decode.splitting import TRAIN, VALIDATION
 from decode.store import as_file_name, write_tensors
 from decode.strangers import check_reads, first_strangers, fit_scaler, people
+from decode.trainable import Encoder, Objective
 from decode.training import Trainer, fit, tidy
 from decode.trials import Loader, Trials
 

@@ -7,16 +7,15 @@ less than single trials, and statistics over a whole session have seen its test 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
-from decode.scalers import CHUNK_BYTES, State, ZScore, marks, missing_channels
+from decode.core import InputError, Scaler, State
+from decode.scaling import CHUNK_BYTES, marks, missing_channels
 
 
-class ZScoreOfImages:
+class ZScoreOfImages(Scaler):
     """Zero mean and unit variance over training *images*: repeats are averaged before counting.
 
     As Brain-Diffuser does (Ozcelik & VanRullen 2023, doi:10.1038/s41598-023-42891-8), with the
@@ -25,7 +24,7 @@ class ZScoreOfImages:
     window share their voxel's statistics. Channels that the table marks as missing stay 0.
     """
 
-    reads_stimuli: ClassVar[bool] = True
+    reads_stimuli = True
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
         if len(brain) != len(table):
@@ -63,19 +62,6 @@ class ZScoreOfImages:
         for channels, rows in marks(table, brain.shape[1]):
             out[np.ix_(rows, channels)] = 0
         return out
-
-
-class ZScoreWithTest(ZScore):
-    """Z-score per voxel and session over *all* trials, those of the test part too.
-
-    What MindEye1 and the released notebooks of MindEye2 do (Scotti et al. 2023, arXiv:2305.18274;
-    2024, arXiv:2403.11207). Runs with it are stamped TEST-CONDITIONED.
-    """
-
-    test_conditioned: ClassVar[bool] = True
-
-    def __init__(self, *, by: str | None = "session") -> None:
-        super().__init__(per="channel", by=by)
 
 
 def _rows_per_chunk(brain: np.ndarray) -> int:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
-from decode.scalers import Scaler, State, is_test_conditioned
+from decode.core import InputError, Scaler, State
 from decode.scoring.ceiling import noise_ceiling_from_groups, repeats
 
 KEPT = "kept"
 AT_ONCE = 256
 
 
-class ReliableVoxels:
+class ReliableVoxels(Scaler):
     """Scales by another scaler, then sets every channel to 0 that does not repeat itself.
 
     How reliable a channel is comes from training stimuli that were shown more than once, after
@@ -34,12 +32,12 @@ class ReliableVoxels:
     and where no channel is left.
     """
 
-    reads_stimuli: ClassVar[bool] = True
+    reads_stimuli = True
 
     def __init__(
         self, scaler: Scaler, *, at_least: float | None = None, keep: int | None = None
     ) -> None:
-        if is_test_conditioned(scaler):
+        if scaler.test_conditioned:
             raise InputError(
                 f"scaler.scaler: {type(scaler).__name__} looks at test trials, so would the choice of "
                 "voxels; take one that is fitted on training trials"

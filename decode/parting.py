@@ -1,0 +1,17 @@
+"""What ways of parting a signal share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from decode.core import InputError, Layout
+
+
+def one_length(layouts: Mapping[str, Layout]) -> int:
+    lengths = {layout.n_times for layout in layouts.values()}
+    if len(lengths) > 1:
+        raise InputError(
+            f"parts: expected equally long windows of all subjects, got {sorted(lengths)} samples; "
+            "preprocess all subjects alike"
+        )
+    return lengths.pop()

@@ -1,0 +1,1 @@
+"""Parts of the signal that are decoded on their own: one file per way of parting."""

@@ -1,0 +1,24 @@
+"""What can be decoded before the stimulus: a control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from decode.core import InputError, Layout, Part
+from decode.parting import one_length
+
+
+def before_stimulus(layouts: Mapping[str, Layout], *, targets: Sequence[str]) -> dict[str, Part]:
+    """All samples from before the stimulus: nothing can be decoded there unless something leaks.
+
+    Raises InputError where the preprocessed windows begin with the stimulus.
+    """
+    layout = next(iter(layouts.values()))
+    end = min(round(-layout.start * layout.sfreq), one_length(layouts))
+    if end < 1:
+        raise InputError(
+            f"parts.before_stimulus: windows begin {layout.start:g} s after the stimulus; let "
+            "preprocess.window begin before 0 or leave this part out"
+        )
+    # Not pooled: a baseline over these samples would leave a mean of zero, which can tell nothing.
+    return {"": Part(tuple(targets), 0, end)}

@@ -1,0 +1,29 @@
+"""Regions decoded on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from decode.core import InputError, Layout, Part
+from decode.parting import one_length
+
+
+def regions(
+    layouts: Mapping[str, Layout], *, targets: Sequence[str], at_least: int = 10
+) -> dict[str, Part]:
+    """One part per region that every subject has with `at_least` channels, by name.
+
+    Raises InputError where the channels name no such region.
+    """
+    counts = [
+        {r: layout.rois.count(r) for r in set(layout.rois) - {""}} for layout in layouts.values()
+    ]
+    shared = [r for r in counts[0] if all(c.get(r, 0) >= at_least for c in counts)]
+    if not shared:
+        raise InputError(
+            f"parts.regions: expected a region that every subject has with {at_least} channels or "
+            f"more, the channels name {sorted(counts[0])}; give the data masks of regions or leave "
+            "this part out"
+        )
+    n_times = one_length(layouts)
+    return {name: Part(tuple(targets), 0, n_times, (name,)) for name in sorted(shared)}

@@ -1,0 +1,92 @@
+"""The two contracts of what is trained: an encoder predicts, an objective says how wrong it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from torch import nn
+
+from decode.core import Batch, Tensors
+from decode.kinds import defaults
+
+Learned = Mapping[str, frozenset[str]]
+# Parts of encoders that an objective of their own trains.
+PRIOR, FLOW = "the diffusion prior", "the flow"
+
+
+class Encoder(nn.Module):
+    """A batch of brain windows -> one prediction per target.
+
+    Subclasses take `(layouts: Mapping[subject, Layout], shapes: Mapping[target, Shape], *, knobs)`.
+    The order of `layouts` is the meaning of `Batch.subject`.
+    """
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        """Solve what has a closed form, from training rows (validation rows may choose strengths)."""
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        """What `initialise` leaves to training: predicted target -> any of what an objective must teach
+        for it. An encoder that solves some of `targets` in closed form, or does not predict them, says
+        so here; `knobs` are its arguments, encoders inside as functions of (layouts, shapes).
+        """
+        return {name: frozenset({name}) for name in targets}
+
+    def forward(self, batch: Batch) -> Tensors:
+        """Predictions (batch, *shape) per target: always the inference meaning."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it predicts")
+
+    def before_sampling(self, batch: Batch) -> Tensors:
+        """What may be averaged over the repeats of a stimulus: predictions, before any is sampled."""
+        return self(batch)
+
+    def sampled(self, made: Tensors) -> Tensors:
+        """Predictions of what `before_sampling` gave; the identity unless a model draws samples.
+
+        An encoder that does is `sampled(before_sampling(batch))`, so that repeats are averaged first
+        and one sample is drawn of their mean.
+        """
+        return made
+
+    def embed(self, targets: Tensors) -> Tensors:
+        """The stimulus side of a two-sided model; the identity unless a model says otherwise."""
+        return targets
+
+
+def left_to_training(make: Callable[..., Any], targets: Collection[str]) -> Learned:
+    """`Encoder.learned` of what `make` makes, a class or a partial of one; nothing of a function."""
+    of, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    if not (isinstance(of, type) and issubclass(of, Encoder)):
+        return {}
+    return of.learned(targets, defaults(of) | given)
+
+
+class Objective(nn.Module):
+    """(encoder, batch, progress) -> named, weighted loss terms; the trainer minimises their sum.
+
+    `progress` runs from 0 to 1 over training. Calling `encoder(batch)` twice with the same batch
+    costs one forward pass. With `tunes` it also trains parts of the generator's own network, which
+    are kept with the fold and given to `Generator.tune`.
+    """
+
+    tunes: ClassVar[bool] = False
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        """Names of the targets whose predictions it pulls, all that its `knobs` name if not said
+        otherwise, or of the parts of an encoder that need it (`PRIOR`, `FLOW`).
+        """
+        return frozenset(value for value in knobs.values() if isinstance(value, str))
+
+    def prepared(self, batch: Batch, progress: float) -> Batch:
+        """While training, the batch that every objective is given: as it is, or with mixed rows."""
+        return batch
+
+    def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
+        raise NotImplementedError(f"{type(self).__name__} must say what it minimises")
+
+    def tuned(self) -> Tensors:
+        """The generator's weights that it has trained, by the names that the generator knows."""
+        return {}
