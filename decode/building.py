@@ -7,7 +7,6 @@ the first second.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -15,9 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from decode.core import InputError, about, refusal
-from decode.kinds import as_annotated, defaults, fits, hints, in_words, is_node, locate
-from decode.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
+from decode.core import InputError, about
+from decode.kinds import as_annotated, hints, locate
 from decode.machine import is_memory
 from decode.weights.reading import PACKAGE, find_weights
 
@@ -27,97 +25,12 @@ PLACES = frozenset({"root", "cache", "device", "offload", "workers", "checkpoint
 CONTENTS = frozenset({"weights", "questions", "table"})
 
 
-def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
 
 
 def _signature(target: Any) -> inspect.Signature:
     return inspect.signature(target)
-
-
-def check(node: Any, where: str) -> None:
-    """Raise InputError, naming the nearest argument, when a node cannot be bound to its target or a
-    value is not of the kind that the target's annotation asks for.
-    """
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            _check_arguments(node, where)
-            _check_kinds(node, where)
-        for key, value in node.items():
-            check(value, f"{where}.{key}")
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            check(value, f"{where}.{number}")
-
-
-def _check_arguments(node: Mapping[str, Any], where: str) -> None:
-    target = locate(node["_target_"], where)
-    signature = _signature(target)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    given = _arguments(node)
-    for name in given:
-        if name not in signature.parameters and not takes_any:
-            near = difflib.get_close_matches(str(name), signature.parameters, 1)
-            raise InputError(
-                f"config.{where}: {node['_target_']} takes no {name!r}"
-                + (
-                    f"; did you mean {near[0]!r}?"
-                    if near
-                    else f"; it takes {list(signature.parameters)}"
-                )
-            )
-    if node.get("_partial_"):
-        return
-    missing = [
-        p.name
-        for p in signature.parameters.values()
-        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    missing = [name for name in missing if name not in given]
-    if missing:
-        raise InputError(f"config.{where}: {node['_target_']} needs {missing[0]!r}; add it there")
-
-
-def _check_kinds(node: Mapping[str, Any], where: str) -> None:
-    target = locate(node["_target_"], where)
-    known, usual = hints(target), defaults(target)
-    for name, value in _arguments(node).items():
-        wanted = None
-        if name in known and not fits(value, known[name]):
-            wanted = in_words(known[name])
-        wanted = wanted or _limits(target.__name__, name, value, usual.get(name, ...))
-        if wanted:
-            remedy = "correct it"
-            if name in usual and _is_plain(usual[name]):
-                remedy += f" or leave it at its default, {_written(usual[name])}"
-            raise refusal(f"{where}.{name}", wanted, repr(value)[:200], remedy)
-
-
-def _written(value: Any) -> str:
-    """A default as a command would write it."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_written, value))}]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value) if value != "" else "''"
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | tuple)
-
-
-def _limits(kind: str, name: str, value: Any, usual: Any) -> str | None:
-    """What was expected of a value of the right kind that is outside what its knob means."""
-    meant = range_of(kind, name) or NUMBER
-    if is_node(value):
-        return None  # it has knobs of its own
-    if any(not meant.holds(number) for number in numbers(value)):
-        return str(meant)
-    if isinstance(value, list | tuple) and not value and name not in MAY_BE_EMPTY:
-        return None if usual == () else "a list of one or more"
-    if isinstance(value, str):
-        return cannot_be_text(value) if value else None if usual == "" else "text that is not empty"
-    return None
 
 
 def build(node: Any, where: str = "") -> Any:
@@ -126,7 +39,7 @@ def build(node: Any, where: str = "") -> Any:
         return [build(v, where) for v in node]
     if not isinstance(node, Mapping):
         return node
-    built = {k: build(v, f"{where}.{k}") for k, v in _arguments(node).items()}
+    built = {k: build(v, f"{where}.{k}") for k, v in arguments(node).items()}
     if "_target_" not in node:
         return built
     target = locate(node["_target_"], where)
@@ -167,7 +80,7 @@ def bound(node: Any) -> Any:
         for p in signature.parameters.values()
         if p.default is not inspect.Parameter.empty
     }
-    everything = {**defaults, **_arguments(node)}
+    everything = {**defaults, **arguments(node)}
     kept = {
         k: _named_by_content(v) if k in CONTENTS else bound(_plain(v))
         for k, v in everything.items()

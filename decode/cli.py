@@ -344,7 +344,7 @@ def _class_says(argument: str, arguments: list[str]) -> str | None:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from decode.building import check
+    from decode.checks.arguments import check
     from decode.core import InputError
 
     path = argument.split("=")[0].split(".")

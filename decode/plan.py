@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,22 +18,19 @@ from typing import Any
 import pandas as pd
 
 from decode.building import bound, build, made
-from decode.checks import (
-    check_config,
-    check_devices,
-    check_files,
+from decode.checks.choices import check_config
+from decode.checks.frame import (
+    check_file_names,
     check_filled,
     check_frame,
-    check_galleries,
-    check_learning,
     check_list,
-    check_made,
-    check_picture_sizes,
     check_subjects,
-    check_voxel_people,
 )
+from decode.checks.learning import check_learning
+from decode.checks.resources import check_devices, check_files, check_made, check_rights
+from decode.checks.trials import check_galleries, check_picture_sizes, check_voxel_people
 from decode.checksums import identity
-from decode.core import Dataset, InputError, refusal
+from decode.core import Dataset, InputError
 from decode.kinds import renewed
 from decode.report.published import check_published
 from decode.store import FeatureStore, as_file_name, is_finished, read_table
@@ -126,7 +121,7 @@ class Run:
         self.config = config = renewed(config)
         self.recorded = dict(name.rsplit(":", 1) for name in recorded)
         check_frame(config)
-        check_names(config)
+        check_file_names(config)
         check_stages("until", [config["until"]])
         check_stages("force", config["force"])
         self.outputs = Path(config["paths"]["outputs"])
@@ -320,44 +315,6 @@ class Run:
 
 
 NAMED = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
-LONGEST_NAME = 100
-
-
-def check_names(config: Config) -> None:
-    """Raise InputError for a name that is part of a file's name and would lead out of its folder."""
-    names = [("name", config["name"]), *((k, n) for k in NAMED for n in config[k] or ())]
-    for key, name in names:
-        text = str(name)
-        if re.search(r"[/\\\0]|^\.|^$", text) or len(text.encode()) > LONGEST_NAME:
-            raise refusal(
-                key,
-                f"a name of 1 to {LONGEST_NAME} bytes that begins with no dot and has no / or \\",
-                repr(text[:LONGEST_NAME]),
-                "folders and files are named by it: choose another",
-            )
-
-
-def check_rights(root: str | None) -> None:
-    """Raise InputError for a folder of data, or one directly in it, that may not be read: readers would
-    take what lies there for missing.
-    """
-    place = Path(str(root or ""))  # a folder may be called 7
-    if root is None or not place.is_dir():
-        return
-    folders = (
-        [place, *(p for p in sorted(place.iterdir()) if p.is_dir())] if _open(place) else [place]
-    )
-    if closed := [p for p in folders if not _open(p)]:
-        raise refusal(
-            f"data.root: {closed[0]}",
-            "a folder that may be read",
-            "no permission",
-            "ask its owner for it (chmod g+rX)",
-        )
-
-
-def _open(folder: Path) -> bool:
-    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def check_stages(key: str, names: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from decode.building import bound, build, check
+from decode.building import bound, build
+from decode.checks.arguments import check
 from decode.core import InputError
 from decode.training import Trainer
 

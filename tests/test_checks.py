@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from test_configs import EXPERIMENTS, composed
 from worlds import config
 
-from decode.checks import check_config, check_filled, check_frame, check_learning
+from decode.checks.choices import check_config
+from decode.checks.frame import check_filled, check_frame
+from decode.checks.learning import check_learning
 from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.pipeline import execute

@@ -12,7 +12,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from decode.building import bound, check
+from decode.building import bound
+from decode.checks.arguments import check
 from decode.cli import CONFIGS, KEYS
 
 EXPERIMENTS = sorted(

@@ -19,10 +19,10 @@ import pytest
 import yaml
 from test_configs import PLUGINS, composed
 
-from decode.checks import CLASSES
+from decode.checks.frame import CLASSES
+from decode.checks.knobs import range_of
 from decode.cli import CONFIGS, explain
 from decode.kinds import hints, is_node, locate
-from decode.knobs import range_of
 from decode.plan import Run
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -140,7 +140,7 @@ def test_every_number_of_every_yaml_has_a_range() -> None:
         for _, path, kind, hint in EVERY
         if numeric(hint) and not range_of(kind, path[-1])
     }
-    assert not without, "say in decode/knobs.py what these numbers may be"
+    assert not without, "say in decode/checks/knobs.py what these numbers may be"
 
 
 @pytest.mark.slow

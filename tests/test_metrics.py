@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 
-from decode.building import build, check
+from decode.building import build
+from decode.checks.arguments import check
 from decode.core import InputError, Media, Results, Stimulus
 from decode.metrics.accuracy import Accuracy
 from decode.metrics.auc import Auc

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from voxels import Voxels
 
-from decode.building import bound, build, check
+from decode.building import bound, build
+from decode.checks.arguments import check
 from decode.core import Generator, InputError, Media, Tensors
 from decode.pipeline import execute
 from decode.plan import Run

@@ -1,0 +1,1 @@
+"""What can be found wrong with a config before anything runs."""

@@ -1,0 +1,120 @@
+"""What can be seen in the choices of a config alone: names of targets, what fits together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from decode.building import bound, build
+from decode.checks.arguments import check
+from decode.checks.frame import NODES, Config, check_seed, nodes
+from decode.core import InputError, refusal
+from decode.kinds import locate
+
+# Arguments of an objective that name a target, which is predicted or compared with.
+NAMING = ("target", "other", "image", "latents", "text", "hint")
+
+
+def check_config(config: Config) -> None:
+    """Raise InputError for a mistake that can be seen in the config alone."""
+    for name in NODES:
+        check(config.get(name), name)
+    check({"_target_": "decode.folds.Protocol", **config["protocol"]}, "protocol")
+    check_seed(config["seed"])
+    build({"_target_": "decode.folds.Protocol", **config["protocol"]}, "protocol")
+    for name in ("trainer", "scaler", "splits"):
+        build(config[name], name)
+    check_encoders(config)
+    check_names(config)
+    check_brain(config)
+    check_tuning(config)
+
+
+def check_encoders(config: Config) -> None:
+    """Raise InputError for what an encoder refuses without seeing data."""
+    for where, node in nodes(config, ("encoder", "baselines")):
+        refuses = getattr(locate(node["_target_"], where), "check_node", None)
+        if refuses is not None:
+            refuses(node, where)
+
+
+def check_names(config: Config) -> None:
+    """Raise InputError where an encoder, a part, an objective or a metric names no target."""
+    known = list(config["targets"])
+    known = [name for name in known if name not in _drawn(config, known)]
+    for where, node in nodes(config, ("encoder", "baselines")):
+        _check_target(f"{where}.target", bound(node).get("target"), known)
+    for where, node in nodes(config, ("parts",)):
+        for name in node.get("targets") or ():
+            _check_target(f"{where}.targets", name, known)
+    for where, node in nodes(config, ("objectives",)):
+        for key in NAMING:
+            _check_target(f"{where}.{key}", bound(node).get(key), known)
+        if not getattr(locate(node["_target_"], where), "tunes", False):  # those open a generator
+            told(where, node)
+    for name, node in config["metrics"].items():
+        where = f"metrics.{name}"
+        if getattr(locate(node["_target_"], where), "looks_at", None) == "predictions":
+            _check_target(f"{where}.target", bound(node).get("target"), known)
+
+
+def _drawn(config: Config, known: Sequence[str]) -> set[str]:
+    """The targets that stand for others in training by gradient, and nowhere else."""
+    drawn = config["protocol"].get("drawn") or {}
+    for target, names in drawn.items():
+        where = f"protocol.drawn.{target}"
+        if not names or set(names) & set(drawn):
+            raise refusal(
+                where, "a list of other targets, which are drawn in its place", names, "correct it"
+            )
+        for name in (target, *names):
+            _check_target(where, name, known)
+    return {name for names in drawn.values() for name in names}
+
+
+def _check_target(where: str, name: Any, known: Sequence[str]) -> None:
+    if not isinstance(name, str) or name in known:
+        return
+    near = difflib.get_close_matches(name, known, 1)
+    raise InputError(
+        f"{where}: expected a target of the experiment, one of {sorted(known)}, got {name!r}; "
+        + (f"did you mean {near[0]!r}?" if near else "correct it or add a target of that name")
+    )
+
+
+def told(where: str, node: Mapping[str, Any]) -> Any:
+    """The object of a node; what it refuses is told with the node's key."""
+    try:
+        return build(node, where)
+    except InputError as e:
+        raise e if where in str(e) else InputError(f"{where}: {e}") from e
+
+
+def check_brain(config: Config) -> None:
+    """Raise InputError when a metric needs a model of the voxels, or the model pictures, in vain."""
+    for name, node in config["metrics"].items():
+        looks_at = getattr(locate(node["_target_"], f"metrics.{name}"), "looks_at", None)
+        if looks_at == "brain" and not config.get("voxel_model"):
+            raise InputError(
+                f"metrics.{name} needs a model of the voxels, voxel_model is null; set it to a target "
+                "that takes pictures, for example +target@voxel_model=pixels_8"
+            )
+    if config.get("voxel_model") and not config["generator"]:
+        raise InputError(
+            "voxel_model: expects the pictures of a generator, generator is null; set one or leave "
+            "voxel_model out"
+        )
+
+
+def check_tuning(config: Config) -> None:
+    """Raise InputError when an objective trains weights that the generator does not take."""
+    node = config["generator"]
+    if not node or getattr(locate(node["_target_"], "generator"), "tunable", False):
+        return
+    for name, objective in config["objectives"].items():
+        if getattr(locate(objective["_target_"], f"objectives.{name}"), "tunes", False):
+            raise InputError(
+                f"objectives.{name} trains weights of the generator, generator {node['_target_']} "
+                "takes none; choose the one that the objective belongs to or set it to null"
+            )

@@ -1,0 +1,73 @@
+"""What can be found wrong before training once trials and their split are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from decode.building import bound, build
+from decode.checks.frame import Config
+from decode.core import ComparesPictures, Generator, InputError, Shape, about, refusal
+from decode.scoring.rows import galleries
+
+
+def check_galleries(config: Config, trials: pd.DataFrame, manifest: pd.DataFrame) -> None:
+    """Raise InputError, before training, when a metric asks for more rivals than a gallery has.
+
+    `trials` is the table of single trials, `manifest` says which of its rows are in which part.
+    """
+    test = manifest[manifest["part"] == "test"]
+    rows = trials.iloc[test["row"].to_numpy()].reset_index(drop=True)
+    rows = rows.assign(split=test["split"].to_numpy(), fold=test["fold"].to_numpy())
+    for name, node in config["metrics"].items():
+        asked = max(bound(node).get("n_way") or [0])
+        within = node.get("within", bound(node).get("within"))
+        # Columns that only predictions have are left to the metric.
+        if not asked or within is None or not len(rows) or not set(within) <= set(rows.columns):
+            continue
+        fewest = min(galleries(rows, within), key=lambda g: g.n_stimuli)
+        if fewest.n_stimuli < asked:
+            first = rows.iloc[fewest.rows[0]]
+            here = ", ".join(f"{c} {first[c]}" for c in within)
+            raise InputError(
+                f"metrics.{name}.n_way: {asked:g}-way needs {asked:g} different test stimuli, {here} has "
+                f"{fewest.n_stimuli}; lower n_way, use other columns in metrics.{name}.within or give "
+                "the data more test trials"
+            )
+
+
+def check_picture_sizes(config: Config, stimuli: pd.DataFrame, shapes: Mapping[str, Shape]) -> None:
+    """Raise InputError, before training, when a metric cannot compare pictures of the sizes that there
+    are: those shown, `height` and `width` in the table of stimuli, and those that will be made.
+    """
+    pictures = stimuli[stimuli["height"] > 0]
+    if not config["generator"] or pictures.empty:
+        return
+    pairs = pictures[["height", "width"]].drop_duplicates().itertuples(index=False)
+    shown = {(int(height), int(width)) for height, width in pairs}
+    generator: Generator = build(config["generator"], "generator")
+    if generator.makes != "image":
+        return
+    made = generator.size_of(shapes)
+    for name, node in config["metrics"].items():
+        metric = build(node, f"metrics.{name}")
+        if isinstance(metric, ComparesPictures):
+            with about(f"metrics.{name}"):
+                metric.check_sizes(shown, made)
+
+
+def check_voxel_people(config: Config, manifest: pd.DataFrame) -> None:
+    """Raise InputError, before training, when a model of the voxels has no training trials of someone."""
+    if not config.get("voxel_model"):
+        return
+    for (split, fold), rows in manifest.groupby(["split", "fold"], sort=False):
+        whose = {part: set(rows.loc[rows["part"] == part, "subject"]) for part in ("train", "test")}
+        strangers = sorted(whose["test"] - whose["train"])
+        if strangers:
+            raise refusal(
+                "voxel_model",
+                "training trials of every tested subject, whose voxels it models",
+                f"none of {strangers[0]} in fold {fold} of split {split}",
+                "set voxel_model=null and leave brain_correlation out, or split within subjects",
+            )
