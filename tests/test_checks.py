@@ -83,6 +83,7 @@ def planned(folder: Path, **changes: Any) -> str:
         ({"encoder": ADAPTED}, ["encoder.weights", "got null", "scratch"]),
         ({"baselines": {"it": ADAPTED | {"weights": None}}}, ["baselines.it.weights", "null"]),
         ({"encoder": ADAPTED | {"weights": "/nope"}}, ["encoder.weights", "/nope", "found none"]),
+        ({"encoder": ADAPTED | {"weights": 2026}}, ["encoder.weights", "at 2026", "found none"]),
         (
             {"encoder": ADAPTED | {"weights": "scratch", "what": "loar"}},
             ["encoder.what: expected one of input, lora, all, got 'loar'"],

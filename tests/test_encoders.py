@@ -11,8 +11,8 @@ import hydra.utils
 import numpy as np
 import pytest
 import torch
-import yaml
 from sklearn.linear_model import Ridge as SklearnRidge
+from test_configs import choice, merged
 
 from decode.core import Batch, InputError, Layout
 from decode.encoders.flat import Flat
@@ -39,7 +39,7 @@ MINDEYE2 = {"width": 16, "channels": 8, "sizes": [4, 4, 8]}
 SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "adapted": (
         SHAPES,
-        {"inner": yaml.safe_load((FILES[0].parent / "mlp.yaml").read_text()), "weights": "scratch"},
+        {"inner": choice(FILES[0].with_name("mlp.yaml")), "weights": "scratch"},
     ),
     "bayesian_reconstruction": (
         PICTURES,
@@ -76,6 +76,12 @@ SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         | {"inner": {"network": {"width": 16, "depth": 1, "heads": 2}}},
     ),
 }
+# What goes on from other subjects is as small as what it holds.
+for name in ("mindbridge", "mindeye2", "umbrae", "voxel_tokens"):
+    shapes, knobs = SPECIAL[name]
+    for file in FILES:
+        if file.stem.startswith(f"{name}_adapted"):
+            SPECIAL[file.stem] = (shapes, {"inner": knobs, "weights": "scratch", "trained": []})
 LARGE = 30_000_000  # parameters; beyond this, presets are built without memory
 
 
@@ -126,25 +132,9 @@ class Batches:
             yield whole._map(lambda x, rows=rows: x[rows])
 
 
-def read(file: Path) -> dict[str, Any]:
-    """The node of a yaml, on top of those that its defaults name."""
-    node = yaml.safe_load(file.read_text())
-    for name in node.pop("defaults", []):
-        if name != "_self_":
-            node = {**read(file.with_name(f"{name}.yaml")), **node}
-    return node
-
-
-def merged(node: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
-    """The node with other values, also inside nested nodes."""
-    both = {k for k, v in knobs.items() if isinstance(v, dict) and isinstance(node.get(k), dict)}
-    inside = {k: merged(node[k], knobs[k]) for k in both}
-    return {**node, **knobs, **inside}
-
-
 def build(file: Path, layouts, *, seed: int = 0) -> Encoder:
     shapes, knobs = SPECIAL.get(file.stem, (SHAPES, {}))
-    make = hydra.utils.instantiate(merged(read(file), knobs), _convert_="all")
+    make = hydra.utils.instantiate(merged(choice(file), knobs), _convert_="all")
     torch.manual_seed(seed)
     return make(layouts, shapes)
 
@@ -157,6 +147,7 @@ def needs(file: Path, world: str) -> None:
     """Some encoders cannot read some signals and must say so."""
     refused = {
         "neuropictor": (tuple(WORLDS), "reads flat maps"),
+        "neuropictor_256": (tuple(WORLDS), "flat maps|flat_maps"),
         "wave": (("eeg", "fmri"), "the same parcels"),
         "wave_prior": (("eeg", "fmri"), "the same parcels"),
     }
@@ -232,7 +223,7 @@ class TestContract:
                 made.append(encoder.eval()(train.all()))
         differ = {k for k in made[0] if not torch.allclose(made[0][k], made[1][k], atol=1e-4)}
         shapes, knobs = SPECIAL.get(file.stem, (SHAPES, {}))
-        make = hydra.utils.instantiate(merged(read(file), knobs), _convert_="all")
+        make = hydra.utils.instantiate(merged(choice(file), knobs), _convert_="all")
         assert differ == set(left_to_training(make, tuple(shapes)))
 
     def test_wrong_signals_are_refused_by_name(self, file, world):
@@ -285,7 +276,7 @@ class TestContract:
         if hasattr(encoder, "flow_terms"):
             terms.append(Flow()(encoder, batch, 0.5))
         torch.stack([v for t in terms for v in t.values()]).sum().backward()
-        blind = [k for k, p in encoder.named_parameters() if p.grad is None]
+        blind = [k for k, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
         assert not blind
 
 
@@ -331,7 +322,8 @@ def test_linear_presets_explain_held_out_trials(file):
         made = encoder(test)
     for name, truth in test.targets.items():
         error = (made[name] - truth).square().mean() / truth.var(0).mean()
-        assert error < (0.1 if "brain_diffuser" not in file.stem else 0.9), name
+        # Strengths that are given are made for thousands of trials.
+        assert error < (0.9 if choice(file)["alphas"] else 0.1), name
 
 
 def fit(layouts, train, validation=(), **knobs) -> Ridge:

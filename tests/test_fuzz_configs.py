@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
-from test_configs import PLUGINS, composed
+from test_configs import PLUGINS, choice, composed
 
 from decode.checks.frame import CLASSES
 from decode.checks.knobs import range_of
@@ -66,21 +65,12 @@ def filled(node: Any) -> Any:
     return "x" if node == "???" else node
 
 
-def read(file: Path) -> dict[str, Any]:
-    """The node of a yaml, on top of those that its defaults name."""
-    node = yaml.safe_load(file.read_text())
-    for name in node.pop("defaults", []):
-        if name != "_self_":
-            node = {**read(file.with_name(f"{name}.yaml")), **node}
-    return filled(node)
-
-
 def placed(
     config: dict[str, Any], file: Path, outputs: Path
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The config with the choice of that yaml, and where it is."""
     group = file.relative_to(CONFIGS).parts[0]
-    node = read(file)
+    node = filled(choice(file))
     if group not in NAMED:
         return {**config, group: node}, (group,)
     key = NAMED[group]
@@ -131,7 +121,7 @@ def cannot_be(value: Any, hint: Any) -> bool:
     return value == "a\0b"
 
 
-EVERY = [(file, *knob) for file in PLUGINS for knob in knobs(read(file))]
+EVERY = [(file, *knob) for file in PLUGINS for knob in knobs(filled(choice(file)))]
 
 
 def test_every_number_of_every_yaml_has_a_range() -> None:

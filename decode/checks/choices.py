@@ -10,7 +10,7 @@ from decode.building import bound, build
 from decode.checks.arguments import check
 from decode.checks.frame import NODES, Config, check_seed, nodes
 from decode.core import InputError, refusal
-from decode.kinds import locate
+from decode.kinds import as_annotated, hints, locate
 
 # Arguments of an objective that name a target, which is predicted or compared with.
 NAMING = ("target", "other", "image", "latents", "text", "hint")
@@ -34,9 +34,11 @@ def check_config(config: Config) -> None:
 def check_encoders(config: Config) -> None:
     """Raise InputError for what an encoder refuses without seeing data."""
     for where, node in nodes(config, ("encoder", "baselines")):
-        refuses = getattr(locate(node["_target_"], where), "check_node", None)
+        target = locate(node["_target_"], where)
+        refuses = getattr(target, "check_node", None)
         if refuses is not None:
-            refuses(node, where)
+            known = hints(target)
+            refuses({k: as_annotated(v, known.get(k)) for k, v in node.items()}, where)
 
 
 def check_names(config: Config) -> None:
