@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
@@ -93,7 +92,3 @@ class Inputs:
         m = self.manifest
         rows = m.loc[(m["split"] == split) & (m["fold"] == fold) & (m["part"] == part), "row"]
         return self.trials.take(rows.to_numpy())
-
-
-def fold_folder(out: Path, split: str, fold: int) -> Path:
-    return out / f"{split}-{fold:02d}"

@@ -11,6 +11,7 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 from worlds import config
 
+from decode.artefacts.predictions import pooled
 from decode.core import Batch, InputError, Layout, Tensors
 from decode.encoders.ridge import Ridge
 from decode.linear import subject_ridge
@@ -18,7 +19,6 @@ from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import factor, left_out, solve
 from decode.pipeline import execute
 from decode.plan import Run
-from decode.stages.predict import pooled
 from decode.store import Columns, FeatureStore, read_tensors, write_tensors
 
 SHAPES = {"image": (7,), "lowlevel": (2, 3)}

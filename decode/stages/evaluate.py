@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.predictions import pooled
 from decode.core import Dataset, Media, Metric, Responses, Results, Stimulus
-from decode.folds import fold_folder
 from decode.progress import progress
 from decode.scoring.intervals import interval
-from decode.stages.predict import pooled
 from decode.stages.reconstruct import SHUFFLED, read_media, shuffled_rows
 from decode.stages.respond import SHOWN, read_responses
 from decode.store import Frame, write_json, write_table

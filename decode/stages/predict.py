@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +13,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import Batch, InputError, Scaler, Tensors
-from decode.folds import Inputs, Protocol, fold_folder
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.trained import MakeEncoder, load_encoder, load_scaler, weights_file
+from decode.ceilings import from_repeats
+from decode.core import Batch, Scaler, Tensors
+from decode.folds import Inputs, Protocol
 from decode.scoring.ceiling import (
-    FromRepeats,
     by_region,
-    noise_ceiling_from_groups,
-    repeats,
 )
 from decode.splitting import TEST, TRAIN
-from decode.stages.train import MakeEncoder, weights_file
-from decode.store import Frame, from_file_name, read_tensors, write_table
+from decode.store import Frame, write_table
 from decode.strangers import with_strangers
 from decode.trainable import Encoder
 from decode.trials import Loader, Trials
@@ -92,22 +89,6 @@ def run(
     return {"n_folds": len(inputs.folds())}
 
 
-def from_repeats(singles: Trials) -> dict[str, FromRepeats]:
-    """Signal and noise of each channel and sample, per subject with two repeated stimuli or more.
-
-    Features are in the order (channel, time); no more than one stimulus is read at a time.
-    """
-    found = {}
-    stimulus = singles.table["stimulus"].to_numpy(dtype=str)
-    for subject, rows in singles.table.groupby("subject", sort=False).indices.items():
-        mine = np.asarray(rows)
-        groups = repeats(stimulus[mine])
-        if len(groups) > 1:
-            windows = (singles.brain(mine[group]).reshape(len(group), -1) for group in groups)
-            found[str(subject)] = noise_ceiling_from_groups(windows)
-    return found
-
-
 def ceilings(singles: Trials) -> pd.DataFrame:
     """Noise ceilings of test trials as the decoder sees them: a row per subject and region (see
     `by_region`) with the number of stimuli that were shown once, twice, ... as "1:206 2:279 3:515".
@@ -128,30 +109,6 @@ def ceilings(singles: Trials) -> pd.DataFrame:
 
 def _loader(inputs: Inputs, device: str, test: Trials) -> Loader:
     return test.loader(inputs.features, inputs.digests, batch_size=BATCH, device=device)
-
-
-def load_scaler(weights: Path) -> dict[str, dict[str, np.ndarray]]:
-    # A scaler without state saves nothing: an absent subject has an empty state.
-    states: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for name, value in read_tensors(weights / "scaler.safetensors").items():
-        subject, _, key = name.partition("/")
-        states[from_file_name(subject)][key] = value.numpy()
-    return states
-
-
-def load_encoder(make: MakeEncoder, trials: Trials, inputs: Inputs, path: Path) -> Encoder:
-    """An encoder with saved weights; InputError when data and weights do not fit."""
-    encoder = make(trials.layouts, inputs.shapes)
-    saved = read_tensors(path)
-    try:
-        encoder.load_state_dict(saved)
-    except RuntimeError as e:
-        reason = " ".join(str(e).split())[:300]
-        raise InputError(
-            f"{path}: saved weights do not fit the data or the encoder ({reason}); "
-            "train again with force=[train] or choose the data it was trained on"
-        ) from e
-    return encoder.eval()
 
 
 @torch.no_grad()
@@ -222,14 +179,3 @@ def rescale_by_test(
         z = (value - value.mean(axis=0)) / np.where(spread > 0, spread, 1)
         made[name] = z * training[name].std(axis=0) + training[name].mean(axis=0)
     return made
-
-
-def pooled(folder: Path, split: str, only: Collection[str] | None = None) -> Frame:
-    """The test rows of all folds of one split, with all arrays or those named in `only`."""
-    named = re.compile(rf"{re.escape(split)}-\d+")
-    frames = [Frame.read(p) for p in sorted(folder.iterdir()) if named.fullmatch(p.name)]
-    if not frames:
-        raise InputError(f"{folder} holds no predictions of split {split!r}; run until=predict")
-    table = pd.concat([f.table for f in frames], ignore_index=True)
-    names = [n for n in frames[0].arrays if only is None or n in only]
-    return Frame(table, {k: np.concatenate([f.arrays[k] for f in frames]) for k in names})

@@ -14,14 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.trained import tuned_with
 from decode.checksums import check_finished
 from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors
-from decode.folds import Inputs, fold_folder
+from decode.folds import Inputs
 from decode.pictures import read_image
 from decode.progress import progress
 from decode.splitting import TRAIN
-from decode.stages.train import TUNED
-from decode.store import Frame, read_tensors, whole_file
+from decode.store import Frame, whole_file
 
 CHUNK = 50
 SHUFFLED = "shuffled"
@@ -108,12 +109,6 @@ def training_part(
     digests = [inputs.digests[u] for u in uids]
     truth = {name: inputs.features[name].rows(digests) for name in sorted(names or inputs.features)}
     return [stimuli[u] for u in uids], truth
-
-
-def tuned_with(source: str, weights: Path) -> Tensors:
-    """The generator's weights that were trained with an encoder of this fold; {} where none were."""
-    file = weights / TUNED.format(source)
-    return read_tensors(file) if file.is_file() else {}
 
 
 def seed_of(seed: int, stimulus: str) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.predictions import pooled
 from decode.checksums import check_finished
 from decode.content import is_there
 from decode.core import Dataset, Stimulus
-from decode.folds import fold_folder
 from decode.report.ceilings import read_ceilings
 from decode.report.classes import ClassCard, class_cards, class_names
 from decode.report.content import (
@@ -32,7 +33,6 @@ from decode.report.page import index_page, page
 from decode.report.published import beside_published
 from decode.scoring.intervals import are_classes
 from decode.scoring.rows import is_one_hot
-from decode.stages.predict import pooled
 from decode.stages.reconstruct import first_text, place
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
 

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.trained import load_scaler
+from decode.ceilings import from_repeats
 from decode.checksums import check_finished
 from decode.core import InputError, Responses, Scaler, Stimulus, Target
-from decode.folds import Inputs, Protocol, fold_folder
+from decode.folds import Inputs, Protocol
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
 from decode.splitting import TEST, TRAIN
-from decode.stages.predict import from_repeats, load_scaler
 from decode.stages.reconstruct import picture
 from decode.store import (
     FeatureStore,

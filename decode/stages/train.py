@@ -12,23 +12,17 @@ from typing import Any
 
 import torch
 
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.trained import TUNED, MakeEncoder, save_scaler, weights_file
 from decode.core import Generator, InputError, Scaler, refusal
-from decode.folds import Inputs, Protocol, fold_folder
+from decode.folds import Inputs, Protocol
 from decode.progress import progress
 from decode.splitting import TRAIN, VALIDATION
 from decode.store import as_file_name, write_tensors
 from decode.strangers import check_reads, first_strangers, fit_scaler, people
-from decode.trainable import Encoder, Objective
+from decode.trainable import Objective
 from decode.training import Trainer, fit, tidy
 from decode.trials import Loader, Trials
-
-MakeEncoder = Callable[..., Encoder]
-TUNED = "{}.generator.safetensors"
-
-
-def weights_file(folder: Path, name: str) -> Path:
-    """Where the weights of an encoder, a baseline or a part lie in the folder of a fold."""
-    return folder / f"{as_file_name(name)}.safetensors"
 
 
 def run(
@@ -97,12 +91,7 @@ def run(
             write_tensors(weights_file(part, name), encoder.state_dict())
         for folder in (part, *part.glob("*.fit")):
             tidy(folder)
-        arrays = {
-            f"{as_file_name(s)}/{k}": torch.as_tensor(v)
-            for s, kept in states.items()
-            for k, v in kept.items()
-        }
-        write_tensors(part / "scaler.safetensors", arrays)
+        save_scaler(part, states)
         os.replace(part, done)
     for leftover in out.glob("*.part"):
         shutil.rmtree(leftover)
