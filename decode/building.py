@@ -20,7 +20,7 @@ from decode.machine import is_memory
 from decode.weights.reading import PACKAGE, find_weights
 
 # Where things lie and how they are computed; what they are does not change with it.
-PLACES = frozenset({"root", "cache", "device", "offload", "workers", "checkpointing"})
+PLACES = frozenset({"root", "cache", "outside", "device", "offload", "workers", "checkpointing"})
 # Arguments that name a file or folder which may be written anew under the same name.
 CONTENTS = frozenset({"weights", "questions", "table"})
 

@@ -1,8 +1,9 @@
 """What a stimulus' path names: a file, or one row of a dataset inside an HDF5 file.
 
 `pictures.hdf5#imgBrick/41` is row 41 (from 0) of the dataset `imgBrick`; it is read alone, so that a
-stimulus set of tens of gigabytes stays where it is. Failures are OSErrors whose text says what was
-found; who asks turns them into advice.
+stimulus set of tens of gigabytes stays where it is; `pictures.hdf5?outside#imgBrick/41` where that file
+may take values from others that it names. Failures are OSErrors whose text says what was found; who asks
+turns them into advice.
 """
 
 from __future__ import annotations
@@ -11,25 +12,26 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from decode.hdf5 import dataset
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-HERE = "such are not followed: copy the values into this file, or put that file in its place"
-# Deflate makes nothing smaller than this many times.
-MOST_PACKED = 1032
 MOST_PIXELS = 89_478_485  # as PIL's own first bound
-_ADDRESS = re.compile(r"(?P<file>.+\.(?:h5|hdf5))#(?P<key>.+)/(?P<row>\d+)", re.DOTALL)
+_OUTSIDE = "?outside"
+_ADDRESS = re.compile(
+    r"(?P<file>.+\.(?:h5|hdf5))(?P<outside>\?outside)?#(?P<key>.+)/(?P<row>\d+)", re.DOTALL
+)
 
 
-def address(file: str | Path, key: str, row: int) -> str:
-    """The path that names one row of a dataset."""
-    return f"{file}#{key}/{row}"
+def address(file: str | Path, key: str, row: int, *, outside: bool = False) -> str:
+    """The path that names one row of a dataset; with `outside` its values may lie in other files."""
+    return f"{file}{_OUTSIDE if outside else ''}#{key}/{row}"
 
 
 def file_of(path: str | Path) -> Path:
@@ -43,7 +45,7 @@ def read_row(path: str | Path) -> np.ndarray | None:
     found = _ADDRESS.fullmatch(str(path))
     if found is None:
         return None
-    rows = dataset(found["file"], found["key"])
+    rows = dataset(found["file"], found["key"], outside=bool(found["outside"]))
     row = int(found["row"])
     if row >= len(rows):
         raise OSError(f"no row {row}: {found['key']} has the rows 0 to {len(rows) - 1}")
@@ -100,75 +102,3 @@ def lies_below(path: str | Path, folders: Iterable[str | Path]) -> bool:
     """
     place = Path(os.path.abspath(path))
     return any(place.is_relative_to(os.path.abspath(folder)) for folder in folders)
-
-
-def dataset(file: str | Path, key: str) -> Any:
-    """An HDF5 dataset, not yet read; its file stays open for the next row."""
-    stat = os.stat(file)
-    # A handle must not cross a fork, nor outlive the file that it was opened for.
-    found, names = _found(str(file), key, os.getpid(), stat.st_mtime_ns, stat.st_size)
-    if found is None:
-        raise OSError(f"no dataset {key!r}, only {names}")
-    return found
-
-
-@lru_cache(maxsize=32)
-def _found(file: str, key: str, process: int, changed: int, size: int) -> tuple[Any, list[str]]:
-    """The checked dataset, None where it is none, and the names beside it."""
-    handle = _handle(file, process, changed, size)
-    found = inside(handle, key)
-    return (found, []) if getattr(found, "shape", ()) else (None, sorted(handle))
-
-
-def inside(handle: Any, key: str) -> Any:
-    """What an open HDF5 file holds under a key, None where there is nothing.
-
-    Raises OSError unless all values of it lie in the file itself. A file may name others that it takes
-    values from; reading it would read those. Parts that were never written, as when writing was
-    interrupted, read as zeros.
-    """
-    import h5py
-
-    if _leads_away(handle, key):
-        raise OSError(f"{key!r} as a link into another file; {HERE}")
-    found = handle.get(key)
-    if isinstance(found, h5py.Dataset):
-        _check_values(found)
-    return found
-
-
-def _check_values(found: Any) -> None:
-    if found.is_virtual or found.external:
-        raise OSError(f"{found.name!r} with its values in other files; {HERE}")
-    held, named = found.id.get_storage_size(), found.size * found.dtype.itemsize
-    packed = found.id.get_create_plist().get_nfilters()
-    if named > held * (MOST_PACKED if packed else 1):
-        raise OSError(
-            f"{found.name!r} of shape {found.shape}, {named} bytes, of which {held} were written"
-        )
-
-
-def _leads_away(handle: Any, key: str) -> bool:
-    """Whether a part of the key is a link into another HDF5 file."""
-    import h5py
-
-    place = handle
-    for name in filter(None, key.split("/")):
-        link = place.get(name, getlink=True) if isinstance(place, h5py.Group) else None
-        if isinstance(link, h5py.ExternalLink):
-            return True
-        if isinstance(link, h5py.SoftLink) and _leads_away(handle, link.path):
-            return True
-        place = place.get(name)
-    return False
-
-
-@lru_cache(maxsize=8)
-def _handle(file: str, process: int, changed: int, size: int) -> Any:
-    import h5py
-
-    try:
-        # Read-only network drives often refuse locks, and nobody writes here.
-        return h5py.File(file, "r", locking=False)
-    except OSError as e:
-        raise OSError(f"a damaged HDF5 file ({' '.join(str(e).split())})") from e

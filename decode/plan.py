@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from decode import hdf5
 from decode.building import bound, build, made
 from decode.checks.choices import check_config
 from decode.checks.frame import (
@@ -178,9 +179,10 @@ class Run:
         """What tells the files that a subject's data are read from, as they are now, from any others."""
         if self.recorded:
             return ""
-        return identity(
-            self.dataset.files(subject), Path(str(self.config["data"].get("root") or ""))
-        )
+        files = list(self.dataset.files(subject))
+        # Those that HDF5 files take values from are read as well.
+        files += [other for file in files for other in hdf5.files_named(file)]
+        return identity(files, Path(str(self.config["data"].get("root") or "")))
 
     def _plan(self) -> list[Task]:
         c = self.config

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from decode.content import MOST_PACKED
 from decode.core import InputError, reading, refusal
+from decode.hdf5 import MOST_PACKED
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

@@ -161,7 +161,7 @@ def test_units_of_brainvision_are_volts_however_they_are_spelt(
     [
         (",,1,µV", ",,1,ADU", "expected volts in channel 'Fz', got unit 'ADU'"),
         ("IEEE_FLOAT_32", "IEEE_FLOAT_32\nUseBigEndianOrder=YES", "UseBigEndianOrder=NO, got YES"),
-        ("DataFile=", "DataFile=../../", "expected a datafile beside it"),
+        ("DataFile=", "DataFile=../../", "expected all that it is read from in its own folder"),
         ("SamplingInterval=5000", "SamplingInterval=-5000", "samples per second above 0, got -200"),
     ],
 )

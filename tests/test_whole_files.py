@@ -17,7 +17,7 @@ import pytest
 from scipy.io import savemat
 from scipy.sparse import csr_matrix
 
-from decode import content, volumes
+from decode import hdf5, volumes
 from decode.core import InputError
 from decode.preprocessing.surfaces import read_flat
 from decode.recordings import bold, masks, packed, samples
@@ -227,13 +227,13 @@ def test_values_of_an_hdf5_file_lie_in_it(tmp_path: Path) -> None:
         half = f.create_dataset("half", (20, 10), "f8", chunks=(10, 10))
         half[:10] = 1.0
     for key in ("own", "soft"):
-        assert content.dataset(tmp_path / "a.h5", key)[:].sum() == 6
+        assert hdf5.dataset(tmp_path / "a.h5", key)[:].sum() == 6
     for key in ("out", "folder/x", "round", "gone", "raw", "virtual"):
         with pytest.raises(OSError, match="such are not followed"):
-            content.dataset(tmp_path / "a.h5", key)
+            hdf5.dataset(tmp_path / "a.h5", key)
     for key, held in (("unwritten", 0), ("half", 800)):
         with pytest.raises(OSError, match=rf"bytes, of which {held} were written"):
-            content.dataset(tmp_path / "a.h5", key)
+            hdf5.dataset(tmp_path / "a.h5", key)
     with pytest.raises(InputError, match=r"here: .*a\.h5: expected a whole dataset 'out'"):
         packed.open_hdf5("here", tmp_path / "a.h5", "out", ndim=2)
 

@@ -36,7 +36,8 @@ class BetasFolder:
     split (train, test or n/a), caption, and anything else; `label_columns` names those that are facts
     about the stimulus. Trials of one session and run are one recording. `voxels.tsv`, if there, has a
     row per voxel and any of name, roi, x, y, z (m). `pictures` lies in `root` or is absolute; a table
-    that names a file above both is followed with `outside` only.
+    that names a file above both, and .mat files with values in other files, are followed with `outside`
+    only.
 
     Raises InputError where files are missing or disagree, for missing pictures, and for NaN.
     """
@@ -83,7 +84,9 @@ class BetasFolder:
         trials = self._tables[subject]
         folder = self.root / subject
         self._check_pictures(folder / TABLE, trials)
-        betas = beta_files.open_betas(folder, self.files_named, self.variable, self.mask)
+        betas = beta_files.open_betas(
+            folder, self.files_named, self.variable, self.mask, outside=self.outside
+        )
         if len(betas) != len(trials):
             raise InputError(
                 f"{folder / TABLE}: expected a row per beta map, got {len(trials)} rows and "

@@ -28,7 +28,7 @@ from decode.pictures import StimuliOnDemand
 from decode.recordings import bids
 from decode.recordings.bids import Columns, Run, Shown
 from decode.recordings.bids_files import files_about
-from decode.recordings.bids_meeg import read_runs
+from decode.recordings.bids_meeg import files_of, read_runs
 from decode.recordings.bold import (
     Scale,
     Voxels,
@@ -56,7 +56,8 @@ class Bids:
     below `stimuli` (a folder in `root`), whose kind follows from its ending, or, with `kind`
     "text" or "event", is itself the word or the class. `label_columns` are facts about the
     stimulus, kept with it and with the trials; `split_column` holds train, test or n/a. Events that
-    name a file above `root` and `stimuli` are followed with `outside` only.
+    name a file above `root` and `stimuli`, and recordings that name files above their own folder, are
+    followed with `outside` only.
 
     For "func", `derivatives` is fMRIPrep's folder in `root`: `desc-preproc_bold` in `space` (None:
     the scanner's own) within `desc-brain_mask`, and the columns of the confounds table that match
@@ -95,6 +96,7 @@ class Bids:
         outside: bool = False,
     ) -> None:
         self.root, self.datatype, self.task = Path(root), datatype, task
+        self.outside = outside
         if datatype not in MODALITIES:
             raise InputError(
                 f"data.datatype: expected one of {', '.join(MODALITIES)}, got {datatype!r}"
@@ -156,6 +158,7 @@ class Bids:
                 self.datatype,
                 MODALITIES[self.datatype],
                 partial(bids.trials_of, columns=self.columns),
+                outside=self.outside,
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
@@ -173,6 +176,8 @@ class Bids:
                 raw = self.root / run.path.relative_to(self.folder)
                 found += files_about(raw, self.root, tables_only=True)
             found.append(run.events)
+            if self.outside and self.datatype != "func":
+                found += files_of(run, self.root, self.datatype)
             if self.columns.kind not in ("text", "event"):
                 shown = bids.trials_of(run.events, self.columns)["stimulus"].unique()
                 found += [self.columns.folder / name for name in shown]

@@ -18,18 +18,19 @@ _DIGITS = {1: 6, 2: 9}
 _SIDE = 28
 
 
-def read(file: Path) -> dict[str, np.ndarray]:
+def read(file: Path, *, outside: bool = False) -> dict[str, np.ndarray]:
     """Variables of the published MATLAB file, the 90 training trials before the 10 test trials.
 
     Returns `brain` (trial, voxel) float32, `pictures` (trial, 28, 28) uint8 upright and `digit`
-    (trial,) with 6 or 9. Raises InputError where the file is missing, broken or of another shape.
+    (trial,) with 6 or 9. Values that lie in other files are read with `outside` only. Raises InputError
+    where the file is missing, broken or of another shape.
     """
     if not file.is_file():
         raise InputError(
             f"digits69: expected {file.name} in {file.parent}, found no such file; "
             "put it there or set paths.data"
         )
-    raw = read_mat(file, _VARIABLES, remedy="fetch it again")
+    raw = read_mat(file, _VARIABLES, remedy="fetch it again", outside=outside)
     brain = _joined(file, raw["fmriTrn"], raw["fmriTest"]).astype(np.float32)
     flat = _joined(file, raw["stimTrn"], raw["stimTest"])
     label = np.concatenate([raw["labelTrn"].ravel(), raw["labelTest"].ravel()])
@@ -100,7 +101,8 @@ class Digits69:
     )
     subjects: tuple[str, ...] = ("sub-01",)
 
-    def __init__(self, root: str, *, cache: str) -> None:
+    def __init__(self, root: str, *, cache: str, outside: bool = False) -> None:
+        self.outside = outside
         self.file = Path(root) / "digit69_28x28.mat"
         self.cache = Path(cache)
 
@@ -110,7 +112,7 @@ class Digits69:
                 f"digits69: expected a subject of {self.subjects}, got {subject!r}"
                 "; fetch the file again or correct it"
             )
-        content = read(self.file)
+        content = read(self.file, outside=self.outside)
         n_trials, n_voxels = content["brain"].shape
         channels = pd.DataFrame({"name": [f"voxel{i:04d}" for i in range(n_voxels)]})
         channels = channels.assign(kind="bold", x=np.nan, y=np.nan, z=np.nan, roi="")
@@ -126,7 +128,7 @@ class Digits69:
         yield Recording(subject, "", "01", "fmri", content["brain"], 1.0, channels, events)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
-        content = read(self.file)
+        content = read(self.file, outside=self.outside)
         found = {}
         for i, (picture, digit) in enumerate(
             zip(content["pictures"], content["digit"], strict=True)

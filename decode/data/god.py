@@ -34,8 +34,9 @@ class GOD:
     *bdpy*: `Subject1.h5` ... with the metadata keys `VoxelData`, `DataType` (1 train, 2 test, 3
     imagery), `Run`, `Label` or `stimulus_id` (1518878.005958 is picture 5958 of synset n01518878) and
     `ROI_*`; pictures as `n01518878_5958.JPEG` anywhere below `root/images`, which the authors send on
-    request. One recording per run: 24 of training (1,200 trials), 35 of test (50 pictures x 35) and,
-    with `imagery`, 20 of imagery, whose 500 trials get split "" and condition "imagery".
+    request. One recording per run: 24 of training (1,200 trials), 35 of test (50 pictures x 35) and, with
+    `imagery`, 20 of imagery, whose 500 trials get split "" and condition "imagery". Values in other files
+    are read with `outside` only.
 
     *mind-vis*: `sbj_1.npz` ... with `arr_0` (1,200 training trials), `arr_1` (1,750 single test
     trials), `arr_2` (their 50 means), `arr_3` (picture of each training trial, from 0) and a boolean
@@ -70,8 +71,9 @@ class GOD:
         imagery: bool = False,
         test: Literal["single", "averaged"] = "single",
         pictures: str = "images_256.npz",
+        outside: bool = False,
     ) -> None:
-        self.root, self.cache = Path(root), Path(cache)
+        self.root, self.cache, self.outside = Path(root), Path(cache), outside
         self._names: list[str] = []
         self.layout = _layout(self.root, layout)
         self.roi, self.imagery, self.test, self.pictures = roi, imagery, test, pictures
@@ -109,7 +111,7 @@ class GOD:
         return None
 
     def _bdata(self, subject: str) -> BData:
-        return read_bdata(NAME, self.root / f"{subject}.h5")
+        return read_bdata(NAME, self.root / f"{subject}.h5", outside=self.outside)
 
     def _picture_files(self) -> Mapping[str, Stimulus]:
         folder = self.root / "images"

@@ -65,12 +65,13 @@ class MindEye2:
         test: Literal["shared1000", "shared982"] = "shared1000",
         sessions: int | None = None,
         captions: str | None = None,
+        outside: bool = False,
     ) -> None:
         if test not in TESTS:
             raise InputError(f"{NAME}: data.test is one of {list(TESTS)}, got {test!r}; correct it")
         if sessions is not None and sessions < 1:
             raise InputError(f"{NAME}: data.sessions is 1 or more, got {sessions}; correct it")
-        self.root, self.cache = Path(root), Path(cache)
+        self.root, self.cache, self.outside = Path(root), Path(cache), outside
         self.folder, self.last_session = TESTS[test]
         self.sessions = sessions
         self.captions = None if captions is None else Path(captions)
@@ -86,7 +87,7 @@ class MindEye2:
         """One recording per session, trials in the order of the scanner."""
         packed.check_subject(NAME, subject, self.subjects, self.root)
         file = self.root / f"betas_all_{subject}_fp32_renorm.hdf5"
-        betas = packed.open_hdf5(NAME, file, "betas", ndim=2)
+        betas = packed.open_hdf5(NAME, file, "betas", ndim=2, outside=self.outside)
         table = self._trials(subject)
         packed.check_ids(NAME, str(file), table["row"].to_numpy(), len(betas), "trial rows")
         images = self._images()
@@ -136,7 +137,7 @@ class MindEye2:
         return None
 
     def _images(self) -> Any:
-        return packed.open_hdf5(NAME, self.root / PICTURES, "images", ndim=4)
+        return packed.open_hdf5(NAME, self.root / PICTURES, "images", ndim=4, outside=self.outside)
 
     def _trials(self, subject: str) -> pd.DataFrame:
         """image, session, run, row, is_old, shared1000, split and repeat, one row per trial."""

@@ -37,7 +37,8 @@ class NSD:
     `sessions` keeps training trials of the first so many scanning sessions ("hours"); later training
     trials belong to no part. Test trials come from all sessions up to `last_session` (null: all that
     were released), each of which must be there. `captions` is one file or several, absolute or below
-    `root`: COCO's captions_*.json, or an .npy table of text with a row per picture.
+    `root`: COCO's captions_*.json, or an .npy table of text with a row per picture. HDF5 files with
+    values in other files are followed with `outside` only.
 
     Events: trial (of the experiment, from 0), repeat (1 = first time), session. Raises InputError for
     missing, broken or contradictory files. Allen et al. 2022, doi:10.1038/s41593-021-00962-x.
@@ -66,8 +67,9 @@ class NSD:
         sessions: int | None = None,
         last_session: int | None = None,
         captions: str | Sequence[str] | None = None,
+        outside: bool = False,
     ) -> None:
-        self.root = Path(root)
+        self.root, self.outside = Path(root), outside
         for key, value, allowed in (
             ("betas", betas, BETAS),
             ("test", test, tuple(nsd.LAST_SESSION)),
@@ -99,7 +101,7 @@ class NSD:
 
     @cached_property
     def design(self) -> nsd.Design:
-        return nsd.read_design(self.root)
+        return nsd.read_design(self.root, outside=self.outside)
 
     def check_subject(self, subject: str) -> None:
         """InputError for a subject without betas."""
@@ -116,7 +118,7 @@ class NSD:
         self.check_subject(subject)
         files = self._files(subject)
         read, channels = self._reader(subject)
-        n = nsd_pictures.count_pictures(self.root)
+        n = nsd_pictures.count_pictures(self.root, outside=self.outside)
         trials = {s: self.design.trials(subject, s) for s in files}
         for table in trials.values():
             nsd_pictures.check_images(table["image"].to_numpy(), n, self.root, self.design.path)
@@ -151,7 +153,11 @@ class NSD:
             ncsnr=folder / "ncsnr.nii.gz",
             ncsnr_above=bound,
         )
-        return lambda session, path, n: nsd_betas.read_betas(path, voxels, n), channels
+
+        def in_volume(session: int, path: Path, n: int) -> np.ndarray:
+            return nsd_betas.read_betas(path, voxels, n, outside=self.outside)
+
+        return in_volume, channels
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the stimulus file, made when asked for."""
@@ -173,7 +179,9 @@ class NSD:
 
     @cached_property
     def _pictures(self) -> nsd_pictures.Pictures:
-        return nsd_pictures.read_pictures(self.root, self.design, self.captions)
+        return nsd_pictures.read_pictures(
+            self.root, self.design, self.captions, outside=self.outside
+        )
 
     def _files(self, subject: str) -> dict[int, Path]:
         """The session files to read; InputError for the first that is missing."""

@@ -31,8 +31,8 @@ class NSDTimeseries:
     `tr` is in s; files of 1.8 mm have 4/3 s. `volumes` keeps the first so many of each run (null:
     all, which then must be as many as the design has rows). `sessions` keeps training trials of the
     first so many sessions, `last_session` reads no further. Test trials are those of pictures that
-    all subjects share ("shared1000" as far as sessions go). `mask`, `rois` and `captions` are those
-    of the betas; voxels keep the C order of the mask's array as nibabel gives it.
+    all subjects share ("shared1000" as far as sessions go). `mask`, `rois`, `captions` and `outside` are
+    those of the betas; voxels keep the C order of the mask's array as nibabel gives it.
 
     Raises InputError for missing, broken or contradictory files. Allen et al. 2022,
     doi:10.1038/s41593-021-00962-x.
@@ -59,8 +59,9 @@ class NSDTimeseries:
         sessions: int | None = None,
         last_session: int | None = None,
         captions: str | Sequence[str] | None = None,
+        outside: bool = False,
     ) -> None:
-        self.root = Path(root)
+        self.root, self.outside = Path(root), outside
         if not 0.05 < tr < 60:
             raise InputError(f"data.tr: expected a repetition time in s, got {tr:g}; correct it")
         for key, number in (
@@ -82,7 +83,7 @@ class NSDTimeseries:
 
     @cached_property
     def design(self) -> nsd.Design:
-        return nsd.read_design(self.root)
+        return nsd.read_design(self.root, outside=self.outside)
 
     def recordings(self, subject: str) -> Iterator[Recording]:
         """One recording per run: (time, voxel) in percent signal change, an event per picture."""
@@ -92,7 +93,7 @@ class NSDTimeseries:
                 f"{self.root}, got {subject!r}; correct subjects or fetch the time series"
             )
         voxels, channels = nsd.read_voxels(self.root, subject, mask=self.mask, rois=self.rois)
-        n = nsd_pictures.count_pictures(self.root)
+        n = nsd_pictures.count_pictures(self.root, outside=self.outside)
         for session, runs in self._runs(subject).items():
             trials = self.design.trials(subject, session)
             nsd_pictures.check_images(trials["image"].to_numpy(), n, self.root, self.design.path)
@@ -122,7 +123,9 @@ class NSDTimeseries:
 
     @cached_property
     def _pictures(self) -> nsd_pictures.Pictures:
-        return nsd_pictures.read_pictures(self.root, self.design, self.captions)
+        return nsd_pictures.read_pictures(
+            self.root, self.design, self.captions, outside=self.outside
+        )
 
     def _folder(self, subject: str) -> Path:
         return self.root / "nsddata_timeseries/ppdata" / subject / nsd.SPACE / "timeseries"

@@ -39,8 +39,8 @@ class P300Speller:
         n_trials=3600,
     )
 
-    def __init__(self, root: str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str, *, outside: bool = False) -> None:
+        self.root, self.outside = Path(root), outside
         if not self.root.is_dir():
             raise InputError(
                 f"p300_speller: expected a folder with S1.mat, S2.mat, ... at {self.root}, found "
@@ -58,7 +58,7 @@ class P300Speller:
         """One recording per spelt character: (time, channel) in V at 250 Hz."""
         self._check(subject, self.subjects)
         path = self.root / f"{subject}.mat"
-        volts, trigger, sfreq = read_speller(path)
+        volts, trigger, sfreq = read_speller(path, outside=self.outside)
         channels = _channels(volts.shape[1])
         for run, (first, last) in enumerate(characters(trigger, sfreq), start=1):
             flashes = first + onsets(trigger[first:last])
@@ -93,9 +93,11 @@ class P300Speller:
             )
 
 
-def read_speller(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """(time, channel) float32 in V, the trigger (time,) int, and the sampling rate in Hz."""
-    raw = read_mat(path, ("y", "trig", "fs"))
+def read_speller(path: Path, *, outside: bool = False) -> tuple[np.ndarray, np.ndarray, float]:
+    """(time, channel) float32 in V, the trigger (time,) int, and the sampling rate in Hz; values in
+    other files are read with `outside` only.
+    """
+    raw = read_mat(path, ("y", "trig", "fs"), outside=outside)
     signal, trigger, rate = raw["y"], raw["trig"].ravel(), raw["fs"].ravel()
     if len(rate) != 1 or not 0 < rate[0] < 1e6:
         raise refusal(path, "one sampling rate in Hz in fs", rate[:3], "get the file again")

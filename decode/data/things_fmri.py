@@ -66,10 +66,11 @@ class ThingsFMRI:
         images: str,
         rois: Sequence[str] | None = ("V1", "V2", "V3", "hV4", "lLOC", "rLOC", "IT"),
         min_ceiling: float | None = None,
+        outside: bool = False,
     ) -> None:
         self.root, self.images = Path(root), Path(images)
         self.rois = None if rois is None else tuple(rois)
-        self.min_ceiling = min_ceiling
+        self.min_ceiling, self.outside = min_ceiling, outside
         self.subjects: tuple[str, ...] = tuple(sorted(_subjects(self.root)))
         if not self.subjects:
             raise InputError(
@@ -139,7 +140,8 @@ class ThingsFMRI:
 
     def _betas(self, subject: str) -> Any:
         file = self._file(subject, "responses")
-        return packed.open_hdf5(NAME, file, "ResponseData/block0_values", ndim=2)
+        key = "ResponseData/block0_values"
+        return packed.open_hdf5(NAME, file, key, ndim=2, outside=self.outside)
 
     def _table(
         self, subject: str, what: str, columns: Sequence[str], more: Sequence[str] = ()

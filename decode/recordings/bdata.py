@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from decode.content import inside
+from decode import hdf5
 from decode.core import InputError, reading
 from decode.recordings import packed
 
@@ -52,7 +52,7 @@ class BData:
         return self.matrix[:, columns[0]]
 
 
-def _parts(name: str, file: Path, f: Any) -> list[Any]:
+def _parts(name: str, file: Path, f: Any, outside: bool) -> list[Any]:
     """The data, the keys of its columns and their values."""
     found = next(((d, m) for d, m in LAYOUTS if d in f and m in f), None)
     if found is None:
@@ -61,21 +61,23 @@ def _parts(name: str, file: Path, f: Any) -> list[Any]:
             "is this a BData file?"
         )
     places = found[0], f"{found[1]}/key", f"{found[1]}/value"
-    parts = [inside(f, place) for place in places]
+    parts = [hdf5.inside(f, place, outside=outside) for place in places]
     missing = [place for place, part in zip(places, parts, strict=True) if part is None]
     if missing:
         raise InputError(f"{name}: expected {missing} in {file}, found none; fetch it again")
     return parts
 
 
-def read_bdata(name: str, file: Path) -> BData:
-    """One file, whole. Both spellings of the two groups that bdpy has written are read."""
+def read_bdata(name: str, file: Path, *, outside: bool = False) -> BData:
+    """One file, whole. Both spellings of the two groups that bdpy has written are read; links into other
+    files are followed with `outside` only.
+    """
     packed.need_file(name, file)
     with reading(f"{name}: {file}", "a whole HDF5 file of BData", packed.AGAIN):
         import h5py
 
         with h5py.File(file, "r") as f:
-            arrays = [np.asarray(part) for part in _parts(name, file, f)]
+            arrays = [np.asarray(part) for part in _parts(name, file, f, outside)]
         matrix, values = arrays[0].astype(np.float64), arrays[2].astype(np.float64)
         keys = [k.decode() if isinstance(k, bytes) else str(k) for k in arrays[1]]
     if matrix.ndim != 2 or values.shape != (len(keys), matrix.shape[1]):

@@ -50,8 +50,12 @@ def beta_paths(folder: Path, files: str, mask: str) -> list[Path]:
     return sorted(paths, key=lambda p: in_order(p.name))
 
 
-def open_betas(folder: Path, files: str, variable: str, mask: str) -> Betas:
-    """The files of `folder` that match the pattern `files`; InputError where they do not fit."""
+def open_betas(
+    folder: Path, files: str, variable: str, mask: str, *, outside: bool = False
+) -> Betas:
+    """The files of `folder` that match the pattern `files`; InputError where they do not fit. Values of
+    .mat files that lie in other files are read with `outside` only.
+    """
     paths = beta_paths(folder, files, mask)
     if not paths:
         raise InputError(
@@ -60,7 +64,7 @@ def open_betas(folder: Path, files: str, variable: str, mask: str) -> Betas:
         )
     images = [p.name.endswith((".nii", ".nii.gz")) for p in paths]
     voxels = read_mask(folder / mask) if any(images) else None
-    arrays = [_read(p, variable, voxels) for p in paths]
+    arrays = [_read(p, variable, voxels, outside) for p in paths]
     for path, array in zip(paths, arrays, strict=True):
         if array.ndim != 2 or array.dtype.kind not in "fiu":
             raise InputError(
@@ -99,11 +103,11 @@ def read_channels(path: Path, betas: Betas) -> pd.DataFrame:
     return channels
 
 
-def _read(path: Path, variable: str, voxels: Voxels | None) -> np.ndarray:
+def _read(path: Path, variable: str, voxels: Voxels | None, outside: bool) -> np.ndarray:
     if voxels is not None and path.name.endswith((".nii", ".nii.gz")):
         return read_run(path, voxels)
     if path.suffix == ".mat":
-        return read_mat(path, [variable], remedy="set data.variable")[variable]
+        return read_mat(path, [variable], remedy="set data.variable", outside=outside)[variable]
     with reading(path, "a whole .npy array of numbers", "save it again"):
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return array

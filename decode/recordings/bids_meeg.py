@@ -14,7 +14,9 @@ from decode.notices import heard, tell
 from decode.recordings import edf
 from decode.recordings.bids import Run
 from decode.recordings.complete import (
+    brainvision_files,
     brainvision_gains,
+    check_beside,
     check_brainvision,
     check_fdt,
     tell_pauses,
@@ -60,15 +62,18 @@ def read_runs(
     datatype: str,
     modality: Modality,
     trials_of: Callable[[Path], pd.DataFrame],
+    *,
+    outside: bool = False,
 ) -> Iterator[Recording]:
     """The runs of one subject in V and T, with what BIDS says about channels, electrodes and bad ones.
 
     Runs that differ in channels, their order or bad ones are brought to those that are good in all,
     in the order of the first, and the user is told. All are opened before the samples of any are
-    read. Raises InputError for a file that is shorter than its header says or paused, for channels
+    read. Files that a recording names above its folder are read with `outside` only. Raises InputError
+    for a file that is shorter than its header says or paused, for channels
     without a known unit, and for channel types that BIDS does not have.
     """
-    opened = [open_run(run, root, datatype) for run in runs]
+    opened = [open_run(run, root, datatype, outside=outside) for run in runs]
     check_own_files(opened)
     names = common_channels(opened)
     for one in opened:
@@ -85,16 +90,19 @@ def read_runs(
         )
 
 
-def open_run(run: Run, root: Path, datatype: str) -> Opened:
+def open_run(run: Run, root: Path, datatype: str, *, outside: bool = False) -> Opened:
     """The run's file, found whole, and its channels.tsv; its samples are not read yet."""
     path = run.path
     channels = read_channels(path, root)
     check_types(channels, path)
     check_status(channels, path)
     header = edf.check_file(path) if path.suffix.lower() in edf.ENDINGS else None
-    if path.suffix.lower() == ".vhdr":
+    named = brainvision_files(path) if path.suffix.lower() == ".vhdr" else []
+    check_beside(path, named, outside=outside)
+    if named:
         check_brainvision(path)
     raw = open_bids(path, root, datatype)
+    check_beside(path, raw.filenames, outside=outside)
     if path.suffix.lower() == ".set":
         check_fdt(raw)
     tell_pauses(raw)
@@ -102,6 +110,16 @@ def open_run(run: Run, root: Path, datatype: str) -> Opened:
         bad = set(channels["name"][channels["status"].str.lower() == "bad"])
         raw.info["bads"] = [name for name in raw.ch_names if name in bad]
     return Opened(run, raw, header, channels)
+
+
+def files_of(run: Run, root: Path, datatype: str) -> list[Path]:
+    """What a recording is read from as its headers say, wherever that lies; nothing where it cannot be."""
+    try:
+        raw = open_run(run, root, datatype, outside=True).raw
+    except InputError:
+        return []
+    named = brainvision_files(run.path) if run.path.suffix.lower() == ".vhdr" else []
+    return [*named, *(Path(name) for name in raw.filenames if name is not None)]
 
 
 def check_own_files(opened: Sequence[Opened]) -> None:

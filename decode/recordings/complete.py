@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from decode import hdf5
 from decode.content import lies_below
 from decode.core import refusal
 from decode.notices import tell
@@ -19,16 +20,32 @@ BYTES = {"INT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4}
 # Units that MNE converts; without any, a .vhdr means microvolts.
 BRAINVISION_VOLTS = ("", "V", "mV", "\u00b5V", "uV", "nV")
 AGAIN = "the file was cut short, fetch it again"
+ELSEWHERE = "put or link the file there, or, where you trust it, set data.outside=true"
+
+
+def check_beside(path: Path, named: Iterable[str | Path | None], *, outside: bool) -> None:
+    """Refuse a recording that names files above its own folder, or HDF5 files that take values from
+    others, unless they are to be followed.
+    """
+    if outside:
+        return
+    away = [n for n in named if n is not None and not lies_below(n, [path.parent])]
+    away += hdf5.files_named(path)
+    if away:
+        raise refusal(path, "all that it is read from in its own folder", away[0], ELSEWHERE)
+
+
+def brainvision_files(path: Path) -> list[Path]:
+    """The data and the marker file that a .vhdr names."""
+    header = _values(path)
+    return [_beside(path, header[key]) for key in ("datafile", "markerfile") if header.get(key)]
 
 
 def check_brainvision(path: Path) -> None:
-    """Refuse a .vhdr whose data file ends within a sample, before DataPoints or before a marker, lies
-    outside its folder, or is written with the most significant byte first, which MNE does not look at.
+    """Refuse a .vhdr whose data file ends within a sample, before DataPoints or before a marker, or is
+    written with the most significant byte first, which MNE does not look at.
     """
     header = _values(path)
-    for key in ("datafile", "markerfile"):
-        if not lies_below(_beside(path, header.get(key, "")), [path.parent]):
-            raise refusal(path, f"a {key} beside it", header[key], "put or link the file there")
     if header.get("usebigendianorder", "").upper() == "YES":
         remedy = "export it with the least significant byte first"
         raise refusal(path, "UseBigEndianOrder=NO", "YES", remedy)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from decode.content import inside
+from decode import hdf5
 from decode.core import reading, refusal
 
 WHOLE = "a whole MATLAB file"
@@ -20,8 +20,10 @@ def read_mat(
     *,
     optional: Sequence[str] = (),
     remedy: str = "get the file again",
+    outside: bool = False,
 ) -> dict[str, np.ndarray]:
     """The variables `wanted`, and those of `optional` that are there, as MATLAB shows them: two axes or more.
+    Those of version 7.3 may be links into other files, followed with `outside` only.
 
     Raises InputError where the file is damaged (compressed variables carry a checksum), where one is
     missing (`remedy` says what to do), and for cells, structs, text, sparse and complex matrices.
@@ -30,7 +32,8 @@ def read_mat(
 
     with reading(path, WHOLE, "the file is cut off or damaged, get it again"):
         since_73 = h5py.is_hdf5(path)
-        there, found = (_hdf5 if since_73 else _mat5)(path, [*wanted, *optional])
+        names = [*wanted, *optional]
+        there, found = _hdf5(path, names, outside) if since_73 else _mat5(path, names)
     missing = [name for name in wanted if name not in found]
     if missing:
         raise refusal(path, f"the variable {missing[0]!r}", there, remedy)
@@ -68,13 +71,15 @@ def _mat5(path: Path, names: list[str]) -> tuple[list[str], dict[str, Any]]:
     return there, {name: raw[name] for name in names if name in raw}
 
 
-def _hdf5(path: Path, names: list[str]) -> tuple[list[str], dict[str, Any]]:
+def _hdf5(path: Path, names: list[str], outside: bool) -> tuple[list[str], dict[str, Any]]:
     """Since version 7.3 these files are HDF5, with the axes reversed."""
     import h5py
 
     with h5py.File(path, "r") as file:
         there = sorted(file)
-        return there, {n: _value(inside(file, n)) for n in names if n in there}
+        return there, {
+            n: _value(hdf5.inside(file, n, outside=outside)) for n in names if n in there
+        }
 
 
 def _value(found: Any) -> Any:

@@ -68,15 +68,19 @@ class Design:
         )
 
 
-def read_design(root: Path) -> Design:
-    """The experiment's design; InputError where the file is missing, broken or contradicts itself."""
+def read_design(root: Path, *, outside: bool = False) -> Design:
+    """The experiment's design; InputError where the file is missing, broken or contradicts itself.
+
+    Values that it names in other files are read with `outside` only.
+    """
     path = root / DESIGN
     if not path.is_file():
         raise InputError(
             f"nsd: expected the experiment's design at {path}, found no such file; put it there or "
             "set paths.data to the folder that contains nsd"
         )
-    raw = read_mat(path, ("subjectim", "masterordering", "sharedix"), optional=("stimpattern",))
+    wanted, optional = ("subjectim", "masterordering", "sharedix"), ("stimpattern",)
+    raw = read_mat(path, wanted, optional=optional, outside=outside)
     images = raw["subjectim"].astype(np.int64)
     order = raw["masterordering"].astype(np.int64).ravel()
     shared = raw["sharedix"].astype(np.int64).ravel()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from decode import content
+from decode import hdf5
 from decode.core import InputError
 from decode.recordings.bold import Voxels
 from decode.volumes import read_volume, whole_image
@@ -31,18 +31,24 @@ def session_files(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def read_betas(path: Path, voxels: Voxels, n_trials: int) -> np.ndarray:
+def read_betas(path: Path, voxels: Voxels, n_trials: int, *, outside: bool = False) -> np.ndarray:
     """(trial, voxel) float32 in percent signal change; the mask's voxels only.
 
     NIfTI is (x, y, z, trial). The HDF5 dataset `betas` was written by MATLAB in that order, so that
     it reads (trial, z, y, x) here. Neither is ever held whole as anything wider than int16.
     Raises InputError when shape or affine are not the mask's; an HDF5 file has no affine, so that of
     `ncsnr.nii.gz` beside it counts, else that of another published mask beside the one given. Where
-    neither is there, only the shape is compared.
+    neither is there, only the shape is compared. Values of an HDF5 file that lie in other files are read
+    with `outside` only.
     """
-    read = _from_hdf5 if path.suffix == ".hdf5" else _from_nifti
+    is_hdf5 = path.suffix == ".hdf5"
+    pieces = (
+        _from_hdf5(path, voxels, n_trials, outside)
+        if is_hdf5
+        else _from_nifti(path, voxels, n_trials)
+    )
     out = np.empty((n_trials, len(voxels.ijk)), np.float32)
-    for trials, which, values in read(path, voxels, n_trials):
+    for trials, which, values in pieces:
         out[trials, which] = values
     out /= SCALE
     return out
@@ -71,9 +77,9 @@ def _check_unscaled(path: Path, slope: float, intercept: float) -> None:
         )
 
 
-def _from_hdf5(path: Path, voxels: Voxels, n_trials: int) -> Iterator[Piece]:
+def _from_hdf5(path: Path, voxels: Voxels, n_trials: int, outside: bool) -> Iterator[Piece]:
     try:
-        betas = content.dataset(path, "betas")
+        betas = hdf5.dataset(path, "betas", outside=outside)
     except OSError as e:
         raise InputError(
             f"{path}: expected the dataset 'betas' (trial, z, y, x), got {e}; fetch the file again"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from decode import content
+from decode import content, hdf5
 from decode.core import InputError, Stimulus
 from decode.recordings import packed
 from decode.recordings.nsd import DESIGN, Design
@@ -43,7 +43,10 @@ class Pictures(Mapping[str, Stimulus]):
         shared: frozenset[int],
         captions: Captions | None,
         sources: Sequence[Path] = (),
+        *,
+        outside: bool = False,
     ) -> None:
+        self._outside = outside
         self._file, self._n, self._coco = file, n, coco
         self._shared, self._captions, self._sources = shared, captions, sources
 
@@ -74,7 +77,7 @@ class Pictures(Mapping[str, Stimulus]):
                     "none; add the other COCO file (train or val) to data.captions or set it to null"
                 )
             labels["captions"] = tuple(w for w in words if w)
-        path = content.address(self._file, KEY, image)
+        path = content.address(self._file, KEY, image, outside=self._outside)
         return Stimulus(name, "image", path=path, text=text, labels=labels)
 
 
@@ -83,20 +86,22 @@ def files_of(root: Path, captions: Sequence[Path]) -> list[Path]:
     return [root / DESIGN, root / PICTURES, root / INFO, *captions]
 
 
-def read_pictures(root: Path, design: Design, captions: Sequence[Path]) -> Pictures:
+def read_pictures(
+    root: Path, design: Design, captions: Sequence[Path], *, outside: bool = False
+) -> Pictures:
     """The pictures below `root`, with captions from the given files, if any."""
-    n = count_pictures(root)
+    n = count_pictures(root, outside=outside)
     coco = read_coco(root, n)
     shared = frozenset(design.images[:, design.shared].ravel().tolist())
     words = read_captions(captions, coco) if captions else None
-    return Pictures(root / PICTURES, n, coco, shared, words, captions)
+    return Pictures(root / PICTURES, n, coco, shared, words, captions, outside=outside)
 
 
-def count_pictures(root: Path) -> int:
-    """Rows of the stimulus file."""
+def count_pictures(root: Path, *, outside: bool = False) -> int:
+    """Rows of the stimulus file, whose values may lie in other files with `outside` only."""
     file = root / PICTURES
     try:
-        return int(content.dataset(file, KEY).shape[0])
+        return int(hdf5.dataset(file, KEY, outside=outside).shape[0])
     except FileNotFoundError as e:
         raise InputError(
             f"nsd: expected the pictures at {file}, found no such file; put it there"

@@ -19,9 +19,9 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from decode import content
-from decode.content import MOST_PACKED
+from decode import hdf5
 from decode.core import InputError, reading
+from decode.hdf5 import MOST_PACKED
 from decode.pictures import to_bytes, write_picture
 from decode.volumes import read_rest
 
@@ -84,11 +84,11 @@ def check_header(file: IO[bytes], room: int) -> tuple[tuple[int, ...], bool, np.
     return shape, fortran, kind
 
 
-def open_hdf5(name: str, path: Path, key: str, *, ndim: int) -> Any:
-    """An HDF5 dataset of `ndim` dimensions, not yet read."""
+def open_hdf5(name: str, path: Path, key: str, *, ndim: int, outside: bool = False) -> Any:
+    """An HDF5 dataset of `ndim` dimensions, not yet read; values in other files with `outside` only."""
     need_file(name, path)
     with reading(f"{name}: {path}", f"a whole dataset {key!r}", AGAIN):
-        found = content.dataset(path, key)
+        found = hdf5.dataset(path, key, outside=outside)
     if found.ndim != ndim:
         raise InputError(
             f"{name}: expected {ndim} dimensions in {path}, key {key!r}, got shape {found.shape}"
