@@ -9,6 +9,8 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ HELP = """decode: from brain recordings to what was seen, in one command
   decode [experiment=NAME] [key=value ...]     run what is not yet done, up to the report
   decode dry=true                              print the plan, touch nothing
   decode -m experiment=NAME seed=0,1,2         a sweep (launcher=local|joblib|slurm)
+  decode apply RUN data=NAME [key=value ...]   the decoder of a finished run on new recordings
 
 Keys: paths.data paths.outputs subjects=[..] seed until=STAGE force=[STAGE,..] dry debug
 Stages: preprocess split features train predict reconstruct respond evaluate report
@@ -34,12 +37,13 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(HELP + list_choices(CONFIGS))
         return
+    command = partial(_use, arguments) if arguments and arguments[0] in USES else _hydra
     debug = "debug=true" in [a.lower() for a in arguments]
     if debug:
-        _hydra()
+        command()
         return
     try:
-        _hydra()
+        command()
         sys.stdout.flush()
     except BrokenPipeError:
         _reader_is_gone()
@@ -80,6 +84,39 @@ def _hydra() -> None:
     # Hydra would print its own exceptions and exit with 1; ours are printed by main.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(_job)()
+
+
+USES = ("apply",)
+
+
+def _use(arguments: Sequence[str]) -> None:
+    """`decode apply RUN key=value ...`: compose configs/apply.yaml and use a finished run."""
+    from decode.core import refusal
+
+    verb, *rest = arguments
+    given = [a for a in rest if "=" not in a and not a.startswith(("~", "+"))]
+    if len(given) != 1:
+        raise refusal(
+            f"decode {verb}", "the folder of one run", f"{given or 'none'}",
+            f"write decode {verb} RUN key=value ..., RUN as `decode` prints it",
+        )  # fmt: skip
+    config = _composed(verb, [a for a in rest if a not in given])
+    from decode.use.commands import run_apply
+
+    _quiet()
+    print(run_apply(given[0], config, lambda line: print(line, file=sys.stderr)).resolve())
+
+
+def _composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """A config of ours that is no experiment."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = compose(name, overrides=list(overrides))
+        found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(found, dict)
+    return {str(k): v for k, v in found.items()}
 
 
 def _job(composed: Any) -> float | None:

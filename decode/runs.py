@@ -17,7 +17,7 @@ from decode.trust import check_trusted
 KEY = re.compile("[0-9a-f]{8}")
 
 
-def open_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
+def recorded_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
     """The run whose folder the command printed: its config, data set, trials, features and folders.
 
     Its folders are found by the keys that it recorded: data that have changed or gone since, and newer

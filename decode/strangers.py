@@ -141,10 +141,14 @@ def fit_scaler(scaler: Scaler, inputs: Inputs, met: People, how: str) -> dict[st
             unlabelled = table[[c for c in ("session", "run", MISSING) if c in table]]
             states[name] = scaler.fit(windows, unlabelled.assign(subject=name, stimulus=""))
         return states
-    windows, table = _windows([train], met.known)
+    return {**states, **dict.fromkeys(met.strangers, pooled_state(scaler, train, met.known))}
+
+
+def pooled_state(scaler: Scaler, train: Trials, known: Sequence[str]) -> State:
+    """A state for people who were not trained on: over the training trials of all who were."""
+    windows, table = _windows([train], known)
     # Without sessions and runs: those of others mean nothing to a stranger.
-    pooled = scaler.fit(windows, table[[c for c in ("stimulus", MISSING) if c in table]])
-    return {**states, **dict.fromkeys(met.strangers, pooled)}
+    return scaler.fit(windows, table[[c for c in ("stimulus", MISSING) if c in table]])
 
 
 def _windows(parts: Sequence[Trials], subjects: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:

@@ -17,7 +17,7 @@ from decode.checksums import check_finished, check_folder, check_of, differs
 from decode.core import InputError
 from decode.pipeline import execute
 from decode.plan import Run
-from decode.runs import open_run
+from decode.runs import recorded_run
 from decode.store import FeatureStore, fill_folder, read_array, read_table, write_array
 
 
@@ -199,7 +199,7 @@ def test_a_finished_run_is_opened_from_the_keys_it_recorded(
     monkeypatch.setattr(worlds.PixelWorld, "__init__", gone)
     newer = tuple(replace(stage, version=99) for stage in plan.STAGES)
     monkeypatch.setattr(plan, "STAGES", newer)
-    opened = open_run(tmp_path / "outputs" / "report" / name, packages=["worlds"])
+    opened = recorded_run(tmp_path / "outputs" / "report" / name, packages=["worlds"])
     assert [t.key for t in opened.tasks] == [t.key for t in first.tasks]
     assert opened.subjects == ("a", "b")
     assert len(opened.inputs.trials) == trials

@@ -15,7 +15,7 @@ from worlds import config
 from decode.core import InputError
 from decode.kinds import MOVED, locate
 from decode.plan import Run
-from decode.runs import moved, open_run, recorded_plan
+from decode.runs import moved, recorded_plan, recorded_run
 from decode.shipped import shipped_names
 from decode.store import write_json
 from decode.trust import VARIABLE, check_trusted
@@ -75,7 +75,7 @@ def test_a_planted_command_is_not_run(tmp_path: Path, monkeypatch: pytest.Monkey
         planted = {"more": node} if key == "baselines" else [node] if key == "notes" else node
         write_json(folder / "config.json", config(tmp_path, **{key: planted}))
         with pytest.raises(InputError, match=rf"{key}.*os\.system.*{VARIABLE}"):
-            open_run(folder, packages=["worlds"])
+            recorded_run(folder, packages=["worlds"])
     assert run == []
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_names_classes_where_they_lay_before_is_opened(tmp_path: Path
     write_json(folder / "config.json", old)
     plan = ["preprocess:a:00000001", "split:None:00000002", "train:None:00000003"]
     write_json(folder / "manifest.json", {"plan": plan})
-    opened = open_run(folder, packages=["worlds"])
+    opened = recorded_run(folder, packages=["worlds"])
     assert opened.config["scaler"]["_target_"] == "decode.scalers.zscore.ZScore"
     assert opened.config["splits"]["published"]["_target_"] == "decode.splits.published.published"
     assert [t.key for t in opened.of("train")] == ["00000003"]

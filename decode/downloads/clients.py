@@ -11,7 +11,6 @@ from typing import Any, Literal
 from decode.core import InputError
 from decode.downloads.listings import RemoteFile, fetch_all
 from decode.downloads.transfer import find_fault
-from decode.machine import DISTRIBUTION
 
 Kind = Literal["dataset", "model"]
 
@@ -28,8 +27,7 @@ def fetch_openneuro(
         import openneuro
     except ImportError as e:
         raise InputError(
-            "expected the package openneuro-py, found none; install it: pip install "
-            f"'{DISTRIBUTION}[fetch]'"
+            "expected the package openneuro-py, found none; install it: pip install 'decode[fetch]'"
         ) from e
     try:
         openneuro.download(

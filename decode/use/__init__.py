@@ -1,0 +1,1 @@
+"""Decoders that go on being used: finished runs opened, applied to new recordings, and shared."""

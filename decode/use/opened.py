@@ -1,0 +1,223 @@
+"""A finished run in a researcher's words: read it, compare it, use its decoder; read when asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decode.artefacts.folds import fold_folder
+from decode.artefacts.predictions import pooled
+from decode.building import build
+from decode.core import Dataset, InputError, Media, Stimulus, refusal
+from decode.pictures import read_image
+from decode.plan import Run
+from decode.runs import newest_run, recorded_run
+from decode.scoring.compare import compare
+from decode.splitting import TEST
+from decode.stages.reconstruct import read_media
+from decode.store import read_json, read_table
+from decode.use.apply import Applied, Asked, apply
+from decode.use.decoder import Decoder
+from decode.use.trained import chosen_fold, decoder_of
+
+
+def open_run(folder: str | Path | None = None, *, packages: Sequence[str] = ()) -> OpenedRun:
+    """The run whose folder the command printed, or the newest one in ./outputs.
+
+    A run is data: plug-ins of `packages`, and of those listed in DECODE_PACKAGES, are built, others that
+    do not come with this package are refused. Raises InputError for a folder that holds no run.
+    """
+    path = newest_run("outputs") if folder is None else Path(folder)
+    return OpenedRun(path, recorded_run(path, packages=packages), tuple(packages))
+
+
+@dataclass(frozen=True, eq=False)
+class UsableDecoder:
+    """A decoder that reads new recordings; `own` are the stimuli that its run was tested on, if known."""
+
+    decoder: Decoder
+    own: Sequence[Stimulus] = ()
+    dataset: Dataset | None = None
+    packages: tuple[str, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Whom it was trained on."""
+        return self.decoder.known
+
+    @property
+    def targets(self) -> dict[str, tuple[int, ...]]:
+        """What it predicts, and the shape of each."""
+        return dict(self.decoder.shapes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where it comes from: key, split, fold, hash of the split."""
+        return dict(self.decoder.facts)
+
+    def apply(self, data: Dataset | Mapping[str, Any] | None = None, **asked: Any) -> Applied:
+        """Read new recordings: a data set, or the node of one as it stands in a config (None: those of
+        the run itself). `asked` are the fields of `decode.use.apply.Asked`.
+        """
+        with tempfile.TemporaryDirectory(prefix="decode-") as work:
+            return apply(
+                self.decoder, self.recordings(data), Path(work), Asked(**asked), own=self.own
+            )
+
+    def recordings(self, data: Dataset | Mapping[str, Any] | None) -> Dataset:
+        """The data set that is meant; None is that of the run itself, if it is at hand."""
+        if data is None and self.dataset is None:
+            raise refusal("data", "a data set", "none", "name the recordings to read")
+        if data is None:
+            assert self.dataset is not None
+            return self.dataset
+        made: Dataset = build(data, "data") if isinstance(data, Mapping) else data
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """A finished run. `trial` counts the rows of `trials()`, from 0; `source` is "decoder", a baseline or
+    a control; `split` may be left out where the run has one.
+    """
+
+    folder: Path
+    run: Run = field(repr=False)
+    packages: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return str(self.run.config["name"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The composed config that it was made with."""
+        return self.run.config
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its recordings were made by a simulation."""
+        return self.run.dataset.facts.simulated
+
+    def scores(self, **only: Any) -> pd.DataFrame:
+        """A row per metric, subject and trial; `only` keeps rows with these values, metric="ssim"."""
+        return _only(read_table(self.folder / "scores.parquet"), only)
+
+    def summary(self, **only: Any) -> pd.DataFrame:
+        """A row per metric and subject: value, chance, 95 % interval; `only` as of `scores`."""
+        return _only(pd.DataFrame(read_json(self.folder / "summary.json")), only)
+
+    def trials(self, split: str | None = None) -> pd.DataFrame:
+        """The tested trials, in the order of predictions and scores."""
+        return pooled(self._place("predict"), self._split(split), ()).table
+
+    def shown(self, trial: int, split: str | None = None) -> Media:
+        """What was shown in a trial; raises InputError where nothing can be looked at."""
+        uid = self.trials(split)["stimulus"].iloc[trial]
+        return as_media(self.stimuli[uid])
+
+    def predicted(
+        self, target: str | None = None, *, source: str = "decoder", split: str | None = None
+    ) -> np.ndarray:
+        """(trial, *shape): what was predicted of a target, of the only one or the first."""
+        name = target or next(iter(self.config["targets"]))
+        array = f"{_tag(source)}.{name}"
+        found = pooled(self._place("predict"), self._split(split), (array,)).arrays
+        if array not in found:
+            raise refusal(
+                "predicted", f"one of the targets {list(self.config['targets'])} and a source of them",
+                f"{name!r} of {source!r}", "correct it",
+            )  # fmt: skip
+        return found[array]
+
+    def truth(self, target: str | None = None, *, split: str | None = None) -> np.ndarray:
+        """(trial, *shape): what should have been predicted."""
+        return self.predicted(target, source="truth", split=split)
+
+    def reconstructed(
+        self, trial: int, *, source: str = "decoder", split: str | None = None
+    ) -> Media:
+        """What was made of the prediction of a trial, or shows in a control."""
+        table = self.trials(split)
+        row, fold = table.iloc[trial], table["fold"]
+        number = int((fold.iloc[:trial] == row["fold"]).sum())
+        place = "decoded" if source == "decoder" else source
+        folder = fold_folder(self._place("reconstruct"), row["split"], int(row["fold"])) / place
+        if not folder.is_dir():
+            there = (
+                sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
+            )
+            raise refusal("source", f"one of {there}", repr(source), "correct it")
+        return read_media(folder, number + 1)[number]
+
+    def decoder(self, split: str | None = None, fold: int | None = None) -> UsableDecoder:
+        """The decoder of a fold, by default the first, to read new recordings with."""
+        split, fold = chosen_fold(self.run, split, fold)
+        uids = self.run.inputs.part(split, fold, TEST).table["stimulus"].unique()
+        own = [self.stimuli[u] for u in uids]
+        return UsableDecoder(
+            decoder_of(self.run, split, fold), own, self.run.dataset, self.packages
+        )
+
+    def apply(self, data: Dataset | Mapping[str, Any] | None = None, **asked: Any) -> Applied:
+        """Read new recordings with its first decoder, see `UsableDecoder.apply`."""
+        return self.decoder().apply(data, **asked)
+
+    def compare(self, other: OpenedRun) -> pd.DataFrame:
+        """This run minus another on the items that both were tested on: a row per metric and split with
+        95 % interval, p and p corrected for the number of metrics. Raises InputError where no split is
+        the same in both.
+        """
+        hashes = [read_json(r.folder / "split.json")["hashes"] for r in (self, other)]
+        same = [name for name, h in hashes[0].items() if hashes[1].get(name) == h]
+        if not same:
+            raise refusal(
+                other.folder, f"a split of {self.folder.name} ({', '.join(hashes[0])})",
+                f"other ones ({', '.join(hashes[1])})", "compare runs on the same split",
+            )  # fmt: skip
+        mine, theirs = (r.scores().query("split in @same") for r in (self, other))
+        return pd.DataFrame([asdict(d) for d in compare(mine, theirs)])
+
+    @cached_property
+    def stimuli(self) -> Mapping[str, Stimulus]:
+        """What was shown, by uid."""
+        return self.run.dataset.stimuli()
+
+    def _split(self, split: str | None) -> str:
+        return chosen_fold(self.run, split, None)[0]
+
+    def _place(self, stage: str) -> Path:
+        folder = self.run.folder(stage)
+        if folder is None:
+            raise InputError(f"{self.folder}: this run has no {stage}; choose one that has")
+        return folder
+
+
+def _only(table: pd.DataFrame, only: Mapping[str, Any]) -> pd.DataFrame:
+    for column, value in only.items():
+        if column not in table:
+            raise refusal("column", f"one of {list(table)}", repr(column), "correct it")
+        table = table[table[column] == value]
+    return table.reset_index(drop=True)
+
+
+def _tag(source: str) -> str:
+    return "encoder" if source == "decoder" else source
+
+
+def as_media(stimulus: Stimulus) -> Media:
+    """What is behind a stimulus, to be looked at."""
+    if stimulus.kind == "image" and stimulus.path is not None:
+        return Media("image", read_image(stimulus))
+    if stimulus.text:
+        return Media("text", stimulus.text)
+    raise refusal(
+        f"stimulus {stimulus.uid}", "a picture or a text", stimulus.kind, "look at its labels"
+    )
