@@ -27,7 +27,7 @@ from decode.core import Layout
 from decode.miniatures.clip import load_clip
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.mse import MSE
-from decode.objectives.prior import Prior
+from decode.objectives.own import Own
 from decode.simulation.fmri import CEILING_REPEATS, MEDIAN_CEILING
 from decode.simulation.scenes import draw, training_scenes
 from decode.simulation.visual_cortex import Responses, make_cortex
@@ -90,7 +90,7 @@ def data_path(folder: Path) -> list[dict[str, Any]]:
     objectives = {
         "mse": MSE(target="image"),
         "contrast": InfoNCE(target="retrieval"),
-        "prior": Prior(),
+        "prior": Own(weights={"prior": 30.0}),
     }
     bundle = nn.ModuleDict({"encoder": model, "objectives": nn.ModuleDict(objectives)}).train()
     trainer = Trainer(rate=1e-4, batch_size=BATCH)
@@ -218,7 +218,9 @@ def real_memory(head: str) -> float:
 def retrieval(model: Encoder, test: Loader) -> float:
     """Share of test trials whose tokens lie nearest to the prediction, each among GALLERY."""
     model.eval()
-    found = [(model.condition(b).flatten(1), b.targets["image"].flatten(1)) for b in test]
+    found = [
+        (model.before_sampling(b)["image"].flatten(1), b.targets["image"].flatten(1)) for b in test
+    ]
     made, truth = (torch.cat(part) for part in zip(*found, strict=True))
     unit = torch.nn.functional.normalize
     made, truth = unit(made - made.mean(0)), unit(truth - truth.mean(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -200,6 +200,12 @@ class MeanOfSubjects(Encoder):
 
     def embed(self, targets: Tensors) -> Tensors:
         return self.inner.embed(targets)
+
+    def truth(self, batch: Batch) -> Tensors:
+        return self.inner.truth(batch)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        return self.inner.own_terms(batch, progress, predicted)
 
 
 def with_strangers(

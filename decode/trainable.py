@@ -12,12 +12,13 @@ from decode.core import Batch, Tensors
 from decode.kinds import defaults
 
 Learned = Mapping[str, frozenset[str]]
-# Parts of encoders that an objective of their own trains.
-PRIOR, FLOW = "the diffusion prior", "the flow"
 
 
 class Encoder(nn.Module):
     """A batch of brain windows -> one prediction per target.
+
+    A model of the brain goes the other way: it reads `batch.targets` and predicts `{"brain": (batch,
+    channel, time)}`, padded as `batch.brain` is. `truth` says what predictions are held against.
 
     Subclasses take `(layouts: Mapping[subject, Layout], shapes: Mapping[target, Shape], *, knobs)`.
     The order of `layouts` is the meaning of `Batch.subject`.
@@ -34,6 +35,10 @@ class Encoder(nn.Module):
         """
         return {name: frozenset({name}) for name in targets}
 
+    @classmethod
+    def check_node(cls, node: Mapping[str, Any], where: str) -> None:
+        """Raise InputError for what can be seen in a config's node alone, at the key `where`."""
+
     def forward(self, batch: Batch) -> Tensors:
         """Predictions (batch, *shape) per target: always the inference meaning."""
         raise NotImplementedError(f"{type(self).__name__} must say how it predicts")
@@ -46,13 +51,34 @@ class Encoder(nn.Module):
         """Predictions of what `before_sampling` gave; the identity unless a model draws samples.
 
         An encoder that does is `sampled(before_sampling(batch))`, so that repeats are averaged first
-        and one sample is drawn of their mean.
+        and one sample is drawn of their mean. While training it samples nothing, since no gradient
+        passes through: it is `before_sampling(batch)`.
         """
         return made
 
     def embed(self, targets: Tensors) -> Tensors:
         """The stimulus side of a two-sided model; the identity unless a model says otherwise."""
         return targets
+
+    def truth(self, batch: Batch) -> Tensors:
+        """What predictions of this batch are held against, under the same names and of the same shapes."""
+        return self.embed(batch.targets)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        """Terms of the loss that only this model knows, unweighted: of its prior, its flow, what it
+        rebuilds. The objective `own` weighs them.
+
+        `predicted()` is `before_sampling(batch)`, which all objectives share: asking costs one forward
+        pass per batch, not asking none. An encoder around others passes on what they have.
+        """
+        return {}
+
+
+def own(term: str) -> str:
+    """How `Encoder.learned` and `Objective.teaches` call one of `Encoder.own_terms`, which no target is
+    named like.
+    """
+    return f"own term {term!r}"
 
 
 def left_to_training(make: Callable[..., Any], targets: Collection[str]) -> Learned:
@@ -76,7 +102,7 @@ class Objective(nn.Module):
     @classmethod
     def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
         """Names of the targets whose predictions it pulls, all that its `knobs` name if not said
-        otherwise, or of the parts of an encoder that need it (`PRIOR`, `FLOW`).
+        otherwise, or `own` terms of the encoder that it weighs.
         """
         return frozenset(value for value in knobs.values() if isinstance(value, str))
 

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,20 +91,45 @@ class Trainer:
         return Pass(repeats, self.rows, self.per_subject, self.subjects, self.always)
 
 
-class OncePerBatch:
+class OncePerBatch(Encoder):
     """The encoder as objectives see it: asking twice about one batch costs one forward pass."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self._last: tuple[Batch, Tensors] | None = None
+        super().__init__()
+        # In a tuple it is no part of this module, which lives for one step.
+        self._asked = (encoder,)
+        self.training = encoder.training
+        self._before: tuple[Batch, Tensors] | None = None
+        self._made: tuple[Batch, Tensors] | None = None
 
-    def __call__(self, batch: Batch) -> Tensors:
-        if self._last is None or self._last[0] is not batch:
-            self._last = (batch, self.encoder(batch))
-        return self._last[1]
+    @property
+    def encoder(self) -> Encoder:
+        return self._asked[0]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.encoder, name)
+    def forward(self, batch: Batch) -> Tensors:
+        # While training nothing is sampled, so that both are one and the same pass.
+        if self.training:
+            return self.before_sampling(batch)
+        if self._made is None or self._made[0] is not batch:
+            self._made = (batch, self.encoder(batch))
+        return self._made[1]
+
+    def before_sampling(self, batch: Batch) -> Tensors:
+        if self._before is None or self._before[0] is not batch:
+            self._before = (batch, self.encoder.before_sampling(batch))
+        return self._before[1]
+
+    def sampled(self, made: Tensors) -> Tensors:
+        return self.encoder.sampled(made)
+
+    def embed(self, targets: Tensors) -> Tensors:
+        return self.encoder.embed(targets)
+
+    def truth(self, batch: Batch) -> Tensors:
+        return self.encoder.truth(batch)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        return self.encoder.own_terms(batch, progress, predicted)
 
 
 def loss_terms(

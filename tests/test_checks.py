@@ -220,7 +220,7 @@ def test_a_gallery_that_is_too_small_is_told_before_training(tmp_path: Path) -> 
 
 RIDGE = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
 MSE = {"_target_": "decode.objectives.mse.MSE", "target": "pixels"}
-PRIOR = {"_target_": "decode.objectives.prior.Prior"}
+PRIOR = {"_target_": "decode.objectives.own.Own", "weights": {"prior": 30.0}}
 SAMPLED = {"_target_": "decode.encoders.with_prior.WithPrior", "_partial_": True, "target": "pixels",
            "inner": MLP}  # fmt: skip
 PRINCIPAL = {"_target_": "decode.encoders.principal.Principal", "_partial_": True, "size": 3}
@@ -235,7 +235,11 @@ UNTRAINED = "trainer.epochs: expected 1 or more for "
         ({"encoder": MLP, "objectives": {}}, ["objectives: expected one that teaches pixels", "none"]),
         ({"encoder": MLP, "objectives": {"it": MSE | {"weight": 0.0}}}, ["teaches pixels", "['it']"]),
         ({"encoder": MLP, "objectives": {"it": PRIOR}}, ["teaches pixels, for pixels of encoder MLP"]),
-        ({"encoder": SAMPLED, "objectives": {"it": MSE}}, ["the diffusion prior", "more=prior"]),
+        ({"encoder": SAMPLED, "objectives": {"it": MSE}}, ["own term 'prior'", "more=prior"]),
+        (
+            {"encoder": SAMPLED, "objectives": {"it": PRIOR | {"weights": {"prior": 0.0}}}},
+            ["own term 'prior'"],
+        ),
         (
             {"encoder": PRINCIPAL | {"inner": MLP}, "objectives": {}},
             ["pixels of encoder Principal"],

@@ -14,20 +14,22 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 from test_configs import choice, merged
 
-from decode.core import Batch, InputError, Layout
+from decode.core import Batch, InputError, Layout, Tensors
+from decode.encoders.adapted import Adapted
 from decode.encoders.flat import Flat
+from decode.encoders.joined import Joined
 from decode.encoders.mlp import MLP
+from decode.encoders.principal import Principal
 from decode.encoders.ridge import Ridge
 from decode.encoders.ridge_mlp import RidgeMLP
 from decode.encoders.tsconv import TSConv
 from decode.encoders.with_prior import WithPrior
-from decode.objectives.cycle import Cycle
-from decode.objectives.flow import Flow
 from decode.objectives.mse import MSE
-from decode.objectives.prior import Prior
+from decode.objectives.own import Own
 from decode.store import read_tensors, write_tensors
 from decode.strangers import MeanOfSubjects, has_own_layers
 from decode.trainable import Encoder, left_to_training
+from decode.training import OncePerBatch
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "encoder").glob("*.yaml"))
 SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}
@@ -268,13 +270,8 @@ class TestContract:
             pytest.skip("solved by initialise alone")
         batch = train.all()
         terms = [MSE(target=name)(encoder, batch, 0.5) for name in batch.targets]
-        if hasattr(encoder, "prior"):
-            torch.manual_seed(0)
-            terms.append(Prior()(encoder, batch, 0.5))
-        if hasattr(encoder, "cycle"):
-            terms.append(Cycle()(encoder, batch, 0.5))
-        if hasattr(encoder, "flow_terms"):
-            terms.append(Flow()(encoder, batch, 0.5))
+        torch.manual_seed(0)
+        terms.append(encoder.own_terms(batch, 0.5, lambda: encoder.before_sampling(batch)))
         torch.stack([v for t in terms for v in t.values()]).sum().backward()
         blind = [k for k, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
         assert not blind
@@ -562,7 +559,7 @@ def test_a_trained_prior_turns_conditions_into_targets():
 
     before = error()
     optimiser = torch.optim.Adam(encoder.prior.parameters(), lr=5e-3)
-    objective = Prior(weight=1.0)
+    objective = Own(weights={"prior": 1.0})
     for _ in range(40):
         encoder.train()
         for batch in train:
@@ -577,3 +574,62 @@ def test_a_trained_prior_turns_conditions_into_targets():
 def test_prior_of_an_absent_target_is_refused():
     with pytest.raises(InputError, match="the prior samples 'video'"):
         WithPrior(WORLDS["fmri"], SHAPES, inner=MLP, target="video")
+
+
+class TwoSided(Encoder):
+    """Says something of its own for every method of the contract."""
+
+    def __init__(self, layouts, shapes, *, gain: float = 2.0) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, batch: Batch) -> Tensors:
+        return self.sampled(self.before_sampling(batch))
+
+    def before_sampling(self, batch: Batch) -> Tensors:
+        return {"brain": self.gain * batch.targets["image"]}
+
+    def sampled(self, made: Tensors) -> Tensors:
+        return {"brain": made["brain"] + 1}
+
+    def embed(self, targets: Tensors) -> Tensors:
+        return {k: -v for k, v in targets.items()}
+
+    def truth(self, batch: Batch) -> Tensors:
+        return {"brain": batch.brain}
+
+    def own_terms(self, batch, progress, predicted) -> Tensors:
+        return {"mine": progress * predicted()["brain"].mean()}
+
+
+def test_encoders_around_others_pass_on_all_that_these_say() -> None:
+    layouts, shapes = WORLDS["fmri"], {"image": (6,)}
+    batch, plain = Batches(layouts, shapes=shapes).all(), TwoSided(layouts, shapes)
+    around = [
+        Adapted(layouts, shapes, inner=TwoSided, what="all"),
+        Joined(layouts, shapes, encoders={"one": TwoSided}, targets={}),
+        Principal(layouts, shapes, inner=TwoSided, size=3, targets=[]),
+        MeanOfSubjects(plain, [0], [1]),
+        OncePerBatch(plain.eval()),
+    ]
+    for encoder in around:
+        encoder.eval()
+        for asked in ("forward", "before_sampling", "truth"):
+            got, expected = getattr(encoder, asked)(batch), getattr(plain, asked)(batch)
+            assert got.keys() == expected.keys()
+            assert torch.equal(got["brain"], expected["brain"]), (type(encoder), asked)
+        assert torch.equal(encoder.embed(batch.targets)["image"], -batch.targets["image"])
+        assert float(encoder.sampled({"brain": torch.ones(1)})["brain"].detach()) == 2
+        terms = encoder.own_terms(batch, 0.5, lambda: plain.before_sampling(batch))
+        assert float(terms["mine"].detach()) == pytest.approx(
+            float(plain.before_sampling(batch)["brain"].mean().detach()) / 2
+        )
+
+
+def test_terms_of_one_name_are_added_where_encoders_are_joined() -> None:
+    layouts, batch = WORLDS["fmri"], Batches(WORLDS["fmri"]).all()
+    both = Joined(
+        layouts, SHAPES, encoders={"a": TwoSided, "b": TwoSided}, targets={"b": ["tokens"]}
+    )
+    terms = both.own_terms(batch, 1.0, lambda: {"brain": torch.tensor([3.0])})
+    assert float(terms["mine"]) == 6

@@ -30,12 +30,10 @@ from decode.networks.adaptation import adapt, start_from
 from decode.networks.causal import CausalVolumes
 from decode.networks.mixers import LegacyMixer, ResidualMixer
 from decode.objectives.bimixco import BiMixCo
-from decode.objectives.cycle import Cycle
-from decode.objectives.flow import Flow
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.l1 import L1
 from decode.objectives.mse import MSE
-from decode.objectives.prior import Prior
+from decode.objectives.own import Own
 from decode.objectives.soft_tokens import SoftTokens
 from decode.objectives.softclip import SoftCLIP
 from decode.pipeline import execute
@@ -71,13 +69,18 @@ def mindeye(inner: Callable[..., Encoder], **knobs: Any) -> Callable[..., Encode
 
 
 def contrastive() -> dict[str, Objective]:
-    return {"bimixco": BiMixCo(), "softclip": SoftCLIP(starts=0.33), "prior": Prior()}
+    return {
+        "bimixco": BiMixCo(),
+        "softclip": SoftCLIP(starts=0.33),
+        "prior": Own(weights={"prior": 30.0}),
+    }
 
 
 def tiny(kind: Any, **knobs: Any) -> Callable[..., Encoder]:
     return lambda layouts, shapes: kind(layouts, shapes, **knobs)
 
 
+FLOW = {"voxels": 1.0, "divergence": 1e-3, "speed": 1.0, "contrast": 1e3, "cycle": 1e3}
 UMBRAE = {"tokens": 4, "width": 32, "depth": 2, "heads": 2, "head_width": 16}
 VOXEL_TOKENS = {"width": 64, "clusters": 16, "depth": 1, "heads": 4, "sample": None}
 CASES = {
@@ -117,7 +120,7 @@ CASES = {
             "image": SoftCLIP(target="image", first=0.005, last=0.005),
             "text": SoftCLIP(target="text", first=0.005, last=0.005),
             "unit": MSE(target="image", weight=1e4, normalise=True),
-            "cycle": Cycle(),
+            "cycle": Own(weights={"rebuilt": 1.0, "cycle": 1.0}),
         },
         {"image": (3, 6), "text": (2, 6)},
         ("image", "text"),
@@ -133,7 +136,10 @@ CASES = {
         tiny(
             NeuroFlow, width=32, channels=8, blocks=1, depth=2, heads=2, flow_width=32, average=0.9
         ),
-        lambda: {"flow": Flow(), "retrieval": SoftCLIP(weight=1000.0, first=0.125, last=0.125)},
+        lambda: {
+            "flow": Own(weights=FLOW),
+            "retrieval": SoftCLIP(weight=1000.0, first=0.125, last=0.125),
+        },
         TOKENS,
         ("image", "retrieval"),
     ),
@@ -425,7 +431,7 @@ class TestAdaptation:
         world = Voxels(TOKENS, n=6)
         encoder = Adapted(world.layouts, TOKENS, inner=CASES["mindeye1"].make, what="lora", rank=1)
         encoder.initialise(world, ())
-        (term,) = Prior()(encoder, world.batch, 0.5).values()
+        (term,) = Own(weights={"prior": 30.0})(encoder, world.batch, 0.5).values()
         assert torch.isfinite(term)
         with pytest.raises(AttributeError):
             encoder.nothing  # noqa: B018

@@ -12,7 +12,7 @@ import pytest
 import torch
 from voxels import Voxels
 
-from decode.core import InputError, Layout
+from decode.core import Batch, Encoder, InputError, Layout, Tensors
 from decode.encoders.mindbridge import MindBridge
 from decode.encoders.neuroflow import NeuroFlow
 from decode.encoders.neuropictor import NeuroPictor
@@ -25,9 +25,8 @@ from decode.networks.heads import FactorisedHead, TokenHeads
 from decode.networks.low_level import LowLevelHead
 from decode.networks.prior_dalle2 import SHARPNESS, Dalle2Prior, hear, rotate
 from decode.networks.voxel_autoencoder import VoxelAutoencoder, divergence
-from decode.objectives.cycle import Cycle
-from decode.objectives.flow import Flow
 from decode.objectives.mse import MSE
+from decode.objectives.own import Own
 from decode.objectives.soft_tokens import SoftTokens
 
 SHAPES = {"image": (3, 8), "retrieval": (3, 8)}
@@ -349,7 +348,7 @@ def test_neuroflow_compares_codes_with_tokens_as_they_are() -> None:
     encoder.initialise([batch], ())
     terms = encoder.flow_terms(batch, batch.targets)
     assert torch.equal(encoder.clean(batch.targets), batch.targets["image"])
-    (got,) = (Flow()(encoder, batch, 0.5)[k] for k in ("cycle",))
+    got = 1000 * own_terms(encoder, batch)["cycle"]
     image = batch.targets["image"].flatten(1)
     image = image / image.norm(dim=1, keepdim=True)
     labels, expected = (image @ image.T / 0.125).softmax(1), 0.0
@@ -377,10 +376,10 @@ def test_flow_terms_add_up_and_weights_multiply() -> None:
     world = Voxels(SHAPES, n=6)
     encoder = NeuroFlow(world.layouts, SHAPES, **FLOW).eval()
     encoder.initialise(world, ())
-    one = Flow(voxels=1, divergence=1, speed=1, contrast=1, cycle=1)(encoder, world.batch, 0.1)
-    weighed = Flow(voxels=2, divergence=3, speed=5, contrast=7, cycle=11)
-    again = weighed(encoder, world.batch, 0.9)
-    for name, factor in zip(one, (2, 3, 5, 7, 11), strict=True):
+    one = own_terms(encoder, world.batch)
+    factors = dict(zip(one, (2, 3, 5, 7, 11), strict=True))
+    again = Own(weights=factors)(encoder, world.batch, 0.9)
+    for name, factor in factors.items():
         assert float(again[name].detach()) == pytest.approx(
             factor * float(one[name].detach()), rel=1e-5
         ), name
@@ -392,8 +391,12 @@ def test_flow_terms_add_up_and_weights_multiply() -> None:
         seen = world.batch.brain[rows, : world.voxels[s], 0]
         total += float((value - seen).detach().square().sum())
     assert float(one["voxels"].detach()) == pytest.approx(total / len(world.batch), rel=1e-5)
-    with pytest.raises(InputError, match="encoder=neuroflow"):
-        Flow()(bridge(world), world.batch, 0.5)
+    with pytest.raises(InputError, match=r"has \['cycle', 'rebuilt'\], got speed"):
+        Own(weights={"speed": 1.0})(bridge(world), world.batch, 0.5)
+
+
+def own_terms(encoder: Encoder, batch: Batch) -> Tensors:
+    return encoder.own_terms(batch, 0.5, lambda: encoder.before_sampling(batch))
 
 
 def bridge(world: Voxels, **knobs: Any) -> MindBridge:
@@ -415,7 +418,7 @@ def test_mindbridge_pools_any_number_of_voxels() -> None:
 def test_cycle_terms_are_those_of_two_networks_by_hand() -> None:
     world = Voxels(SHAPES, voxels=(20, 20), n=4)
     encoder = bridge(world).eval()
-    got = Cycle(weight=2.0, rebuild=3.0)(encoder, world.batch, 0.5)
+    got = Own(weights={"rebuilt": 3.0, "cycle": 2.0})(encoder, world.batch, 0.5)
     rebuilt, cycle = [], []
     for i in range(len(world.batch)):
         s = int(world.batch.subject[i])
@@ -430,11 +433,11 @@ def test_cycle_terms_are_those_of_two_networks_by_hand() -> None:
     assert float(got["cycle"].detach()) == pytest.approx(
         2 * float(torch.stack(cycle).detach().mean()), rel=1e-5
     )
-    with pytest.raises(InputError, match="encoder=mindbridge"):
-        Cycle()(NeuroFlow(world.layouts, SHAPES, **FLOW), world.batch, 0.5)
+    with pytest.raises(InputError, match="got rebuilt"):
+        Own(weights={"rebuilt": 1.0})(NeuroFlow(world.layouts, SHAPES, **FLOW), world.batch, 0.5)
 
 
-class Told(torch.nn.Module):
+class Told(Encoder):
     """Predicts what it was told."""
 
     def __init__(self, prediction: torch.Tensor) -> None:
@@ -594,10 +597,10 @@ def test_the_cycle_goes_through_the_new_subject_alone() -> None:
     """Rows of the others are built and embedded by it; its own rows count for the rebuilt voxels only."""
     torch.manual_seed(0)
     world = Voxels({"image": (6,)}, voxels=(20, 25, 30), n=6)
-    encoder = MindBridge(world.layouts, world.shapes, pooled=12, adapter=3, width=8, blocks=1)
-    encoder.eval()
     names = tuple(world.layouts)
-    terms = Cycle(through=names[2])(encoder, world.batch, 0.0)
+    small: dict[str, Any] = {"pooled": 12, "adapter": 3, "width": 8, "blocks": 1}
+    encoder = MindBridge(world.layouts, world.shapes, through=names[2], **small).eval()
+    terms = own_terms(encoder, world.batch)
     own = encoder.embedded(world.batch)
     with torch.no_grad():
         there = encoder.embedders.layers[2](encoder.builders.layers[2](own))
@@ -606,4 +609,4 @@ def test_the_cycle_goes_through_the_new_subject_alone() -> None:
     expected = (there - own)[others].square().mean()
     assert float(terms["cycle"].detach()) == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(InputError, match=r"through: expected one of .*, got nobody"):
-        Cycle(through="nobody")(encoder, world.batch, 0.0)
+        MindBridge(world.layouts, world.shapes, through="nobody", **small)

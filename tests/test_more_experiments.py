@@ -168,7 +168,7 @@ ADAPTED = {
 # Where nsd/mindbridge_adapt names the new one.
 NEW_SUBJECT = (
     "trainer.always=subj01", "splits.shared982.of=subj01", "splits.shared982.tested=[subj01]",
-    "objectives.cycle.through=subj01",
+    "encoder.inner.through=subj01",
 )  # fmt: skip
 BETA_NOISE = 0.15
 OTHERS = ("subj02", "subj03", "subj04")

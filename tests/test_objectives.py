@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError
+from decode.core import Batch, InputError, Tensors
 from decode.networks.prior import DiffusionPrior
 from decode.objectives import bimixco as bimixco_module
 from decode.objectives.bimixco import BiMixCo, mixed_labels, partners
@@ -23,17 +24,16 @@ from decode.objectives.cross_entropy import CrossEntropy
 from decode.objectives.infonce import InfoNCE
 from decode.objectives.l1 import L1
 from decode.objectives.mse import MSE
-from decode.objectives.prior import Prior
+from decode.objectives.own import Own
 from decode.objectives.siglip import SigLIP
 from decode.objectives.softclip import SoftCLIP
 from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
 
-# Objectives of one encoder's own arithmetic, in tests/test_fmri_networks.py, and of a published
-# denoiser, in tests/test_dynadiff.py and tests/test_hinted.py.
-OWN = {"cycle", "flow", "denoising", "hinted_denoising"}
+# Objectives of a published denoiser, in tests/test_dynadiff.py and tests/test_hinted.py.
+APART = {"denoising", "hinted_denoising"}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "objective"
-FILES = [f for f in sorted(FOLDER.glob("*.yaml")) if f.stem not in OWN]
+FILES = [f for f in sorted(FOLDER.glob("*.yaml")) if f.stem not in APART]
 NAMES = {"image", "retrieval", "label"} | {
     yaml.safe_load(f.read_text()).get("target", "image") for f in FILES
 }
@@ -45,22 +45,22 @@ def tokens(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Plain(Encoder):
-    """Predicts every target with one linear layer and has a prior on `image`."""
+    """Predicts every target with one linear layer, has a prior on `image` and terms of other models."""
 
     def __init__(self, voxels: int = 8, width: int = 6) -> None:
         super().__init__()
         self.layer = nn.Linear(voxels, width)
-        self.target = "image"
         self.prior = DiffusionPrior((width,), width=8, depth=1, heads=2, steps=10)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return tokens({name: self.layer(batch.brain[:, :, 0]) for name in NAMES})
 
-    def condition(self, batch: Batch) -> Tensor:
-        return self(batch)[self.target]
-
-    def prior_loss(self, condition: Tensor, truth: Tensor, **knobs: Any) -> Tensor:
-        return self.prior.loss(truth, condition, **knobs)
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        made, truth = predicted()["image"], batch.targets["image"]
+        g = None if self.training else torch.Generator().manual_seed(0)
+        loss = self.prior.loss(truth, made, drop=0.2, generator=g).mean()
+        others = ("rebuilt", "cycle", "voxels", "divergence", "speed", "contrast")
+        return {"prior": loss, **dict.fromkeys(others, (made - truth).square().mean())}
 
 
 class Told(Encoder):
@@ -97,8 +97,8 @@ def jittered(batch: Batch) -> Batch:
 
 
 def value(objective: Objective, encoder: Encoder, batch: Batch, progress: float = 0.5) -> float:
-    (term,) = objective(encoder, batch, progress).values()
-    return float(term.detach())
+    terms = objective(encoder, batch, progress).values()
+    return float(torch.stack(list(terms)).sum().detach())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -125,9 +125,13 @@ class TestContract:
 
     def test_weight_multiplies(self, file):
         node = yaml.safe_load(file.read_text())
-        one, three = (
-            hydra.utils.instantiate({**node, "weight": w}, _convert_="all") for w in (1.0, 3.0)
-        )
+
+        def times(w: float) -> dict[str, Any]:
+            if "weights" in node:
+                return {"weights": dict.fromkeys(node["weights"], w)}
+            return {"weight": w}
+
+        one, three = (hydra.utils.instantiate(node | times(w), _convert_="all") for w in (1.0, 3.0))
         encoder = Plain().eval()
         assert value(three, encoder, batch_of()) == pytest.approx(
             3 * value(one, encoder, batch_of())
@@ -418,9 +422,12 @@ def test_cross_entropy_wants_classes_and_pairs_want_equal_shapes():
         MSE()(Plain(), batch_of(width=5, n=5), 0.0)
 
 
-def test_prior_needs_an_encoder_with_a_prior():
-    with pytest.raises(InputError, match="no diffusion prior"):
-        Prior()(Told(torch.zeros(10, 6)), batch_of(), 0.0)
+def test_own_terms_are_those_that_the_encoder_has():
+    for encoder, has in ((Told(torch.zeros(10, 6)), "none of its own"), (Plain(), "'cycle'")):
+        with pytest.raises(InputError, match=f"has .*{has}.*, got depth"):
+            Own(weights={"depth": 1.0})(encoder, batch_of(), 0.0)
+    with pytest.raises(InputError, match="one term or more"):
+        Own(weights={})
 
 
 class Counted(Plain):
@@ -439,7 +446,7 @@ class Counted(Plain):
 def test_all_objectives_see_the_same_mixtures_in_one_forward_pass(at: float, mixes: bool) -> None:
     torch.manual_seed(2)
     batch, encoder = batch_of(40), Counted().train()
-    objectives = {"mixed": BiMixCo(chance=1.0), "l1": L1(), "prior": Prior()}
+    objectives = {"mixed": BiMixCo(chance=1.0), "l1": L1(), "prior": Own(weights={"prior": 30.0})}
     terms = loss_terms(encoder, objectives, batch, at)
     (seen,) = encoder.asked
     assert (seen.mix is not None) == mixes

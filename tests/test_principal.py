@@ -15,8 +15,10 @@ from voxels import Voxels
 from worlds import config
 
 from decode.core import Batch, InputError
+from decode.encoders.mlp import MLP
 from decode.encoders.principal import Principal, stimuli
 from decode.encoders.ridge import Ridge
+from decode.encoders.with_prior import WithPrior
 from decode.linear import principal as module
 from decode.linear.principal import principal
 from decode.pipeline import execute
@@ -135,3 +137,30 @@ def test_an_experiment_can_choose_it(tmp_path: Path) -> None:
     loader = train.loader(run.inputs.features, run.inputs.digests, batch_size=7)
     found = stimuli(loader, list(run.inputs.features))
     assert all(not isinstance(x, Tensor) and len(x) == len(digests) for x in found.values())
+
+
+def test_a_prior_lives_among_the_components() -> None:
+    """What the inner encoder knows of itself is told, and what it samples is averaged first."""
+    world = Voxels(SHAPES, n=60)
+    plain = lambda l, s: MLP(l, s, width=8, blocks=1, contrastive=())  # noqa: E731
+    torch.manual_seed(0)
+    encoder = Principal(
+        world.layouts, SHAPES, size=4, targets=["image"],
+        inner=lambda l, s: WithPrior(l, s, inner=plain, width=8, depth=1, heads=2, sample_steps=4),
+    )  # fmt: skip
+    encoder.initialise([world.batch], [])
+    inner, batch = encoder.eval().inner, world.batch
+    assert isinstance(inner, WithPrior)
+    with torch.no_grad():
+        terms = encoder.own_terms(batch, 0.5, lambda: encoder.before_sampling(batch))
+        draws = torch.Generator().manual_seed(0)
+        components = encoder.reduced(batch.targets)["image"]
+        told = inner.inner(batch)["image"]
+        by_hand = inner.prior_loss(told, components, drop=0.2, generator=draws).mean()
+        assert float(terms["prior"]) == pytest.approx(float(by_hand), rel=1e-4)
+        before, whole = encoder.before_sampling(batch), encoder(batch)
+        again = encoder.sampled(before)
+    assert not torch.allclose(before["image"], whole["image"], atol=1e-2)
+    torch.testing.assert_close(again["image"], whole["image"], atol=1e-3, rtol=1e-3)
+    assert torch.equal(again["pixels"], whole["pixels"])
+    assert torch.equal(encoder.truth(batch)["image"], batch.targets["image"])

@@ -173,7 +173,9 @@ def test_the_prior_learns_the_target_times_its_factor(factor: float | None) -> N
     encoder.initialise([world.batch], ())
     torch.nn.init.zeros_(encoder.prior.leave[1].weight)  # type: ignore[arg-type]
     truth = world.batch.targets["image"]
-    loss = encoder.prior_loss(encoder.condition(world.batch), truth, drop=0.0, generator=None)
+    loss = encoder.prior_loss(
+        encoder.before_sampling(world.batch)["image"], truth, drop=0.0, generator=None
+    )
     spread = (truth - truth.mean(0)).square().mean()
     expected = 9 * truth.square().mean() if factor else spread / spread
     assert float(loss.mean().detach()) == pytest.approx(float(expected), rel=1e-4)

@@ -115,7 +115,7 @@ def test_a_new_subject_of_mindbridge_meets_the_others_and_is_tested_alone() -> N
     config = composed("experiment=nsd/mindbridge_adapt")
     new = config["trainer"]["always"]
     assert config["subjects"] == [*config["encoder"]["trained"], new]
-    assert config["objectives"]["cycle"]["through"] == new
+    assert config["encoder"]["inner"]["through"] == new
     (node,) = config["splits"].values()
     assert (node["of"], node["tested"]) == (new, [new])
     trials = table(3, (20, 5))

@@ -11,6 +11,7 @@ from decode.checks.arguments import check
 from decode.checks.frame import NODES, Config, check_seed, nodes
 from decode.core import InputError, refusal
 from decode.kinds import as_annotated, hints, locate
+from decode.trainable import Encoder
 
 # Arguments of an objective that name a target, which is predicted or compared with.
 NAMING = ("target", "other", "image", "latents", "text", "hint")
@@ -35,10 +36,9 @@ def check_encoders(config: Config) -> None:
     """Raise InputError for what an encoder refuses without seeing data."""
     for where, node in nodes(config, ("encoder", "baselines")):
         target = locate(node["_target_"], where)
-        refuses = getattr(target, "check_node", None)
-        if refuses is not None:
+        if isinstance(target, type) and issubclass(target, Encoder):
             known = hints(target)
-            refuses({k: as_annotated(v, known.get(k)) for k, v in node.items()}, where)
+            target.check_node({k: as_annotated(v, known.get(k)) for k, v in node.items()}, where)
 
 
 def check_names(config: Config) -> None:

@@ -8,7 +8,7 @@ from decode.building import bound, build
 from decode.checks.frame import Config, named, short
 from decode.core import InputError, refusal
 from decode.kinds import defaults, locate
-from decode.trainable import PRIOR, left_to_training
+from decode.trainable import left_to_training, own
 
 
 def check_learning(config: Config) -> None:
@@ -46,7 +46,7 @@ def _untaught(encoder: str, target: str, any_of: Collection[str], config: Config
         f"or drop what it does not need (~target@targets.{known[0]})"
         if known
         else f"add the objective of {needed}, for example +objective@objectives.more="
-        + ("prior" if PRIOR in any_of else "flow")
+        + ("prior" if own("prior") in any_of else "flow")
     )
     names = list(config["objectives"])
     return refusal(

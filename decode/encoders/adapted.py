@@ -69,9 +69,8 @@ class Adapted(Encoder):
         file = _file(self.weights, "encoder")
         start_from(self.inner, file, subjects=self.subjects, trained=self.trained)
 
-    @staticmethod
-    def check_node(node: Mapping[str, Any], where: str) -> None:
-        """Raise InputError for what can be seen in a config's node alone, at the key `where`."""
+    @classmethod
+    def check_node(cls, node: Mapping[str, Any], where: str) -> None:
         weights, rank = node.get("weights"), node.get("rank", 1)
         if weights is None:
             raise InputError(NONE.format(where))
@@ -92,14 +91,11 @@ class Adapted(Encoder):
     def embed(self, targets: Tensors) -> Tensors:
         return self.inner.embed(targets)
 
-    def __getattr__(self, name: str) -> Any:
-        # What an objective asks of `inner` (its prior, its cycle) is asked of it.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "inner":
-                raise
-            return getattr(super().__getattr__("inner"), name)
+    def truth(self, batch: Batch) -> Tensors:
+        return self.inner.truth(batch)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        return self.inner.own_terms(batch, progress, predicted)
 
 
 def _file(weights: str, where: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -35,7 +36,8 @@ class Joined(Encoder):
                 f"{unknown[:1] or 'no encoders'}; correct it"
             )
         self.encoders = nn.ModuleDict()
-        for name, mine in _dealt(shapes, encoders, targets).items():
+        self.dealt = _dealt(shapes, encoders, targets)
+        for name, mine in self.dealt.items():
             self.encoders[name] = encoders[name](layouts, {k: shapes[k] for k in mine})
 
     @classmethod
@@ -69,17 +71,20 @@ class Joined(Encoder):
     def _parts(self) -> list[Encoder]:
         return [m for m in self.encoders.values() if isinstance(m, Encoder)]
 
-    def __getattr__(self, name: str) -> Any:
-        # What an objective asks of one encoder (its prior) is asked of the first that has it.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "encoders":
-                raise
-            for encoder in self._parts():
-                if hasattr(encoder, name):
-                    return getattr(encoder, name)
-            raise
+    def truth(self, batch: Batch) -> Tensors:
+        made: Tensors = {}
+        for encoder, mine in zip(self._parts(), self.dealt.values(), strict=True):
+            own = {k: v for k, v in batch.targets.items() if k in mine}
+            made |= encoder.truth(replace(batch, targets=own))
+        return made
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        """Terms of all encoders; those of one name, such as two priors, are added."""
+        made: Tensors = {}
+        for encoder in self._parts():
+            for name, term in encoder.own_terms(batch, progress, predicted).items():
+                made[name] = made[name] + term if name in made else term
+        return made
 
 
 def _dealt(

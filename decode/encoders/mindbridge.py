@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool1d
+from torch.nn.functional import adaptive_max_pool1d, mse_loss
 
-from decode.core import Batch, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, Residual, by_subject, scatter
 from decode.networks.heads import Head, TokenHeads
 from decode.trainable import Encoder
@@ -18,10 +18,13 @@ class MindBridge(Encoder):
     """Max-pooled voxels, embedder per subject, shared residual network, a head per target.
 
     Voxels are pooled to `pooled` numbers whatever their count. Each subject has an embedder, an
-    adapter of `adapter` numbers and a layer to `width`, and a builder that goes back; the objective
-    `cycle` trains the latter. Published (Wang et al. 2024, arXiv:2404.07850): 8192 to 2048, adapters
+    adapter of `adapter` numbers and a layer to `width`, and a builder that goes back, which the own terms
+    (objective `cycle`) train: squared errors of `rebuilt` voxels and, in `cycle`, of meaning that was
+    built and embedded by another subject of the model, drawn anew for every batch (while validating the
+    next one). `through` names the subject that is always the other one, a new one that is adapted to:
+    its own rows go no such way. Published (Wang et al. 2024, arXiv:2404.07850): 8192 to 2048, adapters
     of 128, 4 `blocks`, heads 257 x 768 and 77 x 768. For a new subject everything is frozen but its
-    embedder and builder: `adapted` with `what: input`.
+    embedder and builder: `adapted` with `what: input`. Raises InputError for an unknown subject.
     """
 
     def __init__(
@@ -40,10 +43,16 @@ class MindBridge(Encoder):
         projector: int = 2048,
         head: Head = "dense",
         rank: int = 128,
+        through: str | None = None,
     ) -> None:
         super().__init__()
+        if through is not None and through not in layouts:
+            raise refusal(
+                "encoder.through", f"one of {list(layouts)}", through,
+                "correct it or add that subject",
+            )  # fmt: skip
         self.passport = Passport(layouts)
-        self.size = pooled
+        self.size, self.through = pooled, through
         n = len(layouts)
         self.embedders = _PerSubject(
             nn.Sequential(
@@ -88,6 +97,26 @@ class MindBridge(Encoder):
     def embedded(self, batch: Batch) -> Tensor:
         """What the voxels mean (batch, width)."""
         return self.embedders(self.pooled(batch), batch.subject)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        other = self._other(batch.subject)
+        wanted, rebuilt, meant, again = self.cycle(batch, other=other)
+        away = slice(None) if self.through is None else batch.subject != other
+        gone = (again[away].float() - meant[away].float()).square()
+        return {
+            "rebuilt": mse_loss(rebuilt.float(), wanted.float()),
+            "cycle": gone.sum() / max(1, gone.numel()),
+        }
+
+    def _other(self, subject: Tensor) -> Tensor:
+        """Whose builder and embedder each row goes through (batch,)."""
+        names = list(self.passport.subjects)
+        if self.through is not None:
+            return torch.full_like(subject, names.index(self.through))
+        shift = 1
+        if self.training and len(names) > 2:
+            shift = int(torch.randint(1, len(names), ()))
+        return (subject + shift) % len(names)
 
     def cycle(self, batch: Batch, *, other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pooled voxels and what the own builder makes of them (batch, pooled); their embedding and

@@ -13,13 +13,14 @@ from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, Projector, TargetScale, by_subject
 from decode.networks.flow import Averaged, SpeedTransformer, between, travel
 from decode.networks.heads import as_tokens, make_head
+from decode.networks.losses import soft_cross_entropy, unit
 from decode.networks.voxel_autoencoder import (
     VoxelAutoencoder,
     divergence,
     drawn,
     squared_error,
 )
-from decode.trainable import FLOW, Encoder, Learned
+from decode.trainable import Encoder, Learned, own
 
 
 class NeuroFlow(Encoder):
@@ -29,7 +30,11 @@ class NeuroFlow(Encoder):
     flow goes between the code and the tokens as they are. A projector of width `projector` (None: that of
     the features) on the trunk, of which the code is drawn, predicts the targets in `contrastive` that
     have this shape. While training, `target` is the code itself, since no gradient passes through
-    sampling; the objective `flow` trains autoencoder and flow. Sampling is by the mean of the flow's
+    sampling; the own terms (objective `flow`) train autoencoder and flow: squared error of the rebuilt
+    `voxels` summed per trial, `divergence` of the code, squared error of the `speed`, and SoftCLIP at
+    `temperature` between the picture's tokens as they are and the code (`contrast`), and the code and
+    projections of the rebuilt voxels (`cycle`). In the paper autoencoder and flow are trained one after
+    the other; here at once, the flow without a say in the code. Sampling is by the mean of the flow's
     weights over its training, each step counting `average` times the next (0: by the last ones).
     `width`, `channels` and `blocks` shape the autoencoder, `depth` and `heads` the flow's transformer,
     whose width is `flow_width` (None: that of the features). Other targets get a linear head on the
@@ -55,6 +60,7 @@ class NeuroFlow(Encoder):
         average: float = 0.9999,
         contrastive: Sequence[str] = ("retrieval",),
         projector: int | None = None,
+        temperature: float = 0.125,
     ) -> None:
         super().__init__()
         if target not in shapes:
@@ -62,7 +68,7 @@ class NeuroFlow(Encoder):
                 f"encoder.target: the flow leads to {target!r}, the experiment has "
                 f"{sorted(shapes)}; add a target of that name or name another one"
             )
-        self.target, self.steps = target, steps
+        self.target, self.steps, self.temperature = target, steps, temperature
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.contrastive = frozenset(contrastive) - {target}
         tokens, features = as_tokens(self.shapes[target])
@@ -99,7 +105,7 @@ class NeuroFlow(Encoder):
 
     @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
-        return {**super().learned(targets, knobs), knobs["target"]: frozenset({FLOW})}
+        return {**super().learned(targets, knobs), knobs["target"]: frozenset({own("speed")})}
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.scale.learn(train)
@@ -147,6 +153,21 @@ class NeuroFlow(Encoder):
         clean = self.clean(targets)
         code = travel(self._speed(), clean, steps=self.steps, start=0.0, end=1.0)
         return self.autoencoder.decode(code, subject)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        terms = self.flow_terms(batch, batch.targets)
+        image = unit(self.clean(batch.targets))
+        return {
+            **{name: terms[name].mean() for name in ("voxels", "divergence", "speed")},
+            "contrast": self._unlikeness(terms["code"], image),
+            "cycle": torch.stack([self._unlikeness(x, image) for x in terms["again"]]).sum(),
+        }
+
+    def _unlikeness(self, code: Tensor, image: Tensor) -> Tensor:
+        """SoftCLIP in both directions between codes and pictures' tokens of length 1."""
+        labels = torch.softmax(image @ image.T / self.temperature, 1)
+        logits = unit(code.float()) @ image.T / self.temperature
+        return (soft_cross_entropy(logits, labels) + soft_cross_entropy(logits.T, labels)) / 2
 
     def flow_terms(self, batch: Batch, targets: Tensors) -> Tensors:
         """Errors per row (batch,): `voxels` rebuilt, `divergence` of the code, `speed` of the flow;

@@ -25,9 +25,9 @@ class Principal(Encoder):
     counted once: neither validation nor test rows are looked at. They are kept with the weights,
     `size` times the length of the target. What lies outside the axes is predicted as its mean.
 
-    For inner encoders that predict what they are given: closed forms and plain networks. Objectives
-    that ask for a part of the inner encoder, such as its prior, do not find it. Raises InputError for
-    targets that the experiment lacks and for sizes that the training stimuli do not span.
+    What the inner encoder samples or knows of itself, such as its prior, lives among the components.
+    Raises InputError for targets that the experiment lacks and for sizes that the training stimuli do
+    not span.
     """
 
     def __init__(
@@ -67,12 +67,37 @@ class Principal(Encoder):
         self.inner.initialise(Reduced(train, self), Reduced(validation, self))
 
     def forward(self, batch: Batch) -> Tensors:
-        made = self.inner(batch)
-        return {k: self.back(k, v) if k in self.shapes else v for k, v in made.items()}
+        return self._backed(self.inner(batch))
+
+    def before_sampling(self, batch: Batch) -> Tensors:
+        return self._backed(self.inner.before_sampling(batch))
+
+    def sampled(self, made: Tensors) -> Tensors:
+        less = self.reduced(made)
+        out = self.inner.sampled(less)
+        # What was not sampled stays as it is, to the last digit.
+        return {k: made[k] if v is less.get(k) else self._back(k, v) for k, v in out.items()}
 
     def embed(self, targets: Tensors) -> Tensors:
-        kept = self.inner.embed(self.reduced(targets))
+        return self._whole(self.inner.embed(self.reduced(targets)), targets)
+
+    def truth(self, batch: Batch) -> Tensors:
+        return self._whole(self.inner.truth(self._less(batch)), batch.targets)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        return self.inner.own_terms(self._less(batch), progress, lambda: self.reduced(predicted()))
+
+    def _less(self, batch: Batch) -> Batch:
+        return replace(batch, targets=self.reduced(batch.targets))
+
+    def _whole(self, kept: Tensors, targets: Tensors) -> Tensors:
         return {k: targets[k] if k in self.shapes else v for k, v in kept.items()}
+
+    def _backed(self, made: Tensors) -> Tensors:
+        return {k: self._back(k, v) for k, v in made.items()}
+
+    def _back(self, name: str, value: Tensor) -> Tensor:
+        return self.back(name, value) if name in self.shapes else value
 
     def reduced(self, targets: Tensors) -> Tensors:
         """Components (row, size) in place of the targets that have them."""
@@ -97,7 +122,7 @@ class Reduced:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
-            yield replace(batch, targets=self.encoder.reduced(batch.targets))
+            yield self.encoder._less(batch)
 
 
 def stimuli(batches: Iterable[Batch], names: Sequence[str]) -> dict[str, Tensor | Columns]:

@@ -13,7 +13,7 @@ from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
 from decode.networks.prior_dalle2 import Dalle2Prior
-from decode.trainable import PRIOR, Encoder, Learned, left_to_training
+from decode.trainable import Encoder, Learned, left_to_training, own
 
 
 class WithPrior(Encoder):
@@ -22,8 +22,10 @@ class WithPrior(Encoder):
     Every row is sampled with the same seeded noise, so that a prediction depends on its own signal
     only; repeats are averaged before, see `Encoder.sampled`. While training, `target` is left as
     `inner` predicts it, because no gradient passes through sampling: regression terms teach `inner`,
-    the objective `prior` teaches the prior and, through the condition, `inner` too. `steps` is the
-    length of the schedule; `sample_steps`, `guidance` and `eta` belong to sampling.
+    the own term `prior` teaches the prior and, through the condition, `inner` too: its squared error
+    over random noise levels, at its own scale. The condition is dropped with probability `drop`, so that
+    guidance is possible; while validating, noise and levels are seeded. `steps` is the length of the
+    schedule; `sample_steps`, `guidance` and `eta` belong to sampling.
 
     The prior learns the target times `factor`: MindEye (Scotti et al. 2023) has the square root of
     the width, MindEye2 (2024) 1. None brings any target to mean zero and unit spread first.
@@ -50,6 +52,7 @@ class WithPrior(Encoder):
         guidance: float = 1.0,
         eta: float = 1.0,
         factor: float | None = None,
+        drop: float = 0.2,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -65,9 +68,9 @@ class WithPrior(Encoder):
             )
         if width is not None and width % heads:
             raise InputError(f"encoder: width {width} is no multiple of heads {heads}; change one")
-        _check_sampling(steps, sample_steps, eta, factor)
+        _check_sampling(steps, sample_steps, eta, factor, drop)
         self.inner = inner(layouts, shapes)
-        self.target, self.factor = target, factor
+        self.target, self.factor, self.drop = target, factor, drop
         self.sample_steps, self.guidance, self.eta = sample_steps, guidance, eta
         self.scale = TargetScale({target: tuple(shapes[target])})
         shape = tuple(shapes[target])
@@ -83,7 +86,10 @@ class WithPrior(Encoder):
 
     @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
-        return {**left_to_training(knobs["inner"], targets), knobs["target"]: frozenset({PRIOR})}
+        return {
+            **left_to_training(knobs["inner"], targets),
+            knobs["target"]: frozenset({own("prior")}),
+        }
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.inner.initialise(train, validation)
@@ -91,6 +97,16 @@ class WithPrior(Encoder):
 
     def embed(self, targets: Tensors) -> Tensors:
         return self.inner.embed(targets)
+
+    def truth(self, batch: Batch) -> Tensors:
+        return self.inner.truth(batch)
+
+    def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
+        truth = self.truth(batch)[self.target].float()
+        condition = predicted()[self.target].float()
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        loss = self.prior_loss(condition, truth, drop=self.drop, generator=generator)
+        return {**self.inner.own_terms(batch, progress, predicted), "prior": loss.mean()}
 
     def forward(self, batch: Batch) -> Tensors:
         made = self.before_sampling(batch)
@@ -110,10 +126,6 @@ class WithPrior(Encoder):
             clean = self.scale.up(self.target, clean)
         return made | {self.target: clean / (self.factor or 1.0)}
 
-    def condition(self, batch: Batch) -> Tensor:
-        """What `inner` predicts of the sampled target, (batch, *shape)."""
-        return self.inner(batch)[self.target]
-
     def prior_loss(
         self, condition: Tensor, truth: Tensor, *, drop: float, generator: torch.Generator | None
     ) -> Tensor:
@@ -123,10 +135,13 @@ class WithPrior(Encoder):
         return self.prior.loss(clean, told, drop=drop, generator=generator)
 
 
-def _check_sampling(steps: int, sample_steps: int, eta: float, factor: float | None) -> None:
+def _check_sampling(
+    steps: int, sample_steps: int, eta: float, factor: float | None, drop: float
+) -> None:
     for name, value, good, wanted in (
         ("sample_steps", sample_steps, 2 <= sample_steps <= steps, f"2 to steps={steps}"),
         ("eta", eta, 0 <= eta <= 1, "a share of noise from 0 to 1"),
+        ("drop", drop, 0 <= drop < 1, "a share of rows, 0 or more and below 1"),
         ("factor", factor, factor is None or 0 < factor < math.inf, "a number above 0, or null"),
     ):
         if not good:

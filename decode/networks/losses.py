@@ -13,7 +13,7 @@ from decode.trainable import Encoder
 def pair(encoder: Encoder, batch: Batch, target: str) -> tuple[Tensor, Tensor]:
     """Prediction and truth (batch, *shape) of one target, float32; InputError where they miss."""
     predicted = encoder(batch)
-    truth = encoder.embed(batch.targets)
+    truth = encoder.truth(batch)
     for side, values in (("encoder predicts", predicted), ("experiment has", truth)):
         if target not in values:
             raise InputError(

@@ -125,7 +125,7 @@ def predict(
     truth: dict[str, list[np.ndarray]] = {}
     for batch in loader:
         _keep(predicted, asked(batch))
-        _keep(truth, encoder.embed(batch.targets))
+        _keep(truth, encoder.truth(batch))
     if groups is None:
         return _joined(predicted), _joined(truth)
     means = _means(_joined(predicted), groups)

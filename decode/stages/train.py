@@ -161,7 +161,7 @@ def check_shapes(
             check_reads(protocol, met, name, encoder)
         with torch.no_grad():
             predicted = encoder(batch)
-            truth = encoder.embed(batch.targets)
+            truth = encoder.truth(batch)
         for target in truth:
             got = tuple(predicted[target].shape[1:]) if target in predicted else None
             expected = tuple(truth[target].shape[1:])
