@@ -40,6 +40,9 @@ MOVED: Mapping[str, str] = {
     "decode.parts.regions": "decode.parts.regions.regions",
     "decode.parts.windows": "decode.parts.windows.windows",
     "decode.parts.before_stimulus": "decode.parts.before_stimulus.before_stimulus",
+    "decode.objectives.cycle.Cycle": "decode.objectives.own.Own",
+    "decode.objectives.flow.Flow": "decode.objectives.own.Own",
+    "decode.objectives.prior.Prior": "decode.objectives.own.Own",
 }
 
 
