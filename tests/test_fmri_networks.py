@@ -12,7 +12,7 @@ import pytest
 import torch
 from voxels import Voxels
 
-from decode.core import Batch, Encoder, InputError, Layout, Tensors
+from decode.core import Batch, InputError, Layout, Tensors
 from decode.encoders.mindbridge import MindBridge
 from decode.encoders.neuroflow import NeuroFlow
 from decode.encoders.neuropictor import NeuroPictor
@@ -28,6 +28,7 @@ from decode.networks.voxel_autoencoder import VoxelAutoencoder, divergence
 from decode.objectives.mse import MSE
 from decode.objectives.own import Own
 from decode.objectives.soft_tokens import SoftTokens
+from decode.trainable import Encoder
 
 SHAPES = {"image": (3, 8), "retrieval": (3, 8)}
 FLOW: dict[str, Any] = {"width": 8, "channels": 4, "blocks": 1, "depth": 1, "heads": 2}
