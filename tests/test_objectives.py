@@ -12,10 +12,11 @@ import hydra.utils
 import numpy as np
 import pytest
 import torch
-import yaml
+from test_configs import choice
 from torch import Tensor, nn
 
 from decode.core import Batch, InputError, Tensors
+from decode.kinds import locate
 from decode.networks.prior import DiffusionPrior
 from decode.objectives import bimixco as bimixco_module
 from decode.objectives.bimixco import BiMixCo, mixed_labels, partners
@@ -30,18 +31,18 @@ from decode.objectives.softclip import SoftCLIP
 from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
 
-# Objectives of a published denoiser, in tests/test_dynadiff.py and tests/test_hinted.py.
-APART = {"denoising", "hinted_denoising"}
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "objective"
-FILES = [f for f in sorted(FOLDER.glob("*.yaml")) if f.stem not in APART]
-NAMES = {"image", "retrieval", "label"} | {
-    yaml.safe_load(f.read_text()).get("target", "image") for f in FILES
-}
+NODES = {f: choice(f) for f in sorted(FOLDER.glob("*.yaml"))}
+# Those of a published denoiser are in tests/test_dynadiff.py and tests/test_hinted.py.
+FILES = [f for f, node in NODES.items() if not locate(node["_target_"], f.stem).tunes]
+NAMED = {NODES[f].get(key) for f in FILES for key in ("target", "other")} - {None}
+NAMES = {"image", "retrieval", "label"} | NAMED
 
 
 def tokens(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Targets called tokens are (token, feature)."""
-    return {k: v.unflatten(1, (1, -1)) if "tokens" in k else v for k, v in values.items()}
+    """Targets called tokens, and what they are compared with, are (token, feature)."""
+    flat = {k for k in values if "tokens" not in k and "changed" not in k}
+    return {k: v if k in flat else v.unflatten(1, (1, -1)) for k, v in values.items()}
 
 
 class Plain(Encoder):
@@ -104,7 +105,7 @@ def value(objective: Objective, encoder: Encoder, batch: Batch, progress: float 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 class TestContract:
     def build(self, file: Path) -> Objective:
-        return hydra.utils.instantiate(yaml.safe_load(file.read_text()), _convert_="all")
+        return hydra.utils.instantiate(NODES[file], _convert_="all")
 
     @pytest.mark.parametrize("progress", [0.0, 0.2, 0.9])
     def test_terms_are_finite_and_reach_the_encoder(self, file, progress):
@@ -124,7 +125,7 @@ class TestContract:
         assert idle or all(p.grad is not None and torch.isfinite(p.grad) for p in learnt)
 
     def test_weight_multiplies(self, file):
-        node = yaml.safe_load(file.read_text())
+        node = NODES[file]
 
         def times(w: float) -> dict[str, Any]:
             if "weights" in node:
