@@ -10,6 +10,9 @@ from __future__ import annotations
 import errno
 import re
 
+# What a package index calls this package; `decode` is another project there.
+DISTRIBUTION = "decode-brain"
+
 FULL = (
     "the disk is full ({}); free space or set paths.outputs to another disk, then run the same "
     "command again"

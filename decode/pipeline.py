@@ -12,11 +12,12 @@ from typing import Any
 
 from decode.building import build
 from decode.checksums import check_folder
+from decode.machine import DISTRIBUTION
 from decode.notices import collected
 from decode.plan import NAMES, Run, Task, check_stages
 from decode.store import MANIFEST, FeatureStore, fill_folder, read_json, set_aside
 
-PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", "decode")
+PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", DISTRIBUTION)
 
 
 def execute(run: Run, *, until: str, force: Sequence[str], say: Callable[[str], None]) -> Path:

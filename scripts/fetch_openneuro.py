@@ -1,4 +1,4 @@
-"""Fetch a data set of OpenNeuro through openneuro-py (pip install 'decode[fetch]').
+"""Fetch a data set of OpenNeuro through openneuro-py (pip install 'decode-brain[fetch]').
 
     python scripts/fetch_openneuro.py ds004192 --include 'sub-01/**' --to data/things_fmri_raw
     python scripts/fetch_openneuro.py ds001246 --tag VERSION              # one published version

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import test_betas_folder as own
 import test_bids as studies
-from nsd_twin import write_nsd, write_timeseries
+from nsd_twin import write_nsd, write_surface, write_timeseries
 from scipy.io import loadmat, savemat
 from test_digits69 import _published
 
@@ -83,6 +83,15 @@ def _nsd(kind: str) -> Make:
         return lambda folder, cache, **knobs: NSD(str(folder), last_session=3, **knobs)
 
     return make
+
+
+def _surface(request: Request, root: Path) -> Open:
+    twin = write_nsd(root / "nsd", subjects={"subj01": "nii.gz"}, n_images=40, n_shared=4, size=8)
+    write_surface(twin, "subj01", n=40)
+    shutil.rmtree(twin.beta_folder("subj01"))
+    return lambda folder, cache, **knobs: NSD(
+        str(folder / "nsd"), space="fsaverage", rois=["streams"], last_session=3, **knobs
+    )
 
 
 def _timeseries(request: Request, root: Path) -> Open:
@@ -180,7 +189,7 @@ WORLDS: dict[str, dict[str, Make]] = {
     },
     "feis": {"zip": _plain(write_feis, lambda r, c, **k: Feis(r, **k))},
     "haxby2001": {"nii.gz": _plain(write_haxby, lambda r, c, **k: Haxby2001(r, **k))},
-    "nsd": {"nii.gz": _nsd("nii.gz"), "hdf5": _nsd("hdf5")},
+    "nsd": {"nii.gz": _nsd("nii.gz"), "hdf5": _nsd("hdf5"), "mgh": _surface},
     "nsd_timeseries": {"nii.gz": _timeseries},
     "mindeye1": {"tar": _plain(twins.write_mindeye1, lambda r, c, **k: MindEye1(r, cache=c, **k))},
     "mindeye2": {"tar": _plain(twins.write_mindeye2, lambda r, c, **k: MindEye2(r, cache=c, **k))},

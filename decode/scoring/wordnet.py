@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from decode.core import InputError
+from decode.machine import DISTRIBUTION
 
 
 def open_wordnet(folder: str, metric: str) -> Any:
@@ -22,7 +23,7 @@ def open_wordnet(folder: str, metric: str) -> Any:
     except ImportError as e:
         raise InputError(
             f"metric {metric}: expected the package nltk, it is not installed; pip install "
-            "'decode[meteor]'"
+            f"'{DISTRIBUTION}[meteor]'"
         ) from e
     if not list(place.glob("corpora/wordnet*")):
         raise InputError(

