@@ -76,3 +76,13 @@ def test_the_changes_of_this_version_say_what_was_removed() -> None:
     (section,) = re.findall(rf"(?ms)^## {re.escape(PROJECT['version'])}\b.*?(?=^## |\Z)", text)
     for word in ("Added", "Changed", "Removed"):
         assert re.search(rf"(?m)^### {word}\n\n- ", section), word
+
+
+def test_each_commit_is_checked_by_what_the_check_script_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    script = (ROOT / "scripts/check.sh").read_text()
+    (every,) = re.findall(r"set -- ([a-z ]+)\n", script)
+    assert set(every.split()) == set(re.findall(r"(?m)^([a-z]+)\(\) ", script))
+    asked = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    assert sorted(asked) == sorted(f"scripts/check.sh {check}" for check in every.split())
