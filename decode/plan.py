@@ -54,7 +54,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("preprocess", (), ("data", "preprocess"), version=3, resumes=False),
+    Stage("preprocess", (), ("data", "preprocess"), version=4, resumes=False),
     Stage("split", ("preprocess",), ("splits",), resumes=False),
     Stage("features", ("preprocess",), ("targets",), version=2),
     Stage(

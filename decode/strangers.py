@@ -113,7 +113,7 @@ def check_alike(layouts: Mapping[str, Layout]) -> None:
             f"the same channels and samples of {first} and {name}",
             f"{expected.n_channels} x {expected.n_times} and {layout.n_channels} x {layout.n_times}"
             + (f" ({', '.join(odd[:4])} only in one)" if odd else ""),
-            "name the common ones in preprocess.channels, or split within subjects",
+            "name the common ones in preprocess.steps.pick.names, or split within subjects",
         )
 
 

@@ -101,7 +101,7 @@ class Trials:
         if first >= layout.n_times:
             raise InputError(
                 f"protocol.after: windows end {layout.start + layout.n_times / layout.sfreq:g} s after "
-                f"the stimulus, got {self.after:g}; lower it or lengthen preprocess.window"
+                f"the stimulus, got {self.after:g}; lower it or lengthen preprocess.trials.window"
             )
         return first
 

@@ -69,7 +69,7 @@ def test_blocks_are_said_once_and_fitted_when_asked_for() -> None:
     np.testing.assert_allclose(made.signal, amplitudes, atol=1e-5)
     assert made.table["stimulus"].tolist() == ["face", "house", "shoe"]
     assert made.table["duration"].tolist() == [14.5] * 3
-    with pytest.raises(InputError, match=r"preprocess\.join: expected a gap"):
+    with pytest.raises(InputError, match=r"preprocess\.trials\.join: expected a gap"):
         single_trial_betas(run, join=-1.0)
 
 

@@ -106,7 +106,10 @@ def test_help_lists_every_choice_of_every_group() -> None:
         ),
         (
             ["experiment=nsd/wave"],
-            ["preprocess.atlas: expected a value", "add preprocess.atlas=..."],
+            [
+                "preprocess.steps.parcels.atlas: expected a value",
+                "add preprocess.steps.parcels.atlas=...",
+            ],
         ),
         (["~experiment"], ["name: expected a value", "experiment=quickstart"]),
         (["experiment=nsd/mindeye2_adapt"], ["encoder.weights: expected", "got null"]),

@@ -26,7 +26,7 @@ EXPERIMENTS = sorted(
 )
 PLUGINS = sorted(
     p
-    for group in ("data", "preprocess", "scaler", "split", "target", "encoder", "part", "objective",
+    for group in ("data", "preprocess", "step", "scaler", "split", "target", "encoder", "part", "objective",
                   "trainer", "generator", "metric")
     for p in (CONFIGS / group).rglob("*.yaml")
 )  # fmt: skip
@@ -42,19 +42,23 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def choice(file: Path) -> dict[str, Any]:
-    """The node of a yaml on top of those that its defaults name, read without Hydra."""
+    """The node of a yaml and those that its defaults name, in their order, read without Hydra."""
     node = yaml.safe_load(file.read_text())
-    below: dict[str, Any] = {}
-    for entry in node.pop("defaults", ()):
-        if entry == "_self_":
-            continue
-        where, name = next(iter(entry.items())) if isinstance(entry, dict) else ("", entry)
-        group, _, place = where.removeprefix("/").partition("@")
-        found = choice(CONFIGS / (group or file.parent.name) / f"{name}.yaml")
-        for key in reversed(place.split(".") if place else ()):
-            found = {key: found}
-        below = merged(below, found)
-    return merged(below, node)
+    entries = node.pop("defaults", [])
+    made: dict[str, Any] = {}
+    for entry in [*entries, *(["_self_"] if "_self_" not in entries else [])]:
+        made = merged(made, node if entry == "_self_" else named(file, entry))
+    return made
+
+
+def named(file: Path, entry: str | dict[str, str]) -> dict[str, Any]:
+    """What an entry of the defaults of a yaml adds, at its place."""
+    where, name = next(iter(entry.items())) if isinstance(entry, dict) else ("", entry)
+    group, _, place = where.removeprefix("/").partition("@")
+    found = choice(CONFIGS / (group or file.parent.name) / f"{name}.yaml")
+    for key in reversed(place.split(".") if place else ()):
+        found = {key: found}
+    return found
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -559,11 +559,9 @@ def test_what_is_fetched_of_the_surface_is_enough_to_read_it(
     }
     knobs = {"space": "fsaverage", "rois": ["streams"], "ncsnr_above": 0.5}
     data, whole = NSD(str(tmp_path / "nsd"), **knobs), NSD(str(surface), **knobs)
-    make = build(
-        composed("experiment=nsd/neuropictor", f"paths.data={tmp_path}")["preprocess"]
-        | {"side": 16},
-        "preprocess",
-    )
+    node = composed("experiment=nsd/neuropictor", f"paths.data={tmp_path}")["preprocess"]
+    node["steps"]["flat_maps"]["side"] = 16
+    make = build(node, "preprocess")
     runs, expected = list(data.recordings("subj01")), list(whole.recordings("subj01"))
     assert len(runs) == len(expected) == 40
     for mine, theirs in zip(runs, expected, strict=True):

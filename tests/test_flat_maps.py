@@ -12,20 +12,20 @@ import nilearn.datasets
 import numpy as np
 import pandas as pd
 import pytest
+from chains import flat
 from nsd_twin import write_patch
 from scipy.interpolate import LinearNDInterpolator
 
 from decode.core import InputError, Recording
 from decode.preprocessing.betas import beta_maps
-from decode.preprocessing.flat_maps import (
-    FlatMaps,
+from decode.preprocessing.surfaces import read_flat
+from decode.preprocessing.windows import bold_windows
+from decode.steps.flat_maps import (
     flat_maps,
     flat_weights,
     pixel_centres,
     triangle_weights,
 )
-from decode.preprocessing.surfaces import read_flat
-from decode.preprocessing.windows import bold_windows
 
 SHIPPED = Path(nilearn.datasets.__file__).parent / "data" / "fsaverage5"
 LEFT, RIGHT = SHIPPED / "flat_left.gii.gz", SHIPPED / "flat_right.gii.gz"
@@ -107,7 +107,7 @@ def test_the_shipped_surface_is_drawn_from_its_own_vertices() -> None:
     signal = rng.normal(size=(2, 2 * n))
     cut = np.setdiff1d(np.arange(n), left.vertex)
     signal[:, cut] = np.nan  # what the flat surface has cut away is not looked at
-    make = FlatMaps(lh=str(LEFT), rh=str(RIGHT), side=64, inner=beta_maps)
+    make = flat(beta_maps, lh=str(LEFT), rh=str(RIGHT), side=64)
     made = make(recording(names, signal))
     assert 0.4 * 64**2 < made.layout.n_channels < 0.8 * 64**2
     weights = flat_weights({"lh": left.xy, "rh": right.xy}, 64)
@@ -144,7 +144,7 @@ def test_masks_crop_the_picture_and_confounds_stay(tmp_path: Path) -> None:
     names = [f"lh-{i}" for i in inside] + ["c1"]
     signal = rng.normal(size=(60, len(names)))
     inner = partial(bold_windows, start=0.0, n_trs=2)
-    made = FlatMaps(**paths, side=8, inner=inner, longest=100.0)(recording(names, signal, 0.5))
+    made = flat(inner, **paths, side=8, longest=100.0)(recording(names, signal, 0.5))
     assert made.signal.shape == (60, made.layout.n_channels)
     # One corner of the sheet now fills the picture: hardly a pixel is lost.
     assert made.layout.n_channels > 50
@@ -158,7 +158,7 @@ def test_a_pixel_has_the_region_of_its_nearest_vertex(tmp_path: Path) -> None:
         [f"lh-{i}" for i in range(500)], np.random.default_rng(0).normal(size=(4, 500))
     )
     given.channels["roi"] = np.where(xy[:, 0] < 0, "west", "east")
-    made = FlatMaps(**world(tmp_path), side=16, inner=beta_maps)(given)
+    made = flat(beta_maps, **world(tmp_path), side=16)(given)
     column = np.array([int(name.split("-")[1]) for name in made.layout.names])
     rois = np.array(made.layout.rois)
     assert set(rois[column < 6]) == {"west"}
@@ -167,13 +167,13 @@ def test_a_pixel_has_the_region_of_its_nearest_vertex(tmp_path: Path) -> None:
 
 def test_another_surface_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal
-    gifti = FlatMaps(lh=str(LEFT), rh=str(RIGHT), side=8, inner=beta_maps)
+    gifti = flat(beta_maps, lh=str(LEFT), rh=str(RIGHT), side=8)
     whole = [f"lh-{i}" for i in range(2562)]
     with pytest.raises(InputError, match=r"surface of 10242 vertices, got 2562 up to lh-2561"):
         gifti(recording(whole, noise(size=(2, 2562))))
     with pytest.raises(InputError, match=r"surface of 10242 vertices, got 2 up to rh-163841"):
         gifti(recording(["rh-5", "rh-163841"], noise(size=(2, 2))))
-    patch = FlatMaps(**world(tmp_path), side=8, inner=beta_maps)
+    patch = flat(beta_maps, **world(tmp_path), side=8)
     with pytest.raises(InputError, match=r"about 500 vertices, got 1 up to lh-10000"):
         patch(recording(["lh-10000"], noise(size=(2, 1))))
     with pytest.raises(

@@ -71,6 +71,9 @@ def placed(
     """The config with the choice of that yaml, and where it is."""
     group = file.relative_to(CONFIGS).parts[0]
     node = filled(choice(file))
+    if group == "step":
+        inside = {**config["preprocess"], "steps": {"it": node}}
+        return {**config, "preprocess": inside}, ("preprocess", "steps", "it")
     if group not in NAMED:
         return {**config, group: node}, (group,)
     key = NAMED[group]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from chains import meeg
 
 from decode.core import InputError, Recording
-from decode.preprocessing.meeg import meeg
 
 RAW = {"l_freq": None, "h_freq": None, "sfreq": None, "baseline": None}
 
@@ -121,7 +121,7 @@ def test_baseline_counts_from_the_window_not_from_the_event():
 
 def test_small_chunks_give_the_same_signal(monkeypatch):
     whole = meeg(recording(noise()), h_freq=40.0, sfreq=100.0).signal
-    monkeypatch.setattr("decode.preprocessing.meeg.CHUNK_BYTES", 8 * 2000)
+    monkeypatch.setattr("decode.preprocessing.streams.CHUNK_BYTES", 8 * 2000)
     np.testing.assert_array_equal(meeg(recording(noise()), h_freq=40.0, sfreq=100.0).signal, whole)
 
 
@@ -143,11 +143,15 @@ def test_channels_are_picked_by_kind_name_and_goodness():
     np.testing.assert_array_equal(got.signal, run.signal[:, [3, 0]])
     assert got.layout.positions.shape == (2, 3)
     assert got.layout.rois == ("", "")
-    with pytest.raises(InputError, match="has no channel 'Cz'"):
+    with pytest.raises(
+        InputError, match=r"steps.pick: names or drop: expected channels of .* got 'Cz'"
+    ):
         meeg(run, channels=["Cz"])
-    with pytest.raises(InputError, match=r"no good .* \['mag'\], only \['eeg', 'eog'\]"):
+    with pytest.raises(
+        InputError, match=r"good channel of kind \['mag'\] .* only \['eeg', 'eog'\]"
+    ):
         meeg(run, kinds=["mag"])
-    with pytest.raises(InputError, match="reference: expected 'average' or picked"):
+    with pytest.raises(InputError, match=r"steps\.reference: to: expected 'average' or channels"):
         meeg(run, **RAW, reference="E1")
 
 
@@ -187,7 +191,7 @@ def test_broken_channels_are_named(value, word):
         x[:, 2] = 3e-6
     else:
         x[1000, 2] = value
-    with pytest.raises(InputError, match=f"{word}.* values in E2; name them in preprocess.drop"):
+    with pytest.raises(InputError, match=f"{word}.* values in E2; name them in `drop`"):
         meeg(recording(x))
     assert np.isfinite(meeg(recording(x), drop=["E2"], sfreq=None).signal).all()
 
@@ -195,10 +199,10 @@ def test_broken_channels_are_named(value, word):
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"h_freq": 100.0}, r"h_freq: expected a frequency between 0 and 100 Hz .* got 100"),
-        ({"notch": [50.0, 150.0]}, r"notch: .* got 150"),
-        ({"l_freq": -1.0}, r"l_freq: .* got -1"),
-        ({"l_freq": 40.0, "h_freq": 30.0}, r"expected less than h_freq"),
+        ({"h_freq": 100.0}, r"filter: high: expected a frequency between 0 and 100 Hz.* got 100"),
+        ({"notch": [50.0, 150.0]}, r"notch: frequencies: .* got 150"),
+        ({"l_freq": -1.0}, r"filter: low: .* got -1"),
+        ({"l_freq": 40.0, "h_freq": 30.0}, r"low: expected less than `high`, 30 Hz, got 40"),
         ({"sfreq": 0.0}, r"sfreq: expected a positive rate"),
         ({"window": (0.5, 0.5)}, r"window: expected end after start"),
         ({"baseline": (0.0, -0.2)}, r"baseline: expected end after start"),

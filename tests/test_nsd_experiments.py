@@ -74,7 +74,10 @@ def small(name: str, folder: Path) -> dict[str, Any]:
         config["metrics"][target] = {**config["metrics"]["retrieval"], **knobs}
     if name == "wave":
         config["data"]["volumes"] = None
-        config["preprocess"] |= {"atlas": str(folder / "atlas.nii.gz"), "expected": PARCELS}
+        config["preprocess"]["steps"]["parcels"] |= {
+            "atlas": str(folder / "atlas.nii.gz"),
+            "expected": PARCELS,
+        }
     one = config["protocol"]["train_repeats"] in ("one", "mixed")
     if config["trainer"]["epochs"]:
         config["trainer"] |= {

@@ -113,7 +113,7 @@ def small(place: Path, model: Path) -> dict[str, Any]:
     # Its two captions per picture are part of the twin, in COCO's own files.
     config["data"]["captions"] = ["captions_train2017.json", "captions_val2017.json"]
     config["published"] = None
-    config["preprocess"]["side"] = 16
+    config["preprocess"]["steps"]["flat_maps"]["side"] = 16
     words = {"tower": "text_encoder", "prepared": "tokenizer", "prepared_by": None}
     for name, knobs in (("text", {}), ("text_last", words), ("latents", {"size": 16})):
         config["targets"][name] |= {"model": str(model), "device": "cpu", **knobs}

@@ -99,7 +99,7 @@ def test_commands_of_the_lists_of_data_compose() -> None:
         words = shlex.split(line)[1:]
         assert any(w.startswith("experiment=") for w in words), line
         found = composed(*words)
-        assert found["preprocess"]["_target_"] == "decode.preprocessing.betas.beta_maps"
+        assert found["preprocess"]["trials"]["_target_"] == "decode.preprocessing.betas.beta_maps"
         roots = [w.removeprefix("data.root=") for w in words if w.startswith("data.root=")]
         assert roots == [found["data"]["root"]]
 

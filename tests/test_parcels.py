@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.ndimage
+from chains import parcels
 from diffusion_twins import save_versatile
 from nilearn.maskers import NiftiMapsMasker
 from nsd_twin import AFFINE, shrink_sampling, write_atlas, write_nsd, write_timeseries
@@ -23,13 +24,13 @@ from decode.core import Facts, InputError, Recording, Scaler, Stimulus
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
-from decode.preprocessing.parcels import Parcels, map_signals, mean_weights, parcel_means
 from decode.preprocessing.windows import bold_windows
 from decode.recordings.bold import Voxels
 from decode.scalers.robust import Robust
 from decode.scalers.whiten import Whiten
 from decode.scalers.zscore import ZScore
 from decode.stages import preprocess
+from decode.steps.parcels import map_signals, mean_weights, parcel_means
 from decode.store import read_json
 from decode.trials import open_trials
 
@@ -72,7 +73,7 @@ def test_means_are_those_of_a_loop() -> None:
 def test_channels_are_the_parcels_whatever_the_voxels(tmp_path: Path) -> None:
     volume, rng = labels(), np.random.default_rng(2)
     atlas = write_atlas(tmp_path / "atlas.nii.gz", volume)
-    make = Parcels(atlas=atlas, inner=beta_maps, expected=4)
+    make = parcels(beta_maps, atlas=atlas, expected=4)
     whole = everywhere()
     some = whole[rng.permutation(60)[:45]]
     for ijk in (whole, some):
@@ -94,7 +95,7 @@ def test_windows_are_standardised_by_parcel_and_confounds_stay(tmp_path: Path) -
     atlas = write_atlas(tmp_path / "atlas.nii.gz", volume)
     inner = partial(bold_windows, start=0.0, n_trs=3)
     given = recording(np.hstack([noise + motion, motion]), ijk, sfreq=0.5, confounds=1)
-    made = Parcels(atlas=atlas, inner=inner)(given)
+    made = parcels(inner, atlas=atlas)(given)
     assert made.signal.shape == (50, 4)
     np.testing.assert_allclose(made.signal.std(0, ddof=1), 1, atol=1e-4)
     assert np.abs(np.corrcoef(made.signal.T, motion[:, 0])[-1, :-1]).max() < 1e-4
@@ -113,16 +114,16 @@ def test_another_grid_is_refused_or_looked_up(tmp_path: Path) -> None:
         "finer": write_atlas(tmp_path / "finer.nii.gz", twice, finer),
         "cut": write_atlas(tmp_path / "cut.nii.gz", volume[:-1]),
     }
-    expected = Parcels(atlas=write_atlas(tmp_path / "a.nii.gz", volume), inner=beta_maps)(given)
+    expected = parcels(beta_maps, atlas=write_atlas(tmp_path / "a.nii.gz", volume))(given)
     for name in ("shifted", "finer"):
         with pytest.raises(
             InputError, match=rf"{name}\.nii\.gz .*60 of 60 voxels do not lie on it"
         ):
-            Parcels(atlas=atlases[name], inner=beta_maps)(given)
-        made = Parcels(atlas=atlases[name], inner=beta_maps, grid="nearest")(given)
+            parcels(beta_maps, atlas=atlases[name])(given)
+        made = parcels(beta_maps, atlas=atlases[name], grid="nearest")(given)
         np.testing.assert_array_equal(made.signal, expected.signal)
     with pytest.raises(InputError, match=r"12 of 60 voxels do not lie on it"):
-        Parcels(atlas=atlases["cut"], inner=beta_maps)(given)
+        parcels(beta_maps, atlas=atlases["cut"])(given)
 
 
 def test_missing_parcels_are_refused_or_zero(tmp_path: Path) -> None:
@@ -132,9 +133,9 @@ def test_missing_parcels_are_refused_or_zero(tmp_path: Path) -> None:
     given = recording(signal[:, kept], ijk[kept])
     atlas = write_atlas(tmp_path / "atlas.nii.gz", volume)
     with pytest.raises(InputError, match=r"all 4 parcels of .*, 1 have none \(5\)"):
-        Parcels(atlas=atlas, inner=beta_maps)(given)
-    made = Parcels(atlas=atlas, inner=beta_maps, missing="zero")(given)
-    whole = Parcels(atlas=atlas, inner=beta_maps)(recording(signal, ijk))
+        parcels(beta_maps, atlas=atlas)(given)
+    made = parcels(beta_maps, atlas=atlas, missing="zero")(given)
+    whole = parcels(beta_maps, atlas=atlas)(recording(signal, ijk))
     assert made.layout.names == whole.layout.names
     np.testing.assert_array_equal(made.signal[:, 1], 0)
     np.testing.assert_array_equal(made.signal[:, [0, 2, 3]], whole.signal[:, [0, 2, 3]])
@@ -162,7 +163,7 @@ def nilearn_signals(maps: np.ndarray, signal: np.ndarray, ijk: np.ndarray) -> np
 
 def test_weighted_maps_are_fitted_as_nilearn_does(tmp_path: Path) -> None:
     maps, rng = weighted(), np.random.default_rng(8)
-    make = Parcels(atlas=write_atlas(tmp_path / "a.nii.gz", maps), inner=beta_maps, expected=6)
+    make = parcels(beta_maps, atlas=write_atlas(tmp_path / "a.nii.gz", maps), expected=6)
     whole = everywhere()
     for ijk in (whole, whole[rng.permutation(60)[:40]]):
         signal = (100 + rng.normal(size=(9, len(ijk)))).astype(np.float32)
@@ -178,7 +179,7 @@ def test_weighted_maps_are_fitted_as_nilearn_does(tmp_path: Path) -> None:
 def test_maps_lie_at_their_centre_of_mass(tmp_path: Path) -> None:
     maps, ijk = weighted(), everywhere()
     signal = np.random.default_rng(9).normal(size=(4, 60))
-    made = Parcels(atlas=write_atlas(tmp_path / "a.nii.gz", maps), inner=beta_maps)(
+    made = parcels(beta_maps, atlas=write_atlas(tmp_path / "a.nii.gz", maps))(
         recording(signal, ijk)
     )
     for k in range(6):
@@ -195,7 +196,7 @@ def test_maps_that_are_one_inside_are_labels(tmp_path: Path) -> None:
     )  # as after resampling, at an edge
     given = recording(np.random.default_rng(10).normal(size=(5, 60)), ijk)
     by_label, by_map = (
-        Parcels(atlas=write_atlas(tmp_path / f"{k}.nii.gz", atlas), inner=beta_maps)(given)
+        parcels(beta_maps, atlas=write_atlas(tmp_path / f"{k}.nii.gz", atlas))(given)
         for k, atlas in enumerate((volume, one_each))
     )
     np.testing.assert_allclose(by_map.signal, by_label.signal, atol=1e-6)
@@ -207,7 +208,7 @@ def test_maps_keep_confounds_and_are_standardised_by_map(tmp_path: Path) -> None
     noise, motion = rng.normal(size=(50, 60)), rng.normal(size=(50, 1))
     given = recording(np.hstack([noise + motion, motion]), ijk, sfreq=0.5, confounds=1)
     inner = partial(bold_windows, start=0.0, n_trs=3)
-    made = Parcels(atlas=write_atlas(tmp_path / "a.nii.gz", maps), inner=inner)(given)
+    made = parcels(inner, atlas=write_atlas(tmp_path / "a.nii.gz", maps))(given)
     assert made.signal.shape == (50, 6)
     np.testing.assert_allclose(made.signal.std(0, ddof=1), 1, atol=1e-4)
     assert np.abs(np.corrcoef(made.signal.T, motion[:, 0])[-1, :-1]).max() < 1e-4
@@ -217,7 +218,7 @@ def test_maps_are_read_in_parts_of_a_run(monkeypatch: pytest.MonkeyPatch) -> Non
     maps = csr_array(weighted().reshape(60, 6))
     values = np.random.default_rng(12).normal(size=(23, 60)).astype(np.float32)
     whole = map_signals(values, maps)
-    monkeypatch.setattr("decode.preprocessing.parcels.CHUNK_BYTES", 5 * 8 * 60)
+    monkeypatch.setattr("decode.steps.parcels.CHUNK_BYTES", 5 * 8 * 60)
     np.testing.assert_allclose(map_signals(values, maps), whole, rtol=1e-12, atol=1e-12)
     with pytest.raises(InputError, match="a weight for each of 59 voxels, got 60"):
         map_signals(values[:, 1:], maps)
@@ -230,8 +231,8 @@ def test_maps_that_were_not_recorded_or_are_alike(tmp_path: Path) -> None:
     given = recording(signal[:, kept], ijk[kept])
     atlas = write_atlas(tmp_path / "a.nii.gz", maps)
     with pytest.raises(InputError, match=r"all 6 parcels of .*, 1 have none \(2\)"):
-        Parcels(atlas=atlas, inner=beta_maps)(given)
-    made = Parcels(atlas=atlas, inner=beta_maps, missing="zero")(given)
+        parcels(beta_maps, atlas=atlas)(given)
+    made = parcels(beta_maps, atlas=atlas, missing="zero")(given)
     with pytest.warns(UserWarning, match="maps with the following indices were removed: {1}"):
         want = nilearn_signals(maps, signal[:, kept], ijk[kept])
     there = [0, 2, 3, 4, 5]
@@ -241,11 +242,11 @@ def test_maps_that_were_not_recorded_or_are_alike(tmp_path: Path) -> None:
     assert set(made.table["missing_channels"]) == {"1"}
     # Twice the same map, in other units; and more maps than voxels.
     maps[..., 3] = 5 * maps[..., 0]
-    same = Parcels(atlas=write_atlas(tmp_path / "b.nii.gz", maps), inner=beta_maps)
+    same = parcels(beta_maps, atlas=write_atlas(tmp_path / "b.nii.gz", maps))
     with pytest.raises(InputError, match=r"subject a, .*most alike are 1 and 4, cosine 1\.000000"):
         same(recording(signal, ijk))
     filled = np.random.default_rng(0).uniform(size=(*GRID, 6))
-    many = Parcels(atlas=write_atlas(tmp_path / "c.nii.gz", filled), inner=beta_maps)
+    many = parcels(beta_maps, atlas=write_atlas(tmp_path / "c.nii.gz", filled))
     with pytest.raises(InputError, match="expected maps that differ over the recorded voxels"):
         many(recording(signal[:, :5], ijk[:5]))
 
@@ -255,27 +256,27 @@ def test_maps_of_another_number_or_grid(tmp_path: Path) -> None:
     given = recording(np.random.default_rng(14).normal(size=(5, 60)), ijk)
     atlas = write_atlas(tmp_path / "a.nii.gz", maps)
     with pytest.raises(InputError, match=r"expected 1024 parcels .* got 6"):
-        Parcels(atlas=atlas, inner=beta_maps, expected=1024)(given)
+        parcels(beta_maps, atlas=atlas, expected=1024)(given)
     finer = AFFINE.copy()
     finer[:3, :3] /= 2
     finer[:3, 3] -= 0.45
     twice = maps.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     fine = write_atlas(tmp_path / "fine.nii.gz", twice, finer)
     with pytest.raises(InputError, match="60 of 60 voxels do not lie on it"):
-        Parcels(atlas=fine, inner=beta_maps)(given)
-    made = Parcels(atlas=fine, inner=beta_maps, grid="nearest")(given)
-    np.testing.assert_array_equal(made.signal, Parcels(atlas=atlas, inner=beta_maps)(given).signal)
+        parcels(beta_maps, atlas=fine)(given)
+    made = parcels(beta_maps, atlas=fine, grid="nearest")(given)
+    np.testing.assert_array_equal(made.signal, parcels(beta_maps, atlas=atlas)(given).signal)
     # Voxels beyond a smaller atlas belong to no map, nor to that of its last voxel.
     maps[GRID[0] - 2, -1, -1] = np.arange(1, 7)
     small = write_atlas(tmp_path / "cut.nii.gz", maps[:-1])
-    cut = Parcels(atlas=small, inner=beta_maps, grid="nearest")(given)
+    cut = parcels(beta_maps, atlas=small, grid="nearest")(given)
     inside = ijk[:, 0] < GRID[0] - 1
     want = nilearn_signals(maps, np.asarray(given.signal)[:, inside], ijk[inside])
     np.testing.assert_allclose(cut.signal, want, rtol=1e-5, atol=1e-5 * want.std())
     volume = labels()
     volume[GRID[0] - 2, -1, -1] = 9
     small = write_atlas(tmp_path / "few.nii.gz", volume[:-1])
-    by_label = Parcels(atlas=small, inner=beta_maps, grid="nearest")(given)
+    by_label = parcels(beta_maps, atlas=small, grid="nearest")(given)
     mine = (volume.ravel() == 9) & inside
     np.testing.assert_allclose(by_label.signal[:, 3], given.signal[:, mine].mean(1), atol=1e-6)
 
@@ -293,7 +294,7 @@ def test_parcels_that_were_not_recorded_stay_zero_through_scaling(
         shown = one.events.assign(stimulus=[f"s{i % 10}" for i in range(40)])
         runs.append(replace(one, events=shown, session=str(k)))
     atlas = write_atlas(tmp_path / "atlas.nii.gz", volume)
-    make = Parcels(atlas=atlas, inner=beta_maps, missing="zero")
+    make = parcels(beta_maps, atlas=atlas, missing="zero")
     data = Given(runs)
     preprocess.run(tmp_path, dataset=data, preprocess=make, subject="a")
     trials = open_trials({"a": tmp_path})
@@ -351,10 +352,11 @@ def test_betas_of_parcels_are_z_scored_where_one_is_missing(tmp_path: Path, kind
     config["targets"] = {"text": {"_target_": "decode.targets.pixels.Pixels", "size": 8}}
     config["encoder"] = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
     config["metrics"] = {"retrieval": {**config["metrics"]["retrieval"], "n_way": [2]}}
-    parcels = composed("preprocess=parcels")["preprocess"]
-    parcels |= {"atlas": write_atlas(tmp_path / "atlas.nii.gz", volume), "missing": "zero"}
-    parcels["inner"] = {"_target_": "decode.preprocessing.betas.beta_maps", "_partial_": True}
-    config["preprocess"] = parcels
+    node = composed("preprocess=parcels")["preprocess"]
+    atlas = write_atlas(tmp_path / "atlas.nii.gz", volume)
+    node["steps"]["parcels"] |= {"atlas": atlas, "missing": "zero"}
+    node["trials"] = {"_target_": "decode.preprocessing.betas.beta_maps", "_partial_": True}
+    config["preprocess"] = node
     config["scaler"] = {"_target_": "decode.scalers.zscore.ZScore", "by": "session"}
     run = Run(config)
     execute(run, until="evaluate", force=(), say=lambda s: None)
@@ -370,33 +372,35 @@ def test_atlases_and_channels_of_another_kind_are_refused(tmp_path: Path) -> Non
     given = recording(np.random.default_rng(6).normal(size=(5, 60)), everywhere())
     smooth = write_atlas(tmp_path / "smooth.nii.gz", labels().astype(np.float32) + 0.4)
     with pytest.raises(InputError, match="expected whole numbers of parcels"):
-        Parcels(atlas=smooth, inner=beta_maps)(given)
+        parcels(beta_maps, atlas=smooth)(given)
     atlas = write_atlas(tmp_path / "atlas.nii.gz", labels())
     with pytest.raises(InputError, match=r"expected 1024 parcels .* got 4"):
-        Parcels(atlas=atlas, inner=beta_maps, expected=1024)(given)
+        parcels(beta_maps, atlas=atlas, expected=1024)(given)
     deep = write_atlas(tmp_path / "deep.nii.gz", np.ones((*GRID, 2, 2), np.float32))
     with pytest.raises(
         InputError, match=r"or several of weighted maps, got shape \(5, 4, 3, 2, 2\)"
     ):
-        Parcels(atlas=deep, inner=beta_maps)(given)
+        parcels(beta_maps, atlas=deep)(given)
     with pytest.raises(InputError, match=r"[Nn]o such file"):
-        Parcels(atlas=str(tmp_path / "none.nii"), inner=beta_maps)(given)
-    with pytest.raises(InputError, match=r"preprocess\.grid"):
-        Parcels(atlas=atlas, inner=beta_maps, grid="any")  # type: ignore[arg-type]
+        parcels(beta_maps, atlas=str(tmp_path / "none.nii"))(given)
+    with pytest.raises(InputError, match="grid: expected one of"):
+        parcels(beta_maps, atlas=atlas, grid="any")
     given.channels["x"] = np.nan
     with pytest.raises(InputError, match="60 have none; parcels need volumes"):
-        Parcels(atlas=atlas, inner=beta_maps)(given)
+        parcels(beta_maps, atlas=atlas)(given)
 
 
 def small(place: Path, atlas: str, models: Path) -> dict[str, Any]:
     """nsd/wave as it ships, with the twin's networks and few weights."""
     config = composed(
-        "experiment=nsd/wave", f"paths.outputs={place}/outputs", f"preprocess.atlas={atlas}"
+        "experiment=nsd/wave",
+        f"paths.outputs={place}/outputs",
+        f"preprocess.steps.parcels.atlas={atlas}",
     )
     config["data"] |= {"root": str(place / "nsd"), "volumes": None, "captions": None}
     config["data"]["mask"] = "nsdgeneral"
-    config["preprocess"] |= {"expected": 8}
-    config["preprocess"]["inner"] |= {"n_trs": 4}
+    config["preprocess"]["steps"]["parcels"] |= {"expected": 8}
+    config["preprocess"]["trials"] |= {"n_trs": 4}
     config["published"] = None
     pixels = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
     parts = {"tower": "image_encoder", "prepared": "image_feature_extractor"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chains import meeg
 
 from decode.core import InputError, Recording, Stimulus
-from decode.preprocessing.meeg import meeg
 from decode.stages import preprocess
 
 PLAIN = {"l_freq": None, "h_freq": None, "sfreq": None, "baseline": None, "window": (0.0, 1.0)}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from chains import meeg
 
 from decode.core import InputError
 from decode.data.feis import Feis
@@ -18,7 +19,6 @@ from decode.data.feis import passes as feis_passes
 from decode.data.haxby2001 import CATEGORIES, Haxby2001, read_blocks
 from decode.data.p300_speller import P300Speller, characters, onsets
 from decode.preprocessing.bold import single_trial_betas
-from decode.preprocessing.meeg import meeg
 
 PLUGINS = {"haxby2001": Haxby2001, "p300_speller": P300Speller, "feis": Feis}
 

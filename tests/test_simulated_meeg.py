@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chains import meeg
 from scipy.linalg import cholesky, solve_triangular, toeplitz
 from test_configs import composed
 
@@ -16,7 +17,6 @@ from decode.core import InputError
 from decode.data.simulated_eeg import SimulatedEEG
 from decode.data.simulated_meg import SimulatedMEG
 from decode.plan import Run
-from decode.preprocessing.meeg import meeg
 from decode.recordings.meeg import open_raw, read_events
 from decode.simulation import meeg as simulation
 from decode.simulation.meeg_participant import participant

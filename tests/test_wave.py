@@ -137,7 +137,7 @@ def test_a_network_that_the_config_names_is_trained_and_scored(tmp_path: Path) -
     config = composed(
         "experiment=nsd/wave",
         f"paths.outputs={tmp_path}/outputs",
-        f"preprocess.atlas={write_atlas(tmp_path / 'atlas.nii.gz', volume)}",
+        f"preprocess.steps.parcels.atlas={write_atlas(tmp_path / 'atlas.nii.gz', volume)}",
         "~encoder.inner.network",
         "+encoder.inner.network={_target_: test_wave.Patches, _partial_: true, width: 16}",
         f"encoder.inner.weights={weights}",
@@ -147,8 +147,8 @@ def test_a_network_that_the_config_names_is_trained_and_scored(tmp_path: Path) -
     )
     config["data"] |= {"root": str(tmp_path / "nsd"), "volumes": None, "captions": None}
     config["data"]["mask"] = "nsdgeneral"
-    config["preprocess"] |= {"expected": 8}
-    config["preprocess"]["inner"] |= {"n_trs": 4}
+    config["preprocess"]["steps"]["parcels"] |= {"expected": 8}
+    config["preprocess"]["trials"] |= {"n_trs": 4}
     config["published"], config["generator"] = None, None
     pixels = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
     config["targets"] = dict.fromkeys(config["targets"], pixels)

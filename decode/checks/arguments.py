@@ -87,8 +87,8 @@ def _is_plain(value: Any) -> bool:
 def _limits(kind: str, name: str, value: Any, usual: Any) -> str | None:
     """What was expected of a value of the right kind that is outside what its knob means."""
     meant = range_of(kind, name) or NUMBER
-    if is_node(value):
-        return None  # it has knobs of its own
+    if is_node(value) or (isinstance(value, Mapping) and any(map(is_node, value.values()))):
+        return None  # these have knobs of their own
     if any(not meant.holds(number) for number in numbers(value)):
         return str(meant)
     if isinstance(value, list | tuple) and not value and name not in MAY_BE_EMPTY:

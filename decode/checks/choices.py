@@ -24,7 +24,7 @@ def check_config(config: Config) -> None:
     check({"_target_": "decode.folds.Protocol", **config["protocol"]}, "protocol")
     check_seed(config["seed"])
     build({"_target_": "decode.folds.Protocol", **config["protocol"]}, "protocol")
-    for name in ("trainer", "scaler", "splits"):
+    for name in ("trainer", "scaler", "splits", "preprocess"):
         build(config[name], name)
     check_encoders(config)
     check_names(config)

@@ -52,7 +52,7 @@ def _each(words: str, meant: Range) -> dict[str, Range]:
 
 RANGES: Mapping[str, Range] = {
     **_each(
-        """adapter bank batch batch_size beams between_hint between_semantic candidates channels
+        """adapter bands bank batch batch_size beams between_hint between_semantic candidates channels
         clusters components decoder_steps depth energy_every expected filters flow_width head_width
         heads k keep kernel last_session max_new_tokens most n_test n_train n_trs n_voxels patch pool
         pooled rank sample sample_steps select sessions rows side size sizes start_size steps
@@ -65,12 +65,12 @@ RANGES: Mapping[str, Range] = {
     **_each(
         """alphas blur clip contrast control_scale cycle divergence energy_scale eta factor gain
         guidance high_pass
-        l_freq min_ceiling min_response ncsnr_above noise offset offset_noise rebuild smooth speed
+        min_ceiling min_response ncsnr_above noise offset offset_noise rebuild smooth speed
         strengths voxels warp weight weight_decay""",
         NOT_NEGATIVE,
     ),
     **_each(
-        """alpha clamp first h_freq join last longest notch rate reach sfreq step temperature tr""",
+        """alpha clamp first frequencies high join last longest low rate reach sfreq step temperature tr""",
         POSITIVE,
     ),
     **_each(
@@ -91,6 +91,7 @@ RANGES: Mapping[str, Range] = {
     "tie": Range(0, 0.5),
     "voxel_mm": Range(1, 20),
     "regions.at_least": COUNT,
+    "Laplacian.at_least": COUNT,
     "ReliableVoxels.at_least": Range(-1, 1),
     "BayesianReconstruction.noise": POSITIVE,
     "BayesianReconstruction.steps": WHOLE,

@@ -188,7 +188,7 @@ def _pixels(layouts: Mapping[str, Layout], side: int) -> list[Tensor | None]:
             raise InputError(
                 f"encoder neuropictor: expected channels named by a pixel of {side} x {side} "
                 f"(row-column), got {bad[0]!r} of subject {subject}; choose preprocess=flat_maps with "
-                f"preprocess.side={side}"
+                f"preprocess.steps.flat_maps.side={side}"
             )
         numbers = [p[0] * side + p[1] for p in at if p is not None]
         made.append(torch.tensor(numbers, device="cpu"))

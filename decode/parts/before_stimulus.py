@@ -18,7 +18,7 @@ def before_stimulus(layouts: Mapping[str, Layout], *, targets: Sequence[str]) ->
     if end < 1:
         raise InputError(
             f"parts.before_stimulus: windows begin {layout.start:g} s after the stimulus; let "
-            "preprocess.window begin before 0 or leave this part out"
+            "preprocess.trials.window begin before 0 or leave this part out"
         )
     # Not pooled: a baseline over these samples would leave a mean of zero, which can tell nothing.
     return {"": Part(tuple(targets), 0, end)}

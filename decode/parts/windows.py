@@ -21,7 +21,7 @@ def windows(
     if not 1 <= size <= n_times:
         raise InputError(
             f"parts.windows: expected a width of {1 / layout.sfreq:g} to "
-            f"{n_times / layout.sfreq:g} s, got {width:g}; change it or preprocess.window"
+            f"{n_times / layout.sfreq:g} s, got {width:g}; change it or preprocess.trials.window"
         )
     made = {}
     for first in range(0, n_times - size + 1, hop):

@@ -44,13 +44,15 @@ def single_trial_betas(
     than the share `min_response` was recorded.
     """
     if join is not None and not 0 <= join < np.inf:
-        raise refusal("preprocess.join", "a gap in s from 0, or null", join, "correct it")
+        raise refusal("preprocess.trials.join", "a gap in s from 0, or null", join, "correct it")
     if method not in WEIGHTS:
         raise InputError(
-            f"preprocess.method: expected one of {sorted(WEIGHTS)}, got {method!r}; correct it"
+            f"preprocess.trials.method: expected one of {sorted(WEIGHTS)}, got {method!r}; correct it"
         )
     if noise not in ("white", "ar1"):
-        raise InputError(f"preprocess.noise: expected 'white' or 'ar1', got {noise!r}; correct it")
+        raise InputError(
+            f"preprocess.trials.noise: expected 'white' or 'ar1', got {noise!r}; correct it"
+        )
     check_series(recording)
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
@@ -68,7 +70,7 @@ def single_trial_betas(
     if nuisance.shape[1] + 2 >= n:
         raise InputError(
             f"{recording.where}: {n} volumes are too few for {nuisance.shape[1]} drift and "
-            "confound regressors; lower preprocess.high_pass or use fewer confounds"
+            "confound regressors; lower preprocess.trials.high_pass or use fewer confounds"
         )
     weights = beta_weights(trials, nuisance, method=method, rho=None)
     if noise == "ar1":
@@ -105,13 +107,16 @@ def volume_times(recording: Recording, slice_time: float | None = None) -> np.nd
         return np.arange(len(recording.signal)) * tr + recording.offset
     if not 0 <= slice_time <= 1:
         raise refusal(
-            "preprocess.slice_time", "null or a share of a TR from 0 to 1", slice_time, "correct it"
+            "preprocess.trials.slice_time",
+            "null or a share of a TR from 0 to 1",
+            slice_time,
+            "correct it",
         )
     if recording.offset and abs(slice_time * tr - recording.offset) > 0.01 * tr:
         tell(
             recording.where,
             f"its files say that a volume stands for {recording.offset:g} s after its start, taken is "
-            f"preprocess.slice_time, {slice_time * tr:g} s",
+            f"preprocess.trials.slice_time, {slice_time * tr:g} s",
         )
     return (np.arange(len(recording.signal)) + slice_time) * tr
 
@@ -212,7 +217,7 @@ def _check_recorded(
         raise InputError(
             f"{recording.where}: only {share[i]:.0%} of the response to event {i} at "
             f"{onsets[i]:g} s lies in the recording of {len(times) * step:g} s, expected "
-            f"{least:.0%}; drop {len(late)} such event(s) or lower preprocess.min_response"
+            f"{least:.0%}; drop {len(late)} such event(s) or lower preprocess.trials.min_response"
         )
 
 

@@ -128,7 +128,7 @@ def together_weights(trials: np.ndarray, nuisance: np.ndarray) -> np.ndarray:
     if n_trials > n_times or s[-1] < 1e-6 * s[0]:
         raise InputError(
             f"{n_trials} trials in {n_times} volumes cannot be told apart in one model; "
-            "use preprocess.method=lss or merge events that overlap"
+            "use preprocess.trials.method=lss or merge events that overlap"
         )
     return np.linalg.pinv(own)
 

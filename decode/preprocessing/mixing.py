@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decode import scratch
 from decode.core import Recording
 from decode.preprocessing.bold import CONFOUND
+from decode.preprocessing.streams import stretches
 
 
 def split_channels(recording: Recording) -> tuple[np.ndarray, pd.DataFrame]:
@@ -23,7 +25,18 @@ def mixed(recording: Recording, weights: Any, channels: pd.DataFrame) -> Recordi
     times that of the brain channels. Confounds stay as they are, behind the others.
     """
     brain, _ = split_channels(recording)
-    signal = np.asarray(recording.signal, np.float32)
-    made = np.ascontiguousarray((weights.astype(np.float32) @ signal[:, brain].T).T)
+    weights = weights.astype(np.float32)
+    made = scratch.empty((len(recording.signal), len(channels)))
+    for piece in stretches(recording.signal):
+        signal = np.asarray(recording.signal[piece], np.float32)
+        made[piece] = (weights @ signal[:, brain].T).T
+    return with_brain(recording, made, channels)
+
+
+def with_brain(recording: Recording, made: np.ndarray, channels: pd.DataFrame) -> Recording:
+    """The recording with `made` (time, channel) for its brain, and its confounds behind."""
+    brain, _ = split_channels(recording)
     table = pd.concat([channels, recording.channels[~brain]], ignore_index=True)
-    return replace(recording, signal=np.hstack([made, signal[:, ~brain]]), channels=table)
+    if not brain.all():
+        made = np.hstack([made, np.asarray(recording.signal)[:, ~brain]])
+    return replace(recording, signal=made, channels=table)

@@ -40,10 +40,12 @@ def bold_windows(
     constant voxels, events outside the run, and a run without any whole window.
     """
     if n_trs < 1:
-        raise InputError(f"preprocess.n_trs: expected at least 1 volume, got {n_trs}; correct it")
+        raise InputError(
+            f"preprocess.trials.n_trs: expected at least 1 volume, got {n_trs}; correct it"
+        )
     if incomplete not in ("refuse", "drop"):
         raise InputError(
-            f"preprocess.incomplete: expected 'refuse' or 'drop', got {incomplete!r}; correct it"
+            f"preprocess.trials.incomplete: expected 'refuse' or 'drop', got {incomplete!r}; correct it"
         )
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
@@ -63,8 +65,8 @@ def bold_windows(
         i = int(np.flatnonzero(~inside)[0])
         raise InputError(
             f"{recording.where}: the window of event {i} at {onsets[i]:g} s needs the volumes "
-            f"{first[i]} to {first[i] + n_trs - 1}, the run has {n}; shorten preprocess.n_trs or "
-            "set preprocess.incomplete=drop"
+            f"{first[i]} to {first[i] + n_trs - 1}, the run has {n}; shorten preprocess.trials.n_trs or "
+            "set preprocess.trials.incomplete=drop"
         )
     table = recording.events.reset_index(drop=True).assign(
         start=first,

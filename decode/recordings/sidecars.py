@@ -149,7 +149,7 @@ def volume_timing(
         tell(
             path,
             "slices were moved in time, no StartTime says to which moment: taken is the start of the "
-            "volume; preprocess.slice_time says another",
+            "volume; preprocess.trials.slice_time says another",
         )
     _check_slices({**behind, **own}, timing.tr)
     return Timing(timing.tr, timing.offset + (start or 0.0))

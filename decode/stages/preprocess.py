@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pandas as pd
 from decode.core import Dataset, InputError, Layout, Recording, Stimulus
 from decode.notices import tell
 from decode.pictures import look_at
-from decode.preprocessing.prepared import Prepared
+from decode.preprocessing.prepared import Cut, Prepared
+from decode.preprocessing.streams import stretches
 from decode.progress import progress
+from decode.scratch import scratch_in
 from decode.store import write_json, write_table
 
 
@@ -23,7 +25,7 @@ def run(
     out: Path,
     *,
     dataset: Dataset,
-    preprocess: Callable[[Recording], Prepared],
+    preprocess: Cut,
     subject: str,
 ) -> dict[str, Any]:
     """Fill `out` with signal.npy (time, channel), trials.parquet, stimuli.parquet and layout.json."""
@@ -35,7 +37,7 @@ def run(
     first: Prepared | None = None
     length = 0
     dropped: dict[str, int] = {}
-    with _GrowingArray(out / "signal.npy") as signal:
+    with scratch_in(out), _GrowingArray(out / "signal.npy") as signal:
         for recording in progress(dataset.recordings(subject), f"preprocess {subject}"):
             prepared = preprocess(recording)
             first = first or prepared
@@ -71,7 +73,7 @@ def _tell_dropped(subject: str, dropped: Mapping[str, int], n_kept: int) -> None
     )
     tell(
         f"subject {subject}",
-        f"{n} of {n + n_kept} trials dropped, as preprocess.incomplete=drop says: their windows leave "
+        f"{n} of {n + n_kept} trials dropped, as preprocess.trials.incomplete=drop says: their windows leave "
         f"the recording ({runs})",
     )
 
@@ -148,11 +150,11 @@ class _GrowingArray:
         return self
 
     def append(self, values: np.ndarray) -> None:
-        values = np.ascontiguousarray(values, np.float32)
         if self.width is None:
             self.width = values.shape[1]
             self._header()
-        self.file.write(values.tobytes())
+        for piece in stretches(values):
+            self.file.write(np.ascontiguousarray(values[piece], np.float32).tobytes())
         self.rows += len(values)
 
     def _header(self) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Recording, refusal
-from decode.preprocessing.mixing import mixed, split_channels
-from decode.preprocessing.prepared import Prepared
-from decode.scaling import MISSING
+from decode.preprocessing.mixing import mixed, split_channels, with_brain
+from decode.preprocessing.prepared import ABSENT
 from decode.volumes import whole_image
 
 Grid = Literal["same", "nearest"]
@@ -152,7 +150,7 @@ def voxel_places(where: str, channels: pd.DataFrame, atlas: Atlas, grid: Grid) -
             raise InputError(
                 f"{where}: expected the grid of {atlas.path} {atlas.shape}, {int((off | ~inside).sum())} of "
                 f"{len(ijk)} voxels do not lie on it; resample the atlas to the data, or, when both are "
-                "in one space, set preprocess.grid=nearest"
+                "in one space, set preprocess.steps.parcels.grid=nearest"
             )
     place = np.full(len(ijk), -1, np.int64)
     place[inside] = np.ravel_multi_index(tuple(near[inside].T), atlas.shape)
@@ -196,7 +194,7 @@ def _maps(image: Any) -> Any:
 
 
 class Parcels:
-    """Recordings of voxels -> one channel per parcel of `atlas` -> what `inner` makes of them.
+    """Recordings of voxels -> one channel per parcel of `atlas`.
 
     `atlas` is a NIfTI image. One volume whose values above 0 number parcels: each becomes a channel
     named by its number, in order, the mean over its voxels. Several volumes are weighted maps that may
@@ -207,9 +205,9 @@ class Parcels:
 
     `grid` "same" expects the grid of the data, "nearest" looks up the nearest voxel of an atlas in the
     same space. Parcels of which no voxel was recorded are refused, or with `missing` "zero" are 0
-    throughout, which the trials say in the column `missing_channels`, so that scalers leave them alone.
-    `expected` is how many parcels there have to be, as a pretrained network wants. Parcels are taken
-    before anything else is done, so that time series are standardised by parcel.
+    throughout and marked in the column `absent` of the channels, round which the chain leads them.
+    `expected` is how many parcels there have to be, as a pretrained network wants. As a first step, time
+    series are standardised by parcel.
 
     Raises InputError for an atlas of another grid or with other values, for missing parcels and for maps
     that the recorded voxels cannot tell apart. A map of which only a faint edge was recorded is no
@@ -220,18 +218,14 @@ class Parcels:
         self,
         *,
         atlas: str,
-        inner: Callable[[Recording], Prepared],
         expected: int | None = None,
         grid: Grid = "same",
         missing: Missing = "refuse",
     ) -> None:
         for key, value, allowed in (("grid", grid, Grid), ("missing", missing, Missing)):
             if value not in get_args(allowed):
-                raise InputError(
-                    f"preprocess.{key}: expected one of {list(get_args(allowed))}, got {value!r}"
-                    "; correct it"
-                )
-        self.path, self.inner, self.expected = Path(atlas).expanduser(), inner, expected
+                raise refusal(key, f"one of {list(get_args(allowed))}", repr(value), "correct it")
+        self.path, self.expected = Path(atlas).expanduser(), expected
         self.grid, self.missing = grid, missing
 
     @cached_property
@@ -241,25 +235,26 @@ class Parcels:
         if not n or (self.expected is not None and n != self.expected):
             raise InputError(
                 f"{self.path}: expected {self.expected or 'some'} parcels (values above 0, or maps), got "
-                f"{n}; give another atlas or correct preprocess.expected"
+                f"{n}; give another atlas or correct `expected`"
             )
         return atlas
 
-    def __call__(self, recording: Recording) -> Prepared:
+    def __call__(self, recording: Recording) -> Recording:
         atlas = self.atlas
         brain, channels = split_channels(recording)
         found = atlas.at(voxel_places(recording.where, channels, atlas, self.grid))
         weights = abs(found.T).tocsr() if atlas.weighted else mean_weights(found, atlas.numbers)
         there = np.diff(weights.indptr) > 0
         self._check(recording, there)
-        table = _parcel_channels(weights, channels, atlas.numbers)
-        if atlas.weighted:
-            voxels, numbers = np.asarray(recording.signal)[:, brain], atlas.numbers[there]
-            made = map_signals(voxels, found[:, there], where=recording.where, numbers=numbers)
-            prepared = self.inner(_with_brain(recording, made, table[there]))
-        else:
-            prepared = self.inner(mixed(recording, weights[there], table[there]))
-        return prepared if there.all() else _with_zeros(prepared, there, table)
+        table = _parcel_channels(weights, channels, atlas.numbers).assign(**{ABSENT: ~there})
+        if not atlas.weighted:
+            return mixed(recording, weights, table)
+        voxels, numbers = np.asarray(recording.signal)[:, brain], atlas.numbers[there]
+        made = np.zeros((len(voxels), len(there)), np.float32)
+        made[:, there] = map_signals(
+            voxels, found[:, there], where=recording.where, numbers=numbers
+        )
+        return with_brain(recording, made, table)
 
     def _check(self, recording: Recording, there: np.ndarray) -> None:
         if there.all() or (there.any() and self.missing == "zero"):
@@ -268,7 +263,7 @@ class Parcels:
         raise InputError(
             f"{recording.where}: expected voxels of all {len(there)} parcels of {self.path}, "
             f"{int((~there).sum())} have none ({absent}{', ...' if (~there).sum() > 5 else ''}); "
-            "choose a mask of the whole brain, or set preprocess.missing=zero"
+            "choose a mask of the whole brain, or set preprocess.steps.parcels.missing=zero"
         )
 
 
@@ -279,25 +274,3 @@ def _parcel_channels(weights: Any, channels: pd.DataFrame, parcels: np.ndarray) 
         places = weights @ channels[["x", "y", "z"]].to_numpy(float) / weights.sum(1)[:, None]
     table[["x", "y", "z"]] = places
     return table.assign(roi="")
-
-
-def _with_brain(recording: Recording, made: np.ndarray, channels: pd.DataFrame) -> Recording:
-    """The recording with `made` (time, channel) for its brain, and its confounds behind."""
-    brain, _ = split_channels(recording)
-    signal = np.hstack([made.astype(np.float32), np.asarray(recording.signal)[:, ~brain]])
-    table = pd.concat([channels, recording.channels[~brain]], ignore_index=True)
-    return replace(recording, signal=signal, channels=table)
-
-
-def _with_zeros(prepared: Prepared, there: np.ndarray, table: pd.DataFrame) -> Prepared:
-    """All parcels, those that were not recorded with 0 and named in the trials."""
-    signal = np.zeros((len(prepared.signal), len(there)), np.float32)
-    signal[:, there] = prepared.signal
-    layout = replace(
-        prepared.layout,
-        names=tuple(table["name"]),
-        positions=table[["x", "y", "z"]].to_numpy(float),
-        rois=tuple(table["roi"]),
-    )
-    trials = prepared.table.assign(**{MISSING: " ".join(map(str, np.flatnonzero(~there)))})
-    return replace(prepared, signal=signal, layout=layout, table=trials)

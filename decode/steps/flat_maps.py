@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Recording
+from decode.core import InputError, Recording, refusal
 from decode.preprocessing.mixing import mixed, split_channels
-from decode.preprocessing.prepared import Prepared
 from decode.preprocessing.surfaces import FlatSurface, read_flat
 
 HEMISPHERES = ("lh", "rh")
@@ -35,7 +34,7 @@ def triangle_weights(points: np.ndarray, at: np.ndarray, *, longest: float | Non
         mesh = Delaunay(points)
     except (QhullError, ValueError) as e:
         raise InputError(
-            f"preprocess.flat_maps: expected flat vertices that span an area, got {len(points)} that do "
+            f"flat_maps: expected flat vertices that span an area, got {len(points)} that do "
             "not; widen the mask"
         ) from e
     corners = points[mesh.simplices]
@@ -104,7 +103,7 @@ def flat_maps(values: np.ndarray, weights: Any, side: int) -> np.ndarray:
 
 
 class FlatMaps:
-    """Recordings on a surface -> pixels of its flat map -> what `inner` makes of them.
+    """Recordings on a surface -> pixels of its flat map.
 
     Channels named `lh-17` and `rh-4` (hemisphere and vertex) become channels named `row-column`, the
     pixels of a `side` x `side` picture that lie in the cortex; the others would be constant and are
@@ -123,31 +122,28 @@ class FlatMaps:
         *,
         lh: str,
         rh: str,
-        inner: Callable[[Recording], Prepared],
         side: int = 256,
         longest: float | None = None,
     ) -> None:
         if side < 2:
-            raise InputError(f"preprocess.side: expected 2 pixels or more, got {side}; correct it")
+            raise refusal("side", "2 pixels or more", side, "correct it")
         if longest is not None and longest <= 0:
-            raise InputError(
-                f"preprocess.longest: expected a length in mm, got {longest}; correct it"
-            )
+            raise refusal("longest", "a length in mm", longest, "correct it")
         self.paths = {"lh": Path(lh).expanduser(), "rh": Path(rh).expanduser()}
-        self.inner, self.side, self.longest = inner, side, longest
+        self.side, self.longest = side, longest
         self._known: tuple[tuple[str, ...], Any, pd.DataFrame] | None = None
 
     @cached_property
     def surfaces(self) -> dict[str, FlatSurface]:
         return {name: read_flat(path) for name, path in self.paths.items()}
 
-    def __call__(self, recording: Recording) -> Prepared:
+    def __call__(self, recording: Recording) -> Recording:
         _, channels = split_channels(recording)
         names = tuple(channels["name"])
         if self._known is None or self._known[0] != names:
             weights, pixels = self._map(recording.where, channels)
             self._known = (names, weights, pixels)
-        return self.inner(mixed(recording, *self._known[1:]))
+        return mixed(recording, *self._known[1:])
 
     def _map(self, where: str, channels: pd.DataFrame) -> tuple[Any, pd.DataFrame]:
         """Sparse (pixel, channel) and the table of the pixels."""
