@@ -101,10 +101,10 @@ class Objective(nn.Module):
 
     @classmethod
     def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
-        """Names of the targets whose predictions it pulls, all that its `knobs` name if not said
-        otherwise, or `own` terms of the encoder that it weighs.
+        """Names of the targets whose predictions it pulls, with these `knobs`: the one called `target` if
+        not said otherwise; or `own` terms of the encoder that it weighs.
         """
-        return frozenset(value for value in knobs.values() if isinstance(value, str))
+        return frozenset({knobs["target"]})
 
     def prepared(self, batch: Batch, progress: float) -> Batch:
         """While training, the batch that every objective is given: as it is, or with mixed rows."""

@@ -13,13 +13,16 @@ from safetensors.torch import save_file
 from test_configs import EXPERIMENTS, composed
 from worlds import config
 
+from decode.building import build
 from decode.checks.choices import check_config
 from decode.checks.frame import check_filled, check_frame
 from decode.checks.learning import check_learning
 from decode.core import InputError
 from decode.data.nsd import NSD
+from decode.objectives.soft_tokens import SoftTokens
 from decode.pipeline import execute
 from decode.plan import NAMES, Run
+from decode.trainable import left_to_training
 
 MLP = {"_target_": "decode.encoders.mlp.MLP", "_partial_": True, "contrastive": []}
 ADAPTED = {"_target_": "decode.encoders.adapted.Adapted", "_partial_": True, "inner": MLP}
@@ -225,6 +228,9 @@ SAMPLED = {"_target_": "decode.encoders.with_prior.WithPrior", "_partial_": True
            "inner": MLP}  # fmt: skip
 PRINCIPAL = {"_target_": "decode.encoders.principal.Principal", "_partial_": True, "size": 3}
 JOINED = {"_target_": "decode.encoders.joined.Joined", "_partial_": True, "targets": {}}
+SOFTCLIP = "decode.objectives.softclip.SoftCLIP"
+# A term that is zero until training is over.
+NEVER = {"_target_": SOFTCLIP, "target": "pixels", "starts": 1.0}
 UNTRAINED = "trainer.epochs: expected 1 or more for "
 
 
@@ -232,7 +238,11 @@ UNTRAINED = "trainer.epochs: expected 1 or more for "
     ("changes", "words"),
     [
         ({"encoder": MLP, "trainer": TRAINER | {"epochs": 0}}, [UNTRAINED + "encoder MLP", "got 0"]),
-        ({"encoder": MLP, "objectives": {}}, ["objectives: expected one that teaches pixels", "none"]),
+        (
+            {"encoder": MLP, "objectives": {}},
+            ["targets.pixels is predicted by weights that nothing has fitted", "teaches pixels", "none"],
+        ),
+        ({"encoder": MLP, "objectives": {"it": NEVER}}, ["weights that nothing has fitted", "['it']"]),
         ({"encoder": MLP, "objectives": {"it": MSE | {"weight": 0.0}}}, ["teaches pixels", "['it']"]),
         ({"encoder": MLP, "objectives": {"it": PRIOR}}, ["teaches pixels, for pixels of encoder MLP"]),
         ({"encoder": SAMPLED, "objectives": {"it": MSE}}, ["own term 'prior'", "more=prior"]),
@@ -319,3 +329,37 @@ def test_a_subject_without_betas_is_told_what_is_missing(tmp_path: Path) -> None
     missing.unlink()
     with pytest.raises(InputError, match=r"betas_session01 is missing .1 such.; fetch it$"):
         next(NSD(str(root)).recordings("subj01"))
+
+
+def test_what_is_only_compared_with_is_not_taught() -> None:
+    beside = {"target": "tokens", "other": "changed", "weight": 1.0}
+    assert SoftTokens.teaches(beside) == {"tokens"}
+
+
+def test_pictures_are_not_drawn_by_heads_that_nothing_taught() -> None:
+    """The sensors' quickstart has no objective for what its generator draws from."""
+    for encoder in ("flat", "tsconv", "mlp"):
+        made = composed("experiment=quickstart_eeg", f"encoder={encoder}")
+        with pytest.raises(
+            InputError, match=r"^targets.image is predicted by weights that nothing"
+        ):
+            check_learning(made)
+    asked = ("image", "lowlevel")
+    by_choice = [f"+objective@objectives.{name}=mse" for name in asked]
+    by_choice += [f"objectives.{name}.target={name}" for name in asked]
+    check_learning(composed("experiment=quickstart_eeg", "encoder=flat", *by_choice))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_ships_is_refused_without_its_objectives(name: str) -> None:
+    """Whatever is trained step by step; closed forms need none."""
+    made = composed(f"experiment={name}")
+    if not made["objectives"] or not made["trainer"].get("epochs", 1):
+        return
+    made["objectives"] = {}
+    step_by_step = left_to_training(build(made["encoder"], "encoder"), list(made["targets"]))
+    if step_by_step:
+        with pytest.raises(InputError, match="weights that nothing has fitted"):
+            check_learning(made)
+    else:
+        check_learning({**made, "baselines": {}})

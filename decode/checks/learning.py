@@ -50,6 +50,8 @@ def _untaught(encoder: str, target: str, any_of: Collection[str], config: Config
     )
     names = list(config["objectives"])
     return refusal(
-        "objectives", f"one that teaches {needed}, for {target} of {encoder}",
-        f"only {names}" if names else "none", remedy,
-    )  # fmt: skip
+        f"targets.{target} is predicted by weights that nothing has fitted: objectives",
+        f"one that teaches {needed}, for {target} of {encoder}",
+        f"only {names}" if names else "none",
+        remedy,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +57,10 @@ class BiMixCo(Objective):
         super().__init__()
         self.target, self.weight, self.temperature = target, weight, temperature
         self.alpha, self.chance, self.stops = alpha, chance, stops
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return super().teaches(knobs) if knobs["stops"] > 0 else frozenset()
 
     def draw(self, subject: Tensor) -> tuple[Tensor, Tensor]:
         """Own share (batch,) float and partner (batch,) int64 of each row."""

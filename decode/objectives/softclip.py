@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -31,6 +33,10 @@ class SoftCLIP(Objective):
         super().__init__()
         self.target, self.weight = target, weight
         self.first, self.last, self.starts = first, last, starts
+
+    @classmethod
+    def teaches(cls, knobs: Mapping[str, Any]) -> frozenset[str]:
+        return super().teaches(knobs) if knobs["starts"] < 1 else frozenset()
 
     def temperature(self, progress: float) -> float:
         along = (progress - self.starts) / max(1 - self.starts, 1e-9)
