@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # these take seconds to load, and a plan needs neither
 
 Kind = Literal["image", "text", "audio", "video", "mesh", "event"]
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
+# What a row of scores is.
+Unit = Literal["trial", "stimulus", "voxel", "sensor"]
 Shape = tuple[int, ...]
 Size = tuple[int, int]
 Tensors = dict[str, "Tensor"]
@@ -312,7 +314,9 @@ class Split(Protocol):
 class Part:
     """Samples `first` to `end` (excluded) of each window, of the channels of `regions` (none: of all).
 
-    `targets` are the targets decoded from it; `pooled` parts are averaged over their samples.
+    `targets` are the targets decoded from it; `pooled` parts are averaged over their samples. `meaning`
+    is told to readers of a report; `time` is the middle of a window, s after the stimulus; a `control`
+    is no question but a check: it is shown beside the decoder's scores.
     """
 
     targets: tuple[str, ...]
@@ -320,6 +324,9 @@ class Part:
     end: int
     regions: tuple[str, ...] = ()
     pooled: bool = False
+    meaning: str = "a ridge on this part of the signal alone"
+    time: float | None = None
+    control: bool = False
 
     def channels(self, layout: Layout) -> np.ndarray:
         """(channel,) indices of the part's channels."""
@@ -409,21 +416,73 @@ class Generator:
         raise NotImplementedError(f"{type(self).__name__} must say how it answers")
 
 
-class Metric(Protocol):
-    """Results -> rows: metric, subject, trial (row of results.trials), value, chance, better.
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What a score of retrieval ranks: given a prediction every distinct stimulus (`find` stimulus), or
+    given a stimulus every prediction (`find` brain), among rows that agree in the columns `within`.
 
-    `looks_at` says whether it reads predictions, made media or responses of the brain; `better` is
-    "higher" or "lower". A score is the mean of its rows. A column `ceiling` may say what nothing can
-    beat, `bound` that chance is the most that can be had without the brain, not the mean of luck.
-    Where rows count unequally in a score from 0 to 1, `influence` holds numbers with the same mean
-    whose spread is that of the score: intervals are made of them; `worth` says how many independent
-    trials each is worth at most. `by_trial` says that trials are independent though they share a
-    stimulus, where each class is one.
+    The right one is among the first `k`; with k = None it wins among some that are drawn.
     """
 
-    looks_at: Literal["predictions", "media", "brain"]
+    find: Literal["stimulus", "brain"]
+    within: tuple[str, ...]
+    k: int | None = None
 
-    def __call__(self, results: Results) -> pd.DataFrame: ...
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a metric says of one of its scores, so that nobody has to read it from the name.
+
+    `meaning` is one sentence for readers of a report. `unit` is what a row is: a row of the predictions
+    ("trial", which is called "stimulus" where repeats were averaged), a voxel or a sensor. `rows` says
+    what a row's value depends on: on this row "alone", on a comparison "among" other rows, or on all
+    of them "together", of which it is a contribution that means nothing by itself.
+
+    `ceiling` says what nothing can beat: the ideal "observer" of a simulation, who ranks as `ranks` says,
+    the "generator" driven by the true targets, or a column of the metric's own "rows"; None where it is
+    not known. Examples in a report are chosen by the score that `chooses` most, and never by one whose
+    rows mean nothing by themselves.
+    """
+
+    meaning: str
+    better: Literal["higher", "lower"] = "higher"
+    unit: Unit = "trial"
+    rows: Literal["alone", "among", "together"] = "alone"
+    ranks: Ranking | None = None
+    ceiling: Literal["observer", "generator", "rows"] | None = None
+    chooses: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.meaning.strip():
+            raise ValueError("a score says in a sentence what it means")
+        if self.ceiling == "observer" and self.ranks is None:
+            raise ValueError("an ideal observer needs to know what is ranked")
+
+
+class Metric:
+    """Results -> rows: metric (the score's name), subject, trial (row of results.trials), value, chance.
+
+    `looks_at` says whether it reads predictions, made media or responses of the brain, `target` whose
+    predictions. `measures` describes every score by its name; a name says nothing. A score is the mean
+    of its rows. Rows of voxels or sensors have `channel` (its name), may have `time` (s after the
+    stimulus), and split and fold instead of a trial.
+
+    A column `ceiling` may say what nothing can beat, `bound` that chance is the most that can be had
+    without the brain, not the mean of luck. Where rows count unequally in a score from 0 to 1,
+    `influence` holds numbers with the same mean whose spread is that of the score: intervals are made
+    of them; `worth` says how many independent trials each is worth at most. `by_trial` says that trials
+    are independent though they share a stimulus, where each class is one.
+    """
+
+    looks_at: ClassVar[Literal["predictions", "media", "brain"]] = "predictions"
+    target: str | None = None
+
+    def measures(self) -> Mapping[str, Measure]:
+        """Every score that it may give, by name; the same before and after it has scored anything."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it measures")
+
+    def __call__(self, results: Results) -> pd.DataFrame:
+        raise NotImplementedError(f"{type(self).__name__} must say how it scores")
 
 
 @runtime_checkable

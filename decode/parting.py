@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from decode.core import InputError, Layout
+from decode.core import InputError, Layout, Part
+from decode.sources import Role, Source
 
 
 def one_length(layouts: Mapping[str, Layout]) -> int:
@@ -15,3 +16,9 @@ def one_length(layouts: Mapping[str, Layout]) -> int:
             "preprocess all subjects alike"
         )
     return lengths.pop()
+
+
+def source_of(name: str, label: str, part: Part) -> Source:
+    """What the scores of a part are called; `name` is its key in the config."""
+    role: Role = "control" if part.control else "part"
+    return Source(name, role, part.meaning, label or None, part.time)

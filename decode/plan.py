@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from decode.checks.frame import (
     check_frame,
     check_list,
     check_subjects,
+    short,
 )
 from decode.checks.learning import check_learning
 from decode.checks.resources import check_devices, check_files, check_made, check_rights
@@ -34,8 +35,9 @@ from decode.checksums import identity
 from decode.core import Dataset, InputError
 from decode.kinds import renewed
 from decode.report.published import check_published
+from decode.sources import DECODER, Source, baseline, check_sources
 from decode.store import FeatureStore, as_file_name, is_finished, read_table
-from decode.trainable import Objective
+from decode.trainable import Encoder, Objective
 
 Config = dict[str, Any]
 
@@ -70,14 +72,14 @@ STAGES = (
         "evaluate",
         ("predict", "reconstruct", "respond"),
         ("metrics", "protocol", "seed"),
-        version=2,
+        version=3,
         resumes=False,
     ),
     Stage(
         "report",
         ("evaluate", "reconstruct"),
         ("name", "notes", "published"),
-        version=2,
+        version=3,
         resumes=False,
     ),
 )
@@ -123,6 +125,7 @@ class Run:
         self.recorded = dict(name.rsplit(":", 1) for name in recorded)
         check_frame(config)
         check_file_names(config)
+        check_sources(list(config["baselines"]), list(config["parts"]))
         check_stages("until", [config["until"]])
         check_stages("force", config["force"])
         self.outputs = Path(config["paths"]["outputs"])
@@ -276,24 +279,26 @@ class Run:
         return build(node, "generator") if node else None
 
     @cached_property
-    def encoders(self) -> dict[str, Any]:
-        wanted = {"encoder": ("encoder", self.config["encoder"])}
+    def encoders(self) -> dict[Source, Callable[..., Encoder]]:
+        """Constructors of the decoder and its baselines."""
+        wanted = {DECODER: ("encoder", self.config["encoder"])}
         for name, node in self.config["baselines"].items():
-            wanted[name] = (f"baselines.{name}", node)
+            wanted[baseline(name, short(node))] = (f"baselines.{name}", node)
         return {k: partial(made, build(node, where), where) for k, (where, node) in wanted.items()}
 
     @cached_property
-    def parts(self) -> dict[str, Any]:
-        """Encoders of parts of the signal: `window=100ms`, `region=V1`, `prestimulus`."""
+    def parts(self) -> dict[Source, Callable[..., Encoder]]:
+        """Constructors of decoders of parts of the signal: windows, regions, what is before the stimulus."""
         if not self.config["parts"]:
             return {}
         from decode.linear.part_ridge import PartRidge
+        from decode.parting import source_of
 
         layouts = self.inputs.trials.layouts
-        found = {}
+        found: dict[Source, Callable[..., Encoder]] = {}
         for name, node in self.config["parts"].items():
             for label, part in build(node, f"parts.{name}")(layouts).items():
-                found[f"{name}={label}" if label else name] = partial(PartRidge, part=part)
+                found[source_of(name, label, part)] = partial(PartRidge, part=part)
         return found
 
     def objectives(self) -> dict[str, Objective]:

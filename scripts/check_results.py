@@ -4,8 +4,8 @@
 
 Without RUN (a run folder), every finished run below outputs/report whose name the page has. A table of
 the page belongs to the run that the comment above it names, <!-- run: NAME -->. It has a column `metric`,
-may have `split` and `subject`, and every column named by the decoder, a control, `chance` or `ceiling`
-holds `value` or `value [low, high]`; other columns are words. With --write the page takes the
+may have `split`, `part` and `subject`, and every column named by a source, `chance` or `ceiling` holds
+`value` or `value [low, high]`; other columns are words. With --write the page takes the
 numbers of the runs; otherwise the exit code is 1 where one differs.
 """
 
@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from decode.core import InputError, refusal
+from decode.scoring.summary import read_summary
+from decode.sources import DECODER
 from decode.store import is_finished, read_json
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 # The last digit that the page prints may round either way.
 NEAR = 0.0011
-KEYS = ("metric", "split", "subject")
+KEYS = ("metric", "split", "part", "subject")
+OF_DECODER = ("chance", "ceiling")
 WORDS = ("aim",)
 MARK = re.compile(r"<!-- run: (\S+) -->")
 NUMBER = re.compile(r"-?\d*\.\d+")
@@ -88,9 +91,10 @@ def row_claims(run: str, line: int, row: Mapping[str, str]) -> list[Claim]:
 def measured(claim: Claim, summary: Summary) -> tuple[float, ...]:
     """What the run found in the place of the claim: as many numbers."""
     column = claim.column
-    own = column in ("decoder", "chance", "ceiling")
-    metric = claim.keys["metric"] if own else f"{column}/{claim.keys['metric']}"
-    rows = [r for r in summary if r["metric"] == metric]
+    source = DECODER.name if column in OF_DECODER else column
+    part = claim.keys.get("part") or None
+    rows = [r for r in summary if (r["source"], r["part"]) == (source, part)]
+    rows = [r for r in rows if r["metric"] == claim.keys["metric"]]
     rows = [r for r in rows if claim.keys.get("split", r["split"]) == r["split"]]
     subjects = {r["subject"] for r in rows}
     wanted = claim.keys.get("subject") or ("all" if len(subjects) > 1 else next(iter(subjects), ""))
@@ -102,7 +106,7 @@ def measured(claim: Claim, summary: Summary) -> tuple[float, ...]:
             len(rows),
             "correct the table or the run",
         )
-    if column in ("chance", "ceiling"):
+    if column in OF_DECODER:
         return (rows[0][column],)
     return tuple(rows[0][k] for k in ("value", "ci_low", "ci_high"))[: len(claim.numbers)]
 
@@ -114,12 +118,13 @@ def written(numbers: Sequence[float]) -> str:
 
 
 def differences(
-    page: str, run: str, summary: Summary, metrics: str = "", columns: Sequence[str] = ()
+    page: str, run: str, summary: Summary, metrics: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> list[str]:
     """A line per number of the page that the run does not have; InputError where the page says nothing
-    of it. Only metrics that begin with `metrics` and, where given, only `columns` are compared.
+    of it. Where they are given, only `metrics` and `columns` are compared.
     """
-    mine = [c for c in claims(page) if c.run == run and c.keys["metric"].startswith(metrics)]
+    mine = [c for c in claims(page) if c.run == run]
+    mine = [c for c in mine if not metrics or c.keys["metric"] in metrics]
     mine = [c for c in mine if not columns or c.column in columns]
     if not mine:
         raise refusal(PAGE.name, f"a table below <!-- run: {run} -->", "none", "write one")
@@ -183,7 +188,7 @@ def check(runs: Sequence[Path], outputs: Path, path: Path, *, write: bool) -> li
         )
     for folder in folders:
         name = str(read_json(folder / "config.json")["name"])
-        summary = read_json(folder / "summary.json")
+        summary = read_summary(folder)
         if write:
             page = rewritten(page, name, summary)
         found += differences(page, name, summary)

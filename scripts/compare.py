@@ -1,22 +1,26 @@
 """Is run A better than run B? Paired differences on the items that both were tested on.
 
-  python scripts/compare.py A B [--outputs outputs] [--metric NAME ...]
+  python scripts/compare.py A B [--outputs outputs] [--metric NAME ...] [--source NAME ...]
 
-A and B are run folders (the paths that `decode` prints) or names of runs below outputs/report.
+A and B are run folders (the paths that `decode` prints) or names of runs below outputs/report. Compared
+are the decoders, or the sources that are named: `--source ridge` compares the baseline of that name.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.scoring.compare import Difference, compare
+from decode.scoring.summary import read_summary
+from decode.sources import DECODER
 from decode.store import is_finished, read_json, read_table
 
 
@@ -37,30 +41,33 @@ def main() -> None:
     parser.add_argument("b")
     parser.add_argument("--outputs", default="outputs", help="where names of runs are looked up")
     parser.add_argument("--metric", action="append", help="compare this one (may be repeated)")
+    parser.add_argument("--source", action="append", help="compare this one (may be repeated)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     try:
-        print(report(given.a, given.b, Path(given.outputs), given.metric, given.seed))
+        outputs, sources = Path(given.outputs), given.source or [DECODER.name]
+        print(report(given.a, given.b, outputs, given.metric, given.seed, sources))
     except InputError as e:
         print(f"compare: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)
 
 
-def report(a: str, b: str, outputs: Path, metrics: list[str] | None, seed: int) -> str:
+def report(
+    a: str,
+    b: str,
+    outputs: Path,
+    metrics: list[str] | None,
+    seed: int,
+    sources: Sequence[str] = (DECODER.name,),
+) -> str:
     """The comparison as text; InputError when the runs cannot be compared."""
     first, second = read(find(a, outputs)), read(find(b, outputs))
     splits = same_splits(first, second)
     tables = []
     for run in (first, second):
         rows = run.scores[run.scores["split"].isin(splits)]
-        if metrics:
-            unknown = sorted(set(metrics) - set(rows["metric"]))
-            if unknown:
-                raise InputError(
-                    f"--metric: {run.folder} has no {unknown[0]!r}, it has "
-                    f"{sorted(m for m in set(rows['metric']) if '/' not in m)}"
-                )
-            rows = rows[rows["metric"].isin(metrics)]
+        for column, asked in (("source", sources), ("metric", metrics)):
+            rows = only(rows, column, asked, run.folder)
         tables.append(rows)
     found = compare(*tables, seed=seed)
     return "\n".join([*heading(first, second), "", *lines(found), "", *FOOT])
@@ -70,6 +77,21 @@ FOOT = (
     "difference = A - B on shared rows, with a 95 % interval over subjects and stimuli;",
     "p from flipping signs of stimuli (these subjects, other stimuli); Holm corrects for all lines.",
 )
+
+
+def only(
+    rows: pd.DataFrame, column: str, asked: Sequence[str] | None, folder: Path
+) -> pd.DataFrame:
+    """The rows whose `column` is among those asked for (None: all of them)."""
+    if asked is None:
+        return rows
+    known = sorted(set(rows[column]))
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise refusal(
+            f"--{column}", f"one of {known} of {folder}", repr(unknown[0]), "name one of them"
+        )
+    return rows[rows[column].isin(asked)]
 
 
 def find(name: str, outputs: Path) -> Path:
@@ -91,7 +113,7 @@ def find(name: str, outputs: Path) -> Path:
 
 
 def read(folder: Path) -> Finished:
-    summary = read_json(folder / "summary.json")
+    summary = read_summary(folder)
     manifest = read_json(folder / "manifest.json")
     marks = ["simulated data"] if manifest["facts"].get("simulated") else []
     if any(row["test_conditioned"] for row in summary):
@@ -133,17 +155,29 @@ def heading(a: Finished, b: Finished) -> list[str]:
 
 
 def lines(found: list[Difference]) -> list[str]:
-    head = ["metric", "split", "rows", "A", "B", "difference", "95 % interval", "p", "p (Holm)"]
+    head = [
+        "metric",
+        "source",
+        "split",
+        "rows",
+        "A",
+        "B",
+        "difference",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+    ]
     rows = [head]
     for d in found:
         interval = "-" if d.low != d.low else f"{d.low:+.3f} to {d.high:+.3f}"
         name = d.metric + (" (lower is better)" if d.better == "lower" else "")
+        whose = f"{d.source} {d.part}" if d.part else d.source
         numbers = [f"{d.a:.3f}", f"{d.b:.3f}", f"{d.value:+.3f}", interval]
-        rows.append([name, d.split, str(d.n), *numbers, f"{d.p:.4f}", f"{d.p_holm:.4f}"])
+        rows.append([name, whose, d.split, str(d.n), *numbers, f"{d.p:.4f}", f"{d.p_holm:.4f}"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     text = [
         "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w)
+            c.ljust(w) if i < 3 else c.rjust(w)
             for i, (c, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from scored import means
 from test_bold import TR, recording
 from test_configs import composed
 
@@ -126,8 +127,8 @@ def test_classes_in_blocks_are_decoded_from_a_folder_of_runs(tmp_path: Path) -> 
         )
         run = Run(config)
         execute(run, until="evaluate", force=(), say=lambda line: None)
-        table = pd.read_json(run.folder("evaluate") / "summary.json")
-        scores[recipe] = table.set_index("metric").loc["accuracy", "value"]
+        table = pd.read_parquet(run.folder("evaluate") / "scores.parquet")
+        scores[recipe] = means(table)["decoder"]["accuracy"]
         trials = pd.read_parquet(next((tmp_path / "outputs/preprocess").glob("*/trials.parquet")))
     assert scores["bold_blocks"] > scores["bold"] + 0.1
     assert scores["bold_blocks"] > 0.8

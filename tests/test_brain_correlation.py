@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from nsd_twin import write_nsd
+from scored import overall
 from test_configs import composed
 from worlds import config, sign_again
 
@@ -169,19 +170,23 @@ def test_a_model_of_the_voxels_adds_one_stage_and_redoes_none(plain: Path, tmp_p
     made, done = run(tmp_path, voxel_model=VOXELS, metrics=METRICS)
     assert done == ["respond", "evaluate", "report"]
     summary = read_json(made.of("evaluate")[0].folder / "summary.json")
-    found = {r["metric"]: r for r in summary if r["subject"] == "all"}
-    own, shown = found["brain_correlation_early"], found["shown/brain_correlation_early"]
+    found = {
+        source: rows.get("brain_correlation_early") for source, rows in overall(summary).items()
+    }
+    own, shown = found["decoder"], found["shown"]
+    assert own
+    assert shown
     assert own["value"] > 0.5
     assert own["value"] - 0.02 < shown["value"] < shown["ceiling"] + 0.05
     assert shown["ceiling"] - shown["value"] < 0.1
-    assert found["oracle/brain_correlation_early"]["value"] == pytest.approx(
-        shown["value"], abs=0.05
-    )
-    assert abs(found["shuffled/brain_correlation_early"]["value"]) < 0.1
-    assert found["prior/brain_correlation_early"]["value"] == pytest.approx(0, abs=1e-6)
-    assert "ridge/brain_correlation_early" in found
+    assert found["oracle"]["value"] == pytest.approx(shown["value"], abs=0.05)
+    assert abs(found["shuffled"]["value"]) < 0.1
+    assert found["prior"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["ridge"]
     assert own["ci_low"] < own["value"] < own["ci_high"] < 1
-    assert "shown/mse" not in found
+    assert set(overall(summary)["shown"]) == {
+        n for n in overall(summary)["decoder"] if "brain" in n
+    }
     page = (made.of("report")[0].folder / "report.html").read_text()
     assert "the shown pictures themselves" in page
 
@@ -272,19 +277,26 @@ def test_the_experiment_on_nsd_scores_the_published_regions(tmp_path: Path) -> N
     made = Run(config)
     execute(made, until="report", force=(), say=lambda _: None)
     summary = read_json(made.of("evaluate")[0].folder / "summary.json")
-    found = {r["metric"].replace("brain_correlation_", ""): r for r in summary}
+    found = {
+        source: {m.replace("brain_correlation_", ""): row for m, row in rows.items()}
+        for source, rows in overall([{**r, "subject": "all"} for r in summary]).items()
+    }
     named = {"V1": (1, 2), "V2": (3, 4), "V3": (5, 6), "V4": (7,), "higher_vis": (0,)}
     mask, atlas = twin.masks["subj01"], twin.rois["subj01"]["prf-visualrois"]
     regions = {k: mask & np.isin(atlas, v) for k, v in named.items()} | {"nsd_general": mask}
-    assert {m for m in found if "/" not in m} == set(regions)
+    assert set(found["decoder"]) == set(regions)
     variance = twin.response["subj01"][twin.shared("subj01")].var(axis=0)
     best = np.sqrt(variance / (variance + NOISE**2 / 3))
     estimated = expected_ceiling(twin.response["subj01"][twin.shared("subj01")])
     for name, voxels in regions.items():
-        assert found[name]["ceiling"] == pytest.approx(estimated[voxels].mean(), abs=0.06)
-        assert found[f"shown/{name}"]["value"] == pytest.approx(best[voxels].mean(), abs=0.08)
-        assert 0.7 * best[voxels].mean() < found[name]["value"] < best[voxels].mean() + 0.05
-        assert abs(found[f"shuffled/{name}"]["value"]) < 0.1
+        assert found["decoder"][name]["ceiling"] == pytest.approx(
+            estimated[voxels].mean(), abs=0.06
+        )
+        assert found["shown"][name]["value"] == pytest.approx(best[voxels].mean(), abs=0.08)
+        assert (
+            0.7 * best[voxels].mean() < found["decoder"][name]["value"] < best[voxels].mean() + 0.05
+        )
+        assert abs(found["shuffled"][name]["value"]) < 0.1
     page = (made.of("report")[0].folder / "report.html").read_text()
     assert "in place of the published GNet" in page
     assert f'<td class="n">{int(mask.sum())}</td>' in page[page.index("Noise ceilings of") :]

@@ -33,14 +33,17 @@ Words, and .99 of them.
 """
 
 
-def score(metric: str, value: float, subject: str = "a", **more: Any) -> dict[str, Any]:
-    row = {"metric": metric, "subject": subject, "split": "kfold", "value": value, "chance": 0.4736}
+def score(
+    metric: str, value: float, subject: str = "a", source: str = "decoder", **more: Any
+) -> dict[str, Any]:
+    row = {"metric": metric, "source": source, "part": None, "subject": subject, "split": "kfold"}
+    row |= {"value": value, "chance": 0.4736}
     return {**row, "ci_low": value - 0.018, "ci_high": value + 0.016, **more}
 
 
 DIGITS = [
     score("pixcorr", 0.8121),
-    score("ridge/pixcorr", 0.7524),
+    score("pixcorr", 0.7524, source="ridge"),
     score("mse", 1.25, ci_low=-0.1, ci_high=2.0),
     score("pixcorr", 0.9, split="published"),
 ]
@@ -69,7 +72,7 @@ def test_what_differs_is_named_with_both_numbers() -> None:
     ]
     longer = [score("pixcorr", 0.8121, ci_low=0.78), *DIGITS[1:]]
     assert "[.780, .828]" in differences(TEXT, "digits", longer)[0]
-    assert differences(TEXT, "digits", other, metrics="mse") == []
+    assert differences(TEXT, "digits", other, metrics=("mse",)) == []
 
 
 def test_a_line_without_its_score_is_refused() -> None:
@@ -82,7 +85,7 @@ def test_a_line_without_its_score_is_refused() -> None:
 
 
 def test_the_page_takes_the_numbers_of_a_run(tmp_path: Path) -> None:
-    new = [score("pixcorr", 0.9), score("ridge/pixcorr", 0.752), *DIGITS[2:]]
+    new = [score("pixcorr", 0.9), score("pixcorr", 0.752, source="ridge"), *DIGITS[2:]]
     page = rewritten(TEXT, "digits", new)
     assert "| kfold | pixcorr | .900 [.882, .916] | .752 | .474 | .78 reached |" in page
     assert page.replace(".900 [.882, .916]", ".812 [.794, .828]") == TEXT

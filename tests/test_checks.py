@@ -204,7 +204,8 @@ def Opened(layouts: Any, shapes: Any, *, file: str) -> Any:
 
 def test_a_gallery_that_is_too_small_is_told_before_training(tmp_path: Path) -> None:
     """PixelWorld has 12 test pictures."""
-    metrics = {"near": RETRIEVAL | {"n_way": [2, 12]}, "far": RETRIEVAL | {"n_way": [2, 13]}}
+    far = RETRIEVAL | {"n_way": [2, 13], "name": "wide"}
+    metrics = {"near": RETRIEVAL | {"n_way": [2, 12]}, "far": far}
     run = Run(config(tmp_path, metrics=metrics))
     with pytest.raises(
         InputError,

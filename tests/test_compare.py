@@ -21,11 +21,17 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "compare.py"
 
 
 def table(
-    value: np.ndarray, subject: Any = "a", stimulus: Any = None, metric: str = "r", **more: Any
+    value: np.ndarray,
+    subject: Any = "a",
+    stimulus: Any = None,
+    metric: str = "r",
+    source: str = "decoder",
+    **more: Any,
 ) -> pd.DataFrame:
     n = len(value)
     stimulus = [f"s{i}" for i in range(n)] if stimulus is None else stimulus
-    columns = {"metric": metric, "split": "test", "subject": subject, "stimulus": stimulus}
+    columns = {"metric": metric, "source": source, "part": None, "split": "test"}
+    columns |= {"subject": subject, "stimulus": stimulus}
     columns |= {"trial": np.arange(n), "value": value, "better": "higher", **more}
     return pd.DataFrame(columns)
 
@@ -124,15 +130,20 @@ def test_classes_are_compared_trial_by_trial() -> None:
     assert d.low > 0
 
 
-def test_several_metrics_are_corrected_together_and_controls_left_out() -> None:
+def test_several_metrics_and_sources_are_corrected_together_and_kept_apart() -> None:
     rng = np.random.default_rng(6)
-    make = {"good": 0.6, "none": 0.0, "shuffled/good": 0.6}
-    a = pd.concat([table(rng.normal(m, 1, 60), metric=k) for k, m in make.items()])
-    b = pd.concat([table(rng.normal(0, 1, 60), metric=k) for k in make])
-    found = {d.metric: d for d in compare(a, b, draws=2000)}
-    assert set(found) == {"good", "none"}
-    assert found["good"].p_holm == pytest.approx(2 * found["good"].p)
-    assert found["good"].value == pytest.approx(found["good"].a - found["good"].b)
+    make = {("decoder", "good"): 0.6, ("decoder", "none"): 0.0, ("ridge", "good"): 0.2}
+    a, b = (
+        pd.concat([table(rng.normal(m, 1, 60), metric=k, source=s) for (s, k), m in means.items()])
+        for means in (make, dict.fromkeys(make, 0.0))
+    )
+    found = {(d.source, d.metric): d for d in compare(a, b, draws=2000)}
+    assert set(found) == set(make)
+    good = found["decoder", "good"]
+    assert good.p_holm == pytest.approx(3 * good.p)
+    own = [x[(x["source"] == "decoder") & (x["metric"] == "good")]["value"].mean() for x in (a, b)]
+    assert (good.a, good.b) == pytest.approx(own)
+    assert good.value == pytest.approx(good.a - good.b)
     with pytest.raises(InputError, match="metric that both"):
         compare(a, table(np.ones(5), metric="else"))
     with pytest.raises(InputError, match="share no subject"):
@@ -149,7 +160,8 @@ def finished(folder: Path, name: str, value: np.ndarray, **changes: Any) -> Path
     out.mkdir(parents=True)
     rows = pd.concat([table(value), table(1 - value, metric="mse", better="lower")])
     write_table(out / "scores.parquet", rows)
-    write_json(out / "summary.json", [{"test_conditioned": facts["conditioned"]}])
+    line = {"test_conditioned": facts["conditioned"], "source": "decoder"}
+    write_json(out / "summary.json", [line] if facts.get("current", True) else [{"metric": "r"}])
     write_json(out / "split.json", {"hashes": {"test": facts["hash"]}})
     write_json(out / "config.json", {"metrics": facts.get("metrics", {"r": 1})})
     write_json(out / "manifest.json", {"facts": {"simulated": facts["simulated"]}})
@@ -205,7 +217,12 @@ def test_what_cannot_be_compared_is_one_line(
     for names, metrics, message in (
         (("a", "b"), None, "means 2 runs"),
         (("c", "b"), None, "got 'c'"),
-        (("a-1", "a-2"), ["ssim"], "no 'ssim'"),
+        (("a-1", "a-2"), ["ssim"], "got 'ssim'"),
     ):
         with pytest.raises(InputError, match=message):
             module.report(*names, tmp_path, metrics, 0)
+    with pytest.raises(InputError, match=r"--source: expected one of \['decoder'\].*got 'ridge'"):
+        module.report("a-1", "a-2", tmp_path, None, 0, ["ridge"])
+    finished(tmp_path, "old-1", value, current=False)
+    with pytest.raises(InputError, match="older version of decode; run the experiment again"):
+        module.report("a-1", "old-1", tmp_path, None, 0)

@@ -60,8 +60,9 @@ def test_a_region_with_a_slash_is_decoded_and_reported(roi: str, tmp_path: Path)
     part = {"_target_": "decode.parts.regions.regions", "_partial_": True, "targets": ["pixels"]}
     run = Run(config(tmp_path, data=data, parts={"region": part}, generator=None))
     folder = execute(run, until="report", force=(), say=lambda s: None)
-    scores = {row["metric"]: row["value"] for row in read_json(folder / "summary.json")}
-    assert scores[f"region={roi}/retrieval_top1"] > 0.5
+    rows = read_json(folder / "summary.json")
+    scores = {(row["source"], row["part"], row["metric"]): row["value"] for row in rows}
+    assert scores["region", roi, "retrieval_top1"] > 0.5
     assert roi in (folder / "report.html").read_text()
     assert not list(tmp_path.rglob("V1*"))
 

@@ -109,6 +109,12 @@ def test_training_on_the_device_scores_as_on_the_cpu(tmp_path: Path) -> None:
         run = Run(config(tmp_path / device, compute={"device": device}))
         folder = execute(run, until="evaluate", force=[], say=lambda s: None)
         rows = read_json(folder / "summary.json")
-        found[device] = {r["metric"]: r["value"] for r in rows if r["subject"] == "all"}
-    for metric in ("ridge/retrieval_top1", "ridge/pixcorr", "retrieval_top5", "pixcorr"):
-        assert found["cuda"][metric] == pytest.approx(found["cpu"][metric], abs=0.05)
+        rows = [r for r in rows if r["subject"] == "all"]
+        found[device] = {(r["source"], r["metric"]): r["value"] for r in rows}
+    for source, metric in (
+        ("ridge", "retrieval_top1"), ("ridge", "pixcorr"), ("decoder", "retrieval_top5"),
+        ("decoder", "pixcorr"),
+    ):  # fmt: skip
+        assert found["cuda"][source, metric] == pytest.approx(
+            found["cpu"][source, metric], abs=0.05
+        )

@@ -35,7 +35,6 @@ from transformers import (
 from decode.core import InputError, Media, Results, Stimulus
 from decode.metrics import masks
 from decode.metrics.masks import Masks, instances
-from decode.report.glossary import meaning
 from decode.scoring.mask_matching import Agreement, agreement, matched_iou, pack, pairwise_iou
 from decode.scoring.picture_scores import Resize
 
@@ -278,12 +277,13 @@ def test_rows_are_the_definitions_on_what_the_library_finds(
 
 
 def test_names_and_their_meaning(folder: Path, results: Results) -> None:
-    rows = Masks(str(folder), level="part", quantise=True, device="cpu")(results)
+    metric = Masks(str(folder), level="part", quantise=True, device="cpu")
+    rows, measures = metric(results), metric.measures()
     names = list(pd.unique(rows["metric"]))
     assert names == [f"{n}_tiny_masks" for n in ("foreground_iou", "part_iou", "part_ap")]
     for name in names:
-        assert "tiny_masks" in meaning(name)
-    assert len(set(map(meaning, names))) == 3
+        assert "tiny_masks" in measures[name].meaning
+    assert len({m.meaning for m in measures.values()}) == len(measures) == 3
     assert rows["value"].between(0, 1).all()
 
 

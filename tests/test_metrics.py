@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from test_configs import choice
 
 from decode.building import build
 from decode.checks.arguments import check
@@ -25,6 +28,7 @@ from decode.scoring.feature_networks import EfficientNetLite0, OpenClip, Pixels,
 from decode.scoring.identification import references, share_beaten
 from decode.scoring.intervals import interval
 from decode.scoring.picture_scores import Resize, pixel_correlation, ssim
+from decode.sources import DECODER, SHUFFLED
 from decode.stages.evaluate import SHUFFLES, _score
 
 YAMLS = sorted((Path(__file__).parents[1] / "configs" / "metric").glob("*.yaml"))
@@ -57,11 +61,54 @@ def vectors(n: int, d: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np
     return truth + noise * rng.normal(size=(n, d)), truth
 
 
+def shipped_node(file: Path) -> dict[str, Any]:
+    """The node of a choice, with the data of all readers in /data."""
+    text = yaml.safe_dump(choice(file)).replace("${paths.data}", "/data")
+    return dict(yaml.safe_load(text))
+
+
 @pytest.mark.parametrize("file", YAMLS, ids=lambda f: f.stem)
 def test_each_yaml_builds(file: Path) -> None:
-    node = yaml.safe_load(file.read_text().replace("${paths.data}", "/data"))
+    node = shipped_node(file)
     check(node, file.stem)
     assert build(node, file.stem).looks_at in ("predictions", "media", "brain")
+
+
+def test_every_score_says_in_its_own_words_what_it_is(tmp_path: Path) -> None:
+    """Names say nothing: no two scores of a choice, and no two kinds of metrics, share a sentence."""
+    table = tmp_path / "answers.csv"
+    table.write_text("stimulus,question,answer,category\na,x,yes,one\na,y,no,two\n")
+    kind: dict[str, str] = {}
+    for file in YAMLS:
+        node = shipped_node(file)
+        if "table" in node:
+            node["table"] = str(table)
+        measures = build(node, file.stem).measures()
+        assert len({m.meaning for m in measures.values()}) == len(measures) > 0, file
+        for name, measure in measures.items():
+            assert re.fullmatch(r"\w+", name), (file, name)
+            assert kind.setdefault(measure.meaning, node["_target_"]) == node["_target_"], file
+            assert measure.better == "higher" or "lower is better" in measure.meaning
+            assert (measure.ceiling == "observer") == (
+                measure.ranks is not None and measure.ranks.k is not None
+            )
+
+
+def test_what_a_score_depends_on_is_declared() -> None:
+    """Of a suite: leaving the other trials out changes what is compared among them, and nothing else."""
+    predicted, truth = vectors(60, 6, noise=2)
+    for metric in (Retrieval(n_way=[2]), VectorCorrelation("retrieval"), Auc("retrieval")):
+        pair = (predicted, truth)
+        if isinstance(metric, Auc):
+            pair = (predicted[:, :1], (truth[:, :1] > 0).astype(float))
+        whole = metric(make_results(*pair))
+        half = metric(make_results(*(x[:12] for x in pair)))
+        for name, measure in metric.measures().items():
+            values = (
+                x[x["metric"] == name].set_index("trial")["value"][:12] for x in (whole, half)
+            )
+            a, b = (v.to_numpy() for v in values)
+            assert np.allclose(a, b) == (measure.rows == "alone"), name
 
 
 # retrieval
@@ -363,7 +410,6 @@ def test_pixel_scores_equal_numpy_and_scikit_image(pictures: Results) -> None:
     assert of["mse"]["value"].to_list() == pytest.approx(
         list(((made - shown) ** 2).mean((1, 2, 3))), rel=1e-5
     )
-    assert set(of["mse"]["better"]) == {"lower"}
 
 
 def test_the_legacy_ssim_is_that_of_columns_and_another_number(pictures: Results) -> None:
@@ -656,7 +702,8 @@ def test_shuffled_predictions_are_held_one_at_a_time() -> None:
 
     vectors = np.random.default_rng(0).normal(size=(6, 4))
     results = make_results(vectors, vectors, repeats=1)
-    rows = _score(results, {"it": Watched(k=(1,))}, "", 0, None)
+    rows = _score(results, {"it": Watched(k=(1,))}, DECODER, 0, None)
     assert len(seen) == 1 + SHUFFLES["predictions"]
     assert most[0] <= 3  # the decoder's own, this one and the one before
-    assert set(rows["metric"]) >= {"retrieval_top1", "shuffled/retrieval_top1"}
+    assert [source for source, _ in rows] == [DECODER, SHUFFLED]
+    assert all("retrieval_top1" in set(part["metric"]) for _, part in rows)

@@ -109,10 +109,10 @@ def quick(
 
 
 def scored(run: Run, until: str = "evaluate") -> pd.Series:
-    """Mean score by split and metric."""
+    """Mean score by split, source and metric."""
     execute(run, until=until, force=(), say=lambda s: None)
     scores = pd.read_parquet((run.folder("evaluate") or Path()) / "scores.parquet")
-    return scores.groupby(["split", "metric"])["value"].mean()
+    return scores.groupby(["split", "source", "metric"])["value"].mean()
 
 
 def best(packed: Packed, expected: twins.Expected) -> tuple[float, float]:
@@ -141,8 +141,8 @@ def test_an_experiment_decodes_the_twin_of_its_data_set(
     ideal, chance = best(PACKED[data], written[data])
     (split,) = config["splits"]
     assert ideal > 0.9
-    assert value[split, "retrieval_top1"] > chance + (ideal - chance) / 3
-    assert abs(value[split, "shuffled/retrieval_top1"] - chance) < 0.05
+    assert value[split, "decoder", "retrieval_top1"] > chance + (ideal - chance) / 3
+    assert abs(value[split, "shuffled", "retrieval_top1"] - chance) < 0.05
 
 
 @pytest.mark.parametrize("data", PACKED)
@@ -235,11 +235,11 @@ def test_a_new_subject_starts_from_the_weights_of_others(name: str, nsd: Twin) -
     value = scored(run, until="report")
     assert ceiling(nsd) > 0.95
     control = "random" if "random" in config["baselines"] else "scratch"
-    decoded = value["sessions_4", "retrieval_2way"]
+    decoded = value["sessions_4", "decoder", "retrieval_2way"]
     assert decoded > 0.75
-    assert decoded > value["sessions_4", f"{control}/retrieval_2way"] + 0.05
+    assert decoded > value["sessions_4", control, "retrieval_2way"] + 0.05
     for split in config["splits"]:
-        assert abs(value[split, "shuffled/retrieval_2way"] - 0.5) < 0.03
+        assert abs(value[split, "shuffled", "retrieval_2way"] - 0.5) < 0.03
     if len(config["splits"]) > 1:
         check_curve(run, ["decoder", *config["baselines"]])
     check_frozen(run, weights, config["encoder"]["what"])
@@ -387,7 +387,9 @@ def test_mindeye2_is_refined_with_captions(nsd: Twin, tmp_path: Path) -> None:
     config["generator"] = shipped | {"low_level": first | {"steps": 2, "precision": "float32"}}
     config["metrics"] = metrics
     run, value = drawn(config, nsd, sdxl_folder)
-    assert {"pixcorr", "oracle/pixcorr", "prior/pixcorr"} <= set(value["shared1000"].index)
+    assert {"decoder", "oracle", "prior"} <= {
+        s for s, m in value["shared1000"].index if m == "pixcorr"
+    }
     unrefined = composed("experiment=nsd/mindeye2", "data=nsd_captions", *paths)
     plain = {**config, "generator": unrefined["generator"], "name": unrefined["name"]}
     plain["generator"] |= {"model": str(unclip_folder), "size": None, "width": None}
@@ -412,7 +414,9 @@ def test_brain_diffuser_starts_from_latents_that_another_package_decodes(
         config["targets"][name] |= {"model": str(model), "device": "cpu", **parts}
     config["encoder"] = updated(config["encoder"], SMALL["brain_diffuser"])
     run, value = drawn(config, nsd, model)
-    assert {"pixcorr", "oracle/pixcorr", "prior/pixcorr"} <= set(value["shared982"].index)
+    assert {"decoder", "oracle", "prior"} <= {
+        s for s, m in value["shared982"].index if m == "pixcorr"
+    }
     frame = Frame.read((run.folder("predict") or tmp_path) / "shared982-00")
     assert frame.arrays["encoder.lowlevel"].shape[1:] == (91168,)
 

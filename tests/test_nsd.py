@@ -24,6 +24,7 @@ from nsd_twin import (
     write_timeseries,
 )
 from scipy.io import loadmat, savemat
+from scored import means
 from worlds import config
 
 from decode.core import InputError
@@ -441,10 +442,10 @@ def test_decoding_the_twin_works_and_shuffled_pairs_do_not(tmp_path: Path, scale
     execute(run, until="report", force=(), say=lambda s: None)
     folder = run.folder("evaluate")
     assert folder is not None
-    scores = pd.read_parquet(folder / "scores.parquet").groupby("metric")["value"].mean()
-    assert scores["retrieval_top1"] > 0.9
-    assert abs(scores["shuffled/retrieval_top1"] - 1 / 24) < 0.05
-    assert scores["pixcorr"] > scores["shuffled/pixcorr"] + 0.2
+    scores = means(pd.read_parquet(folder / "scores.parquet"))
+    assert scores["decoder"]["retrieval_top1"] > 0.9
+    assert abs(scores["shuffled"]["retrieval_top1"] - 1 / 24) < 0.05
+    assert scores["decoder"]["pixcorr"] > scores["shuffled"]["pixcorr"] + 0.2
     summary = read_json(folder / "summary.json")
     assert {row["split"] for row in summary} == {"shared1000"}
     assert all(row["test_conditioned"] == (scaler == "with_test") for row in summary)

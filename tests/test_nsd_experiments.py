@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import timm
 from nsd_twin import GAIN, Twin, ideal_top1, write_atlas, write_nsd, write_timeseries
+from scored import means
 from test_configs import composed
 
 from decode.cli import CONFIGS
@@ -156,13 +157,13 @@ def test_an_experiment_decodes_the_twin(name: str, folder: Path, twin: Twin) -> 
     run = Run(config)
     execute(run, until="evaluate", force=(), say=lambda s: None)
     scores = pd.read_parquet((run.folder("evaluate") or folder) / "scores.parquet")
-    value = scores.groupby("metric")["value"].mean()
+    value = means(scores)
     chance = 1 / twin.n_shared
     best = min(ceiling(name, twin, s) for s in run.subjects)
     assert best > 0.9
     for metric in config["metrics"]:
-        assert value[f"{metric}_top1"] > chance + (best - chance) / 3
-        assert abs(value[f"shuffled/{metric}_top1"] - chance) < 0.04
+        assert value["decoder"][f"{metric}_top1"] > chance + (best - chance) / 3
+        assert abs(value["shuffled"][f"{metric}_top1"] - chance) < 0.04
     assert set(scores["split"]) == set(config["splits"])
 
 
@@ -175,9 +176,9 @@ def test_the_low_level_by_itself_tells_pictures_apart(folder: Path, twin: Twin) 
     run = Run(config)
     execute(run, until="evaluate", force=(), say=lambda s: None)
     scores = pd.read_parquet((run.folder("evaluate") or folder) / "scores.parquet")
-    value = scores.groupby("metric")["value"].mean()
-    assert value["retrieval_2way"] > 0.75
-    assert abs(value["shuffled/retrieval_2way"] - 0.5) < 0.04
+    value = means(scores)
+    assert value["decoder"]["retrieval_2way"] > 0.75
+    assert abs(value["shuffled"]["retrieval_2way"] - 0.5) < 0.04
 
 
 def test_every_experiment_is_tried_small() -> None:

@@ -155,10 +155,15 @@ def test_a_run_reports_its_regions(tmp_path: Path) -> None:
     node = {"_target_": "decode.parts.regions.regions", "_partial_": True, "targets": ["pixels"]}
     run = Run(config(tmp_path, parts={"region": node}))
     folder = execute(run, until="report", force=[], say=lambda s: None)
-    found = {r["metric"]: r for r in read_json(folder / "summary.json") if r["subject"] == "all"}
+    summary = read_json(folder / "summary.json")
+    found = {
+        (r["source"], r["part"], r["metric"]): r["value"] for r in summary if r["subject"] == "all"
+    }
     # the only region is the whole of this brain, and the baseline is the same ridge
-    assert found["region=V1/retrieval_top1"]["value"] == found["ridge/retrieval_top1"]["value"]
-    assert "region=V1/pixcorr" not in found
+    assert found["region", "V1", "retrieval_top1"] == found["ridge", None, "retrieval_top1"]
+    assert {r["role"] for r in summary if r["part"] == "V1"} == {"part"}
+    assert ("region", "V1", "pixcorr") not in found
     page = (folder / "report.html").read_text()
     assert "Over regions" in page
-    assert '<th class="n pad">region=V1</th>' not in page
+    assert '<th scope="row">V1</th>' in page
+    assert '<th class="n pad">region' not in page

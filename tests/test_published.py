@@ -19,10 +19,12 @@ from decode.report.published import (
     UNKNOWN,
     beside_published,
     check_published,
+    picture_scores,
     protocol_of,
     read_systems,
     trained_on,
 )
+from decode.sources import DECODER, Source, baseline
 
 METRICS = Path(__file__).parents[1] / "configs" / "metric"
 
@@ -35,9 +37,13 @@ DECLARED = {"_target_": "decode.splits.published.published", "_partial_": True}
 
 
 def score(
-    metric: str, value: float = 0.5, subject: str = "subj01", split: str = "published"
+    metric: str,
+    value: float = 0.5,
+    subject: str = "subj01",
+    split: str = "published",
+    source: Source = DECODER,
 ) -> Score:
-    return Score(metric, subject, 1000, value, split=split)
+    return Score(metric, subject, 1000, value, source.name, source.role, split=split)
 
 
 def asked(
@@ -59,6 +65,7 @@ def test_every_published_number_is_a_fraction_of_a_known_metric_with_a_mark() ->
     found = {"retrieval_300way", "retrieval_brain_300way"}
     words = {"bleu1", "bleu4", "rouge_l", "cider", "clipscore", "ref_clipscore"}
     assert "1, 2, 5 and 7" in subjects
+    assert picture_scores() == pairs | two_way | distances
     for s in systems:
         assert s.test in (*TESTS, UNKNOWN)
         assert s.protocol
@@ -103,7 +110,8 @@ def test_the_protocol_is_told_from_the_metrics() -> None:
 
 def test_a_run_stands_beside_systems_with_its_test_pictures_only() -> None:
     metrics = {"b": node("image_mindeye_256"), "r": node("retrieval_mindeye")}
-    own = [score("pixcorr"), score("retrieval_300way"), score("mse"), score("ridge/pixcorr", 0.1)]
+    own = [score("pixcorr"), score("retrieval_300way"), score("mse")]
+    own.append(score("pixcorr", 0.1, source=baseline("ridge", "Ridge")))
     found = {t: beside_published(asked(t, metrics), own) for t in TESTS}
     names = {}
     for test, shown in found.items():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scored import overall
 from test_configs import composed
 from worlds import PixelWorld, config, sign_again
 
@@ -151,7 +152,7 @@ def test_a_fold_chooses_from_its_training_trials(tmp_path: Path) -> None:
     measured = frame.arrays["measured"][(frame.table["subject"] == "a").to_numpy()]
     assert ((measured != 0).any(0)[:60] == kept["a"]).all()
     summary = read_json(run.of("evaluate")[0].folder / "summary.json")
-    found = {r["metric"]: r for r in summary if r["subject"] == "all"}
+    found = overall(summary)["decoder"]
     # Voxels left out count nowhere, so the mean is that of the responsive ones.
     assert found["brain_correlation_all"]["value"] > 0.5
     page = (run.of("report")[0].folder / "report.html").read_text()

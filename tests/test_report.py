@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from decode.core import InputError
+from decode.core import InputError, Measure, Ranking
 from decode.report.charts import chart, ticks
 from decode.report.classes import class_cards
 from decode.report.content import (
@@ -25,18 +25,40 @@ from decode.report.content import (
     Shot,
     SplitCard,
     choose,
-    control_names,
+    shown_beside,
 )
 from decode.report.curves import learning_curves, region_scores, session_curves, time_curves
-from decode.report.glossary import meaning
 from decode.report.page import beside, index_page, page
 from decode.report.pictures import data_address
+from decode.sources import (
+    DECODER,
+    MEAN_IMAGE,
+    NEAREST_IMAGE,
+    ORACLE,
+    PRIOR,
+    SHUFFLED,
+    TABLE,
+    Source,
+    baseline,
+)
 
 
-def line(metric: str, value: float, chance: float, subject: str = "all", **more: Any) -> dict:
+def line(
+    metric: str,
+    value: float,
+    chance: float,
+    subject: str = "all",
+    source: Source = DECODER,
+    **more: Any,
+) -> dict:
+    """A line of a summary; `source` is whose score it is."""
     low, high = value - 0.04, value + 0.04
     return {
         "metric": metric,
+        "source": source.name,
+        "role": source.role,
+        "part": source.part,
+        "time": source.time,
         "subject": subject,
         "n": 120,
         "value": value,
@@ -51,6 +73,15 @@ def line(metric: str, value: float, chance: float, subject: str = "all", **more:
         "ceiling": None,
         **more,
     }
+
+
+RIDGE = baseline("ridge", "Ridge")
+SOURCES = (DECODER, RIDGE, *TABLE[1:])
+MEASURES = {
+    "retrieval_top1": Measure("The first of the gallery.", rows="among"),
+    "two_way_tiny_clip": Measure("Told apart by features.", rows="among", chooses=3),
+    "mse": Measure("Squared difference; lower is better.", better="lower"),
+}
 
 
 def scene(seed: int, blur: float) -> np.ndarray:
@@ -78,19 +109,19 @@ def example(**changes: Any) -> Report:
     for metric, (value, chance, ceiling) in scores.items():
         for subject, shift in {"sub-01": 0.03, "sub-02": -0.03, "all": 0}.items():
             summary.append(line(metric, value + shift, chance, subject, ceiling=ceiling))
-        summary.append(line(f"ridge/{metric}", value - 0.06, chance))
-        summary.append(line(f"shuffled/{metric}", chance + 0.003, chance))
+        summary.append(line(metric, value - 0.06, chance, source=RIDGE))
+        summary.append(line(metric, chance + 0.003, chance, source=SHUFFLED))
         if not metric.startswith("retrieval"):
-            summary.append(line(f"nearest_image/{metric}", value - 0.2, chance))
+            summary.append(line(metric, value - 0.2, chance, source=NEAREST_IMAGE))
             summary.append(
-                line(f"mean_image/{metric}", value - 0.1 + (metric == "ssim") * 0.13, chance)
+                line(metric, value - 0.1 + (metric == "ssim") * 0.13, chance, source=MEAN_IMAGE)
             )
-            summary.append(line(f"prior/{metric}", chance + 0.02, chance))
-            summary.append(line(f"oracle/{metric}", ceiling, chance))
+            summary.append(line(metric, chance + 0.02, chance, source=PRIOR))
+            summary.append(line(metric, ceiling, chance, source=ORACLE))
     mse = {"better": "lower", "ceiling": 0.02}
     summary.append(line("mse", 0.06, 0.15, **{**mse, "ci_low": 0.05, "ci_high": 0.07}))
-    summary.append(line("shuffled/mse", 0.15, 0.15, **mse))
-    summary.append(line("mean_image/mse", 0.09, 0.15, **mse))
+    summary.append(line("mse", 0.15, 0.15, source=SHUFFLED, **mse))
+    summary.append(line("mse", 0.09, 0.15, source=MEAN_IMAGE, **mse))
     groups = {
         name: [
             Shot(
@@ -99,7 +130,7 @@ def example(**changes: Any) -> Report:
                 top - 0.01 * i,
                 {
                     "shown": scene(start + i, 0),
-                    "decoded": scene(start + i, blur),
+                    "decoder": scene(start + i, blur),
                     "ridge": scene(start + i, 2.5 * blur),
                 },
             )
@@ -119,6 +150,8 @@ def example(**changes: Any) -> Report:
     content: dict[str, Any] = {
         "name": "quickstart",
         "summary": summary,
+        "measures": MEASURES,
+        "sources": SOURCES,
         "simulated": True,
         "about": {
             "what": "Simulated fMRI of two people looking at 200 scenes, decoded by an MLP",
@@ -240,8 +273,10 @@ def test_text_is_escaped() -> None:
 
 def told(text: str) -> list[Gallery]:
     """Trials with a picture, what people wrote about it and what was made."""
-    texts = {"written": text, "decoded": f"{text} again", "oracle": ""}
-    shots = [Shot("sub-01", f"scene/{i}", 0.5, {"shown": scene(i, 0)}, texts) for i in range(3)]
+    texts = {"decoder": f"{text} again", "oracle": ""}
+    shots = [
+        Shot("sub-01", f"scene/{i}", 0.5, {"shown": scene(i, 0)}, texts, text) for i in range(3)
+    ]
     return [Gallery("Shown and told", "cider", {"best": shots[:2], "worst": shots[2:]})]
 
 
@@ -261,12 +296,12 @@ def test_texts_stand_beside_the_shown_picture() -> None:
 def test_a_control_that_reaches_the_decoder_is_marked() -> None:
     summary = [
         line("ssim", 0.5, 0.1),
-        line("mean_image/ssim", 0.52, 0.1),
-        line("prior/ssim", 0.3, 0.1),
-        line("oracle/ssim", 0.9, 0.1),
+        line("ssim", 0.52, 0.1, source=MEAN_IMAGE),
+        line("ssim", 0.3, 0.1, source=PRIOR),
+        line("ssim", 0.9, 0.1, source=ORACLE),
         line("mse", 0.05, 0.1, better="lower"),
-        line("mean_image/mse", 0.07, 0.1, better="lower"),
-        line("prior/mse", 0.04, 0.1, better="lower"),
+        line("mse", 0.07, 0.1, better="lower", source=MEAN_IMAGE),
+        line("mse", 0.04, 0.1, better="lower", source=PRIOR),
     ]
     html = page(example(summary=summary))
     marked = re.findall(r'<td class="n pad[^"]*over">([^<]*)<', html)
@@ -274,20 +309,26 @@ def test_a_control_that_reaches_the_decoder_is_marked() -> None:
 
 
 def test_shuffled_pairs_off_chance_are_called_out() -> None:
-    good = [line("ssim", 0.5, 0.25), line("shuffled/ssim", 0.26, 0.25)]
+    good = [line("ssim", 0.5, 0.25), line("ssim", 0.26, 0.25, source=SHUFFLED)]
     assert "miss chance" not in page(example(summary=good))
-    bad = [line("ssim", 0.5, 0.25), line("shuffled/ssim", 0.4, 0.25)]
+    bad = [line("ssim", 0.5, 0.25), line("ssim", 0.4, 0.25, source=SHUFFLED)]
     assert "Shuffled pairs miss chance" in page(example(summary=bad))
 
 
 def test_shuffled_pairs_below_a_chance_that_is_a_bound_are_no_fault() -> None:
     """Chance of accuracy is always to name the commonest class; other answers are right less often."""
     bound = {"chance_is_bound": True}
-    below = [line("accuracy", 0.92, 0.875, **bound), line("shuffled/accuracy", 0.7, 0.875, **bound)]
+    below = [
+        line("accuracy", 0.92, 0.875, **bound),
+        line("accuracy", 0.7, 0.875, source=SHUFFLED, **bound),
+    ]
     assert "miss chance" not in page(example(summary=below))
-    above = [line("accuracy", 0.92, 0.5, **bound), line("shuffled/accuracy", 0.7, 0.5, **bound)]
+    above = [
+        line("accuracy", 0.92, 0.5, **bound),
+        line("accuracy", 0.7, 0.5, source=SHUFFLED, **bound),
+    ]
     assert "Shuffled pairs miss chance" in page(example(summary=above))
-    plain = [line("auc", 0.92, 0.5), line("shuffled/auc", 0.3, 0.5)]
+    plain = [line("auc", 0.92, 0.5), line("auc", 0.3, 0.5, source=SHUFFLED)]
     assert "Shuffled pairs miss chance" in page(example(summary=plain))
 
 
@@ -298,7 +339,7 @@ def class_page(**changes: Any) -> str:
     truth = np.eye(3)[[0] * 40 + [1] * 10]
     named = np.eye(3)[[0] * 36 + [1] * 3 + [2] + [0] * 4 + [1] * 6]
     cards = class_cards(table, "label", named, truth, ["cat", "dog", "<emu>"])
-    summary = [line("accuracy", 0.84, 0.8), line("shuffled/accuracy", 0.66, 0.8)]
+    summary = [line("accuracy", 0.84, 0.8), line("accuracy", 0.66, 0.8, source=SHUFFLED)]
     bare: dict[str, Any] = {"galleries": [], "curves": [], "about": {}, "limits": [], "config": ""}
     return page(example(**{**bare, "summary": summary, "classes": cards, **changes}))
 
@@ -357,17 +398,28 @@ def test_controls_stand_beside_the_overall_score_of_their_split() -> None:
     summary = [
         line("pixcorr", 0.4, 0.1, "sub-01"),
         line("pixcorr", 0.5, 0.1, "all"),
-        line("ridge/pixcorr", 0.3, 0.1, "all"),
+        line("pixcorr", 0.3, 0.1, "all", source=RIDGE),
         line("pixcorr", 0.7, 0.1, "all", split="kfold"),
     ]
     scores = [Score(**row) for row in summary]
-    rows = beside(scores, ["ridge"])
+    rows = beside(scores, [RIDGE])
     assert rows["published"][0].score.value == 0.5
     assert rows["published"][0].controls[0] is not None
     assert rows["kfold"][0].controls == [None]
-    names = ["shuffled/a", "oracle/a", "linear/a", "mean_image/a", "ridge/a"]
-    found = control_names([Score(m, "all", 1, 0.1) for m in names], ["ridge"])
-    assert found == ["ridge", "linear", "mean_image", "shuffled", "oracle"]
+    linear, before = baseline("linear", "Ridge"), Source("early", "control", "too early")
+    sources = (
+        SHUFFLED,
+        ORACLE,
+        before,
+        RIDGE,
+        DECODER,
+        linear,
+        MEAN_IMAGE,
+        Source("V1", "part", ""),
+    )
+    scores = [Score("a", "all", 1, 0.1, s.name, s.role) for s in sources]
+    found = shown_beside(scores, [*sources, PRIOR])
+    assert found == [RIDGE, linear, MEAN_IMAGE, before, SHUFFLED, ORACLE]
 
 
 def test_missing_numbers_become_dashes() -> None:
@@ -465,46 +517,78 @@ def test_the_index_lists_every_run_with_a_link() -> None:
     assert "Nothing has finished" in index_page([])
 
 
-def test_metrics_are_explained() -> None:
-    assert "among the 5 most similar" in meaning("retrieval_top5")
-    assert meaning("retrieval_brain_top1").startswith("Given the stimulus")
-    assert "tiny_clip" in meaning("two_way_tiny_clip")
-    assert meaning("something_new") == ""
+def test_a_metric_is_explained_in_its_own_words() -> None:
+    """However it is called: its name is like that of another, its meaning is not."""
+    own = Measure("How alike all pairs of pictures are in both.")
+    html = page(
+        example(
+            summary=[line("similarity_structure", 0.4, 0)], measures={"similarity_structure": own}
+        )
+    )
+    assert f"<dt>similarity_structure</dt><dd>{own.meaning}</dd>" in html
+
+
+def test_an_old_run_is_listed_without_its_scores() -> None:
+    html = index_page([RunCard("old", "report/a-1/report.html", [], outdated=True)])
+    read(html)
+    assert "scores of an older version" in html
+    assert "<table>" not in html
+
+
+RANKED = {
+    "retrieval_top1": Measure("First.", ranks=Ranking("stimulus", ("subject",), 1)),
+    "turned_top1": Measure("First.", ranks=Ranking("brain", ("subject",), 1)),
+}
 
 
 def test_windows_become_curves_and_regions_a_table_but_no_controls() -> None:
+    """Whatever the windows and regions are called in the config."""
+    windows = {ms: Source("time", "part", "", f"{ms}ms", ms / 1000) for ms in (-100, 100, 50)}
+    regions = {r: Source("area", "part", "", r) for r in ("V1", "V4")}
+    before = Source("early", "control", "too early")
     scores = [
-        Score(**line(f"window={ms}ms/retrieval_top1", value, 0.01, subject))
+        Score(**line(metric, value, 0.01, subject, windows[ms]))
+        for metric in RANKED
         for subject, values in (
             ("a", (0.01, 0.2, 0.3)),
             ("b", (0.02, 0.1, 0.4)),
             ("all", (0, 0, 0)),
         )
-        for ms, value in zip((-100, 100, 50), values, strict=True)
+        for ms, value in zip(windows, values, strict=True)
     ]
     scores += [
-        Score(**line(f"region={r}/retrieval_top1", v, 0.01)) for r, v in (("V1", 0.2), ("V4", 0.5))
+        Score(**line(metric, v, 0.01, source=regions[r]))
+        for metric in RANKED
+        for r, v in (("V1", 0.2), ("V4", 0.5))
     ]
-    scores.append(Score(**line("prestimulus/retrieval_top1", 0.01, 0.01)))
-    (curve,) = time_curves(scores)
+    scores.append(Score(**line("retrieval_top1", 0.01, 0.01, source=before)))
+    (curve,) = time_curves(scores, RANKED)
     assert curve.lines == {
         "a": ([-0.1, 0.05, 0.1], [0.01, 0.3, 0.2]),
         "b": ([-0.1, 0.05, 0.1], [0.02, 0.4, 0.1]),
     }
-    assert curve.chance == 0.01
-    assert [s.part[1] for s in region_scores(scores)["retrieval_top1"]] == ["V4", "V1"]
-    assert control_names(scores) == ["prestimulus"]
+    assert (curve.title, curve.chance) == ("retrieval_top1", 0.01)
+    (table,) = region_scores(scores, RANKED)
+    assert [s.part for s in table] == ["V4", "V1"]
+    sources = [*windows.values(), *regions.values(), before]
+    assert shown_beside(scores, sources) == [before]
 
 
 def test_splits_by_sessions_become_a_curve() -> None:
+    """By what the splits were told, not by what they are called."""
+    sources = {DECODER: 0.2, RIDGE: 0.1, SHUFFLED: 0.0, Source("region", "part", "", "V1"): 0.1}
     scores = [
-        Score(**line(f"{control}retrieval_top1", value + 0.01 * n, 0.01, split=f"sessions_{n}"))
-        for control, value in (("", 0.2), ("ridge/", 0.1), ("shuffled/", 0.0), ("region=V1/", 0.1))
+        Score(**line("retrieval_top1", value + 0.01 * n, 0.01, source=source, split=f"first{n}"))
+        for source, value in sources.items()
         for n in (10, 2, 1)
     ]
-    scores.append(Score(**line("pixcorr", 0.3, 0.1, split="sessions_1")))
-    scores.append(Score(**line("retrieval_top1", 0.3, 0.1, split="published")))
-    (curve,) = session_curves(scores)
+    scores.append(Score(**line("pixcorr", 0.3, 0.1, split="first1")))
+    scores.append(Score(**line("retrieval_top1", 0.3, 0.1, split="sessions_7")))
+    scores.append(Score(**line("retrieval_top1", 0.9, 0.1, split="other")))
+    splits = {f"first{n}": {"_target_": "some.split", "sessions": n} for n in (1, 2, 10)}
+    splits["sessions_7"] = {"_target_": "some.split", "sessions": None}
+    splits["other"] = {"_target_": "another.split", "sessions": 5}
+    (curve,) = session_curves(scores, splits)
     assert curve.title == "retrieval_top1"
     assert set(curve.lines) == {"decoder", "ridge"}
     sessions, values = curve.lines["decoder"]

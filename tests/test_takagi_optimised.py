@@ -190,6 +190,6 @@ def test_the_experiment_runs_on_the_twin_through_the_pictures(
     files = [np.asarray(Image.open(picture(made / "decoded", i))) for i in range(len(frame.table))]
     assert len({f.tobytes() for f in files}) > 1
     scores = pd.read_parquet(places["evaluate"] / "scores.parquet")
-    assert {"pixcorr", "oracle/pixcorr", "prior/pixcorr"} <= set(scores["metric"])
+    assert {"decoder", "oracle", "prior"} <= set(scores[scores["metric"] == "pixcorr"]["source"])
     page = (run.of("report")[0].folder / "report.html").read_text()
     assert "Sampling started from the pictures of generator FeatureInversion." in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scored import overall
 from test_captions import SAYINGS
 from text_twins import loud, save, tiny_git
 from torch.nn.functional import interpolate
 from worlds import config
 
+from decode.building import build
 from decode.cli import CONFIGS
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.stages.reconstruct import nearest_rows
-from decode.stages.report import gallery_metric
+from decode.stages.report import choosers
 from decode.store import read_json
 
 pytestmark = pytest.mark.slow
@@ -85,19 +88,20 @@ def test_captions_go_from_the_signal_to_the_page(tmp_path: Path, git_folder: Pat
     assert len(files) == 24
     assert len({f.read_text() for f in files}) == 1, "without the brain, one text for all"
     summary = read_json(run.of("evaluate")[0].folder / "summary.json")
-    value = {r["metric"]: r["value"] for r in summary if r["subject"] == "all"}
-    chance = {r["metric"]: r["chance"] for r in summary if r["subject"] == "all"}
-    assert value["oracle/rouge_l"] > 0.85
-    assert value["rouge_l"] > chance["rouge_l"] + 0.2
-    assert value["cider"] > chance["cider"] + 1
-    assert value["ridge/rouge_l"] == pytest.approx(value["rouge_l"])
-    assert value["prior/rouge_l"] < value["rouge_l"]
-    assert abs(value["shuffled/rouge_l"] - chance["rouge_l"]) < 0.15
+    found = overall(summary)
+    rouge = {source: rows["rouge_l"]["value"] for source, rows in found.items()}
+    chance, cider = found["decoder"]["rouge_l"]["chance"], found["decoder"]["cider"]
+    assert rouge["oracle"] > 0.85
+    assert rouge["decoder"] > chance + 0.2
+    assert cider["value"] > cider["chance"] + 1
+    assert rouge["ridge"] == pytest.approx(rouge["decoder"])
+    assert rouge["prior"] < rouge["decoder"]
+    assert abs(rouge["shuffled"] - chance) < 0.15
     page = (run.of("report")[0].folder / "report.html").read_text()
     assert "Shown and told, split published" in page
     assert "chosen by <code>cider</code>" in page
     assert page.count("<article>") == 18
-    for label in ("written", "decoded", "ridge", "oracle"):
+    for label in ("written", "decoder", "ridge", "oracle"):
         assert page.count(f"<dt>{label}</dt>") >= 18
     assert 'class="film"' not in page
     index = (run.of("report")[0].folder.parents[1] / "index.html").read_text()
@@ -128,7 +132,17 @@ def test_the_nearest_row_does_not_depend_on_blocks() -> None:
 
 
 def test_the_gallery_of_captions_is_chosen_by_a_score_of_single_ones() -> None:
-    assert gallery_metric(["bleu1", "rouge_l", "clipscore_tiny_clip", "cider"]) == "cider"
-    assert gallery_metric(["rouge_l", "clipscore_tiny_clip"]) == "clipscore_tiny_clip"
-    assert gallery_metric(["cider", "pixcorr", "shuffled/pixcorr"]) == "pixcorr"
-    assert gallery_metric(["bleu1", "ref_clipscore", "oracle/cider"]) is None
+    clip = yaml.safe_load((CONFIGS / "metric" / "captions_tiny.yaml").read_text())
+    plain, pictures = {**clip, "clip": None}, (CONFIGS / "metric" / "image_native.yaml").read_text()
+    by_clip, by_words, by_pixels = (
+        build(node, "metric").measures() for node in (clip, plain, yaml.safe_load(pictures))
+    )
+    assert choosers(by_clip)[:3] == ["cider", "clipscore_tiny_clip", "rouge_l"]
+    assert choosers(by_words)[:2] == ["cider", "rouge_l"]
+    assert (
+        choosers({k: m for k, m in by_clip.items() if k in ("bleu1", "ref_clipscore_tiny_clip")})
+        == []
+    )
+    assert choosers(by_pixels) == ["pixcorr"]
+    of_a_corpus = replace(by_words["cider"], rows="together")
+    assert choosers({"cider": of_a_corpus, "rouge_l": by_words["rouge_l"]}) == ["rouge_l"]

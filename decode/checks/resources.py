@@ -57,8 +57,9 @@ def check_made(config: Config, stages: Collection[str]) -> None:
         generator = told("generator", config["generator"])
         Generator.check(generator, dict.fromkeys(config["targets"], ()))
     if "evaluate" in stages:
-        for name, node in config["metrics"].items():
-            told(f"metrics.{name}", node)
+        from decode.scoring.tidy import measures_of
+
+        measures_of({k: told(f"metrics.{k}", node) for k, node in config["metrics"].items()})
 
 
 def check_rights(root: str | None) -> None:

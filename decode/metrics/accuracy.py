@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Results
+from decode.core import InputError, Measure, Metric, Results
 from decode.scoring.rows import (
     class_weight,
     classes_are_stimuli,
@@ -46,7 +47,7 @@ def worth(label: np.ndarray) -> float:
     return float(len(number) ** 2 / (1 / number).sum() / len(label))
 
 
-class Accuracy:
+class Accuracy(Metric):
     """Accuracy of a class target: scores (row, class) against one-hot truth.
 
     Chance of `<name>` is the rate of the most frequent class among the subject's test rows: what a
@@ -56,9 +57,21 @@ class Accuracy:
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"
+    target: str
 
     def __init__(self, target: str = "label", *, name: str = "accuracy") -> None:
         self.target, self.name = target, name
+
+    def measures(self) -> Mapping[str, Measure]:
+        return {
+            self.name: Measure(
+                "Share of trials whose class was named right; chance is the most frequent class."
+            ),
+            f"balanced_{self.name}": Measure(
+                "Mean over the classes of the share of their trials that was named right; chance is one "
+                "over their number, however many trials each has."
+            ),
+        }
 
     def __call__(self, results: Results) -> pd.DataFrame:
         predicted, truth = vectors(results, self.target)

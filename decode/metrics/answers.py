@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Results, Stimulus
+from decode.core import InputError, Measure, Metric, Results, Stimulus
 from decode.recordings.answers import about, name_of, read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
 from decode.scoring.feature_networks import slug
@@ -19,7 +19,7 @@ from decode.scoring.rows import Gallery, galleries, made_texts, scores, table
 Given = Mapping[str, Sequence[str]]
 
 
-class Answers:
+class Answers(Metric):
     """`answers_accuracy`, and `answers_accuracy_<category>` for each kind of question.
 
     All trials are asked the same `questions` (null: all of the table), the `categories` of the
@@ -62,6 +62,14 @@ class Answers:
             )
         self.table, self.questions, self.within = Path(table), tuple(listed), tuple(within)
         self.own = own
+
+    def measures(self) -> Mapping[str, Measure]:
+        said = "Share of questions about the shown picture that are answered as people did{}."
+        found = {"answers_accuracy": said.format("")}
+        kinds = sorted(set(self._kinds(self._told())))
+        if len(kinds) > 1:
+            found |= {f"answers_accuracy_{k}": said.format(f", of the kind {k}") for k in kinds}
+        return {name: Measure(text, ceiling="generator") for name, text in found.items()}
 
     def __call__(self, results: Results) -> pd.DataFrame:
         told = self._told()

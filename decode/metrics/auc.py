@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from decode.core import InputError, Results
+from decode.core import InputError, Measure, Metric, Results
 from decode.scoring.rows import class_weight, classes_are_stimuli, galleries, scores, table, vectors
 
 
@@ -36,7 +36,7 @@ def influence(placement: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return area + class_weight(number) * (placement - area)
 
 
-class Auc:
+class Auc(Metric):
     """AUC of a two-class target (one column, or two of which `positive` is looked for).
 
     Each trial is compared with those of the other class of its subject, split and fold (`within`),
@@ -45,6 +45,7 @@ class Auc:
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"
+    target: str
 
     def __init__(
         self,
@@ -59,6 +60,12 @@ class Auc:
                 f"metric.positive: expected class 0 or 1, got {positive!r}; correct it"
             )
         self.target, self.positive, self.within, self.name = target, positive, tuple(within), name
+
+    def measures(self) -> Mapping[str, Measure]:
+        text = (
+            "Probability that a trial of the wanted class is scored above one of the other class."
+        )
+        return {self.name: Measure(text, rows="among")}
 
     def __call__(self, results: Results) -> pd.DataFrame:
         predicted, truth = vectors(results, self.target)

@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Responses, Results
+from decode.core import InputError, Measure, Metric, Responses, Results
 from decode.scoring.rows import galleries, scores, table
 
 ALL = "all"
 
 
-class BrainCorrelation:
+class BrainCorrelation(Metric):
     """Pearson r over test rows, per voxel, between measured responses and those that an encoding
     model expects of the made pictures; averaged over the voxels of each region.
 
@@ -51,6 +51,17 @@ class BrainCorrelation:
                 f"{twice[0]!r} twice; rename one"
             )
         self.rest, self.whole, self.within, self.name = rest, whole, tuple(within), name
+
+    def measures(self) -> Mapping[str, Measure]:
+        text = (
+            "Correlation, over test pictures, of measured responses with those that an encoding model "
+            "expects of the made pictures; mean over voxels ({})."
+        )
+        labels = [*self.regions, *([] if self.rest is None else [self.rest]), self.whole]
+        return {
+            f"{self.name}_{label}": Measure(text.format(label), rows="together", ceiling="rows")
+            for label in labels
+        }
 
     def __call__(self, results: Results) -> pd.DataFrame:
         brain = results.brain

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Results, Stimulus
+from decode.core import InputError, Measure, Metric, Results, Stimulus
 from decode.progress import progress
 from decode.scoring.caption_clip import CaptionClip
 from decode.scoring.captions import (
@@ -30,9 +31,54 @@ from decode.scoring.text_networks import TextNetwork
 
 CHANCE_PAIRS = 300
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
+CORPUS = Measure(
+    "Share of runs of 1 to {} words that the written captions have too, over the whole test set.",
+    rows="together",
+    ceiling="generator",
+)
+METEOR = Measure(
+    "METEOR with stems and WordNet synonyms as nltk has it; other weights than published tables.",
+    ceiling="generator",
+)
+SENTENCES = {
+    "sentence_bleu4": Measure(
+        "BLEU-4 of each caption by itself, 0 where no four words match.",
+        ceiling="generator",
+        chooses=1,
+    ),
+    "meteor_exact": Measure(
+        "METEOR with exact word matches only; lower than the METEOR of published tables.",
+        ceiling="generator",
+        chooses=2,
+    ),
+    "rouge_1": Measure(
+        "Words that the made and the nearest written caption have in common (F1).",
+        ceiling="generator",
+    ),
+    "rouge_l": Measure(
+        "Longest common subsequence of the made and the written captions.",
+        ceiling="generator",
+        chooses=3,
+    ),
+    "cider": Measure(
+        "Agreement with the written captions in rare words and phrases (CIDEr-D), 0 to 10.",
+        rows="among",
+        ceiling="generator",
+        chooses=5,
+    ),
+}
+CLIPSCORE = Measure(
+    "Likeness of the made caption and the shown picture to {}, 0 to 2.5.",
+    ceiling="generator",
+    chooses=4,
+)
+REF_CLIPSCORE = Measure(
+    "CLIPScore together with the likeness of the made and the nearest written caption to {}.",
+    ceiling="generator",
+)
 
 
-class Captions:
+class Captions(Metric):
     """BLEU, METEOR (exact words), ROUGE, CIDEr-D and, with `clip`, CLIPScore and RefCLIPScore.
 
     References are the label `captions` of a stimulus (several texts) or else its `text`. Everything
@@ -69,6 +115,20 @@ class Captions:
                 f"metric captions: expected networks of different names in similar, got {names}; "
                 "leave one out"
             )
+
+    def measures(self) -> Mapping[str, Measure]:
+        found = {name: _of(CORPUS, n) for n, name in enumerate(BLEU, 1)}
+        found |= SENTENCES
+        if self.meteor is not None:
+            found["meteor"] = METEOR
+        if self.clip is not None:
+            name, model = self.clip.name, self.clip.model
+            found |= {name: _of(CLIPSCORE, model), f"ref_{name}": _of(REF_CLIPSCORE, model)}
+        text = "Cosine of the made with the nearest written caption, by {} embeddings."
+        return found | {
+            f"similarity_{network.name}": Measure(text.format(network.name), ceiling="generator")
+            for network in self.similar
+        }
 
     def __call__(self, results: Results) -> pd.DataFrame:
         texts = made_texts(results, "captions")
@@ -138,6 +198,11 @@ class Captions:
         plain = clipscore(clip.pictures(shown), caption)
         name = clip.name
         return {name: plain, f"ref_{name}": ref_clipscore(plain, caption, near)}
+
+
+def _of(measure: Measure, what: object) -> Measure:
+    """The measure with `what` in its sentence."""
+    return replace(measure, meaning=measure.meaning.format(what))
 
 
 def references(stimulus: Stimulus) -> list[str]:

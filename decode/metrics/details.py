@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Results
+from decode.core import InputError, Measure, Metric, Results
 from decode.scoring.album import Album
 from decode.scoring.describer import Describer
 from decode.scoring.picture_scores import Resize
@@ -20,12 +20,13 @@ from decode.scoring.scene_parser import SceneParser
 from decode.scoring.text_networks import TextNetwork
 from decode.scoring.wordnet import WordNet
 
-NAMES = ("details_objects", "details_attributes", "details_relations")
+KINDS = ("objects", "attributes", "relations")
+NAMES = tuple(f"details_{kind}" for kind in KINDS)
 # Of CAPTURE, in the order of the names.
 WEIGHTS = (5, 5, 2)
 
 
-class Details:
+class Details(Metric):
     """`details_objects`, `details_attributes`, `details_relations`: F1 of what is named in both
     pictures, from 0 to 1; `details`: their mean with the weights 5, 5 and 2.
 
@@ -68,6 +69,16 @@ class Details:
         self.wordnet, self.one_to_one = wordnet, one_to_one
         self.first, self.within = first, tuple(within)
         self._words: WordNet | None = None
+
+    def measures(self) -> Mapping[str, Measure]:
+        told = {
+            name: f"{kind.capitalize()} that descriptions of the made and of the shown picture share (F1)."
+            for name, kind in zip(NAMES, KINDS, strict=True)
+        }
+        told["details"] = (
+            "Mean of the three F1 scores of descriptions, objects and attributes weighted 5, relations 2."
+        )
+        return {name: Measure(text, ceiling="generator") for name, text in told.items()}
 
     def __call__(self, results: Results) -> pd.DataFrame:
         album = Album(results, self.within, self.first, False)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Results, Stimulus
+from decode.core import InputError, Measure, Metric, Results, Stimulus
 from decode.recordings.coco_boxes import WHOLE, Boxes, read_boxes, read_crops
 from decode.scoring.answers import answer_lines
 from decode.scoring.boxes import area, overlap, parse_boxes
@@ -17,7 +17,7 @@ from decode.scoring.feature_networks import slug
 from decode.scoring.rows import Gallery, galleries, made_texts, scores, table
 
 
-class Grounding:
+class Grounding(Metric):
     """`grounding_iou`, intersection over union, and `grounding_accuracy`, the share that reaches
     `threshold` (as UMBRAE scores them, Xia et al. 2024, arXiv:2404.07202).
 
@@ -83,6 +83,19 @@ class Grounding:
         self.against, self.threshold = against, threshold
         self.files, self.crops, self.within = [Path(f) for f in files], crops, tuple(within)
         self._read: dict[int, Boxes] = {}
+
+    def measures(self) -> Mapping[str, Measure]:
+        told = {
+            "iou": "Intersection over union of the written box with the one that people drew{}; 0 where no "
+            "box was written.",
+            "accuracy": "Share of written boxes that overlap enough with the one that people drew{}.",
+        }
+        endings = {"": "", **{f"_{g}": f", of the group of categories {g}" for g in self.groups}}
+        return {
+            f"grounding_{score}{ending}": Measure(text.format(which), ceiling="generator")
+            for ending, which in endings.items()
+            for score, text in told.items()
+        }
 
     def __call__(self, results: Results) -> pd.DataFrame:
         made, told = self._answered(made_texts(results, "grounding")), self._told(results.shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Results, Size
+from decode.core import InputError, Measure, Metric, Results, Size
 from decode.scoring.album import Album, batches, check_sizes, class_codes
 from decode.scoring.feature_networks import FeatureNetwork, Pixels
 from decode.scoring.identification import References, references, share_beaten
@@ -30,10 +30,34 @@ PairScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 CHANCE_PAIRS = 300
 # Made pictures whose features are held at once: every comparison reads all references again.
 COMPARED = 256
-BETTER = {"pixcorr": "higher", "ssim": "higher", "mse": "lower"}
+LEGACY = "ssim_legacy_columns"
+PIXELS: dict[str, Measure] = {
+    "pixcorr": Measure(
+        "Pearson correlation of all pixel values of the made and the shown picture.",
+        ceiling="generator",
+        chooses=2,
+    ),
+    "ssim": Measure(
+        "Structural similarity of luminance, Gaussian window (sigma 1.5), resolution as in the "
+        "configuration; other settings give other numbers.",
+        ceiling="generator",
+    ),
+    LEGACY: Measure(
+        "Structural similarity of the columns of luminance, as older tables have it; not comparable with "
+        "ssim.",
+        ceiling="generator",
+    ),
+    "mse": Measure(
+        "Mean squared difference of pixel values in [0, 1]; lower is better.",
+        better="lower",
+        ceiling="generator",
+    ),
+}
+PAIRS = ("pixcorr", "ssim", "mse")
+SAME_CLASS = "two_way_same_class"
 
 
-class ImageSuite:
+class ImageSuite(Metric):
     """Image metrics of one protocol; rows per made picture.
 
     * `pairs`: pixcorr (Pearson r of all RGB values), ssim (mode `ssim`: see `picture_scores.ssim`;
@@ -72,10 +96,10 @@ class ImageSuite:
         within: Sequence[str] = ("subject", "split"),
         batch: int = 32,
     ) -> None:
-        unknown = sorted(set(pairs) - set(BETTER))
+        unknown = sorted(set(pairs) - set(PAIRS))
         if unknown or ssim not in ("2d", "columns_legacy") or not 0 <= tie <= 0.5 or batch < 1:
             raise InputError(
-                f"metric image: pairs are among {list(BETTER)} (got {list(pairs)}), ssim is 2d or "
+                f"metric image: pairs are among {list(PAIRS)} (got {list(pairs)}), ssim is 2d or "
                 f"columns_legacy ({ssim!r}), tie in [0, .5] ({tie}), batch at least 1 ({batch})"
                 "; correct it"
             )
@@ -83,6 +107,21 @@ class ImageSuite:
         self.two_way, self.distance = tuple(two_way), tuple(distance)
         self.same_class, self.tie = same_class, tie
         self.quantise, self.within, self.batch = quantise, tuple(within), batch
+
+    def measures(self) -> Mapping[str, Measure]:
+        found = {label: PIXELS[label] for label in map(self._label, self.pairs)}
+        for network in self.two_way:
+            # Networks that know what is seen choose examples before pixels do.
+            chooses = 3 if network.semantic else 0
+            found |= {f"two_way_{n}": _two_way(f"by {n} features", chooses) for n in network.names}
+        for network in self.distance:
+            found |= {f"distance_{n}": _distance(n) for n in network.names}
+        if self.same_class is not None:
+            found[SAME_CLASS] = _two_way("by pixels, among pictures of the same class only")
+        return found
+
+    def _label(self, pair: str) -> str:
+        return LEGACY if pair == "ssim" and self.ssim == "columns_legacy" else pair
 
     def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
         bare = any(isinstance(n, Pixels) and n.resize is None for n in self.two_way + self.distance)
@@ -123,9 +162,7 @@ class ImageSuite:
         for name, (own, *others) in value.items():
             unrelated = np.mean(others, axis=0) if others else own
             chance = album.mean_per_gallery((own + (size - 1) * unrelated) / size)
-            legacy = name == "ssim" and self.ssim == "columns_legacy"
-            label = "ssim_legacy_columns" if legacy else name
-            found.append(scores(results, label, every, own, chance=chance, better=BETTER[name]))
+            found.append(scores(results, self._label(name), every, own, chance=chance))
         return found
 
     def _scaled(self, pictures: Tensor) -> np.ndarray:
@@ -150,11 +187,8 @@ class ImageSuite:
             value, by_chance = (np.concatenate(part) for part in zip(*judged, strict=True))
             every = np.flatnonzero(np.isfinite(value))
             chance = album.mean_per_gallery(by_chance)
-            better = "lower" if kind == "distance" else "higher"
-            label = "two_way_same_class" if kind == "same_class" else f"{kind}_{name}"
-            found.append(
-                scores(results, label, every, value[every], chance=chance[every], better=better)
-            )
+            label = SAME_CLASS if kind == "same_class" else f"{kind}_{name}"
+            found.append(scores(results, label, every, value[every], chance=chance[every]))
         return found
 
     def _features(
@@ -173,6 +207,20 @@ class ImageSuite:
         right = np.take_along_axis(similar, own[:, None], axis=1)[:, 0]
         everything = (similar * rival).sum(axis=1) + right
         return 1 - right, 1 - everything / (1 + rival.sum(axis=1))
+
+
+def _two_way(how: str, chooses: int = 0) -> Measure:
+    return Measure(
+        f"Share of other shown pictures to which the made one is less similar than to its own, {how}.",
+        rows="among",
+        ceiling="generator",
+        chooses=chooses,
+    )
+
+
+def _distance(network: str) -> Measure:
+    text = f"One minus the correlation of {network} features; lower is better."
+    return Measure(text, better="lower", ceiling="generator")
 
 
 def fill(stores: dict[str, References], album: Album, network: FeatureNetwork, batch: int) -> None:

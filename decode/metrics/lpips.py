@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import InputError, Results, Size
+from decode.core import InputError, Measure, Metric, Results, Size
 from decode.machine import DISTRIBUTION
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.picture_scores import Resize
@@ -21,7 +21,7 @@ Net = Literal["alex", "vgg", "squeeze"]
 SMALLEST = 64
 
 
-class Lpips:
+class Lpips(Metric):
     """`lpips_<net>` per made picture: 0 for the shown picture itself, lower is better.
 
     Zhang et al. 2018 (doi:10.1109/CVPR.2018.00068), version 0.1, by the authors' package, which holds
@@ -60,6 +60,11 @@ class Lpips:
     def name(self) -> str:
         return f"lpips_{self.net}" if self.imagenet else f"random_lpips_{self.net}"
 
+    def measures(self) -> Mapping[str, Measure]:
+        network = self.net if self.imagenet else f"an untrained {self.net}"
+        text = f"Learned perceptual distance over features of {network}; lower is better."
+        return {self.name: Measure(text, better="lower", ceiling="generator")}
+
     def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
         check_sizes(self.first, shown, made, least=SMALLEST)
 
@@ -67,7 +72,7 @@ class Lpips:
         album = Album(results, self.within, self.first, self.quantise)
         own, chance = album.own_and_chance(lambda other: self._distances(album, other))
         every = np.arange(len(own))
-        return table([scores(results, self.name, every, own, chance=chance, better="lower")])
+        return table([scores(results, self.name, every, own, chance=chance)])
 
     def _distances(self, album: Album, other: np.ndarray) -> np.ndarray:
         """(row,) distance of each made picture from the shown one `other` (row,)."""

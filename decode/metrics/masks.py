@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import ClassVar, Literal, get_args
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Results, Size
+from decode.core import InputError, Measure, Metric, Results, Size
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.mask_matching import Agreement, Instances, agreement, pack
@@ -28,7 +28,7 @@ FAMILIES = ("mask2former", "maskformer", "eomt")
 POINTS = 256
 
 
-class Masks:
+class Masks(Metric):
     """`foreground_iou_<network>`, `<level>_iou_<network>` and `<level>_ap_<network>` per made picture,
     from 0 to 1.
 
@@ -82,13 +82,31 @@ class Masks:
         self.batch, self.device = batch, device
 
     @property
+    def network(self) -> str:
+        """What its scores call the network."""
+        return slug(self.model.rstrip("/").split("/")[-1])
+
+    @property
     def names(self) -> dict[str, str]:
         """The name of each field of `Agreement`."""
-        network = slug(self.model.rstrip("/").split("/")[-1])
+        network = self.network
         return {
             "foreground_iou": f"foreground_iou_{network}",
             "matched_iou": f"{self.level}_iou_{network}",
             "average_precision": f"{self.level}_ap_{network}",
+        }
+
+    def measures(self) -> Mapping[str, Measure]:
+        told = {
+            "foreground_iou": f"Intersection over union of all that {self.network} finds in the made and in "
+            "the shown picture together, whatever it is.",
+            "matched_iou": f"Intersection over union of each {self.level} that {self.network} finds with its "
+            "partner in the other picture; 0 without a partner.",
+            "average_precision": f"COCO's average precision of each {self.level} mask that {self.network} "
+            "finds in the made picture, with those of the shown one as truth.",
+        }
+        return {
+            name: Measure(told[field], ceiling="generator") for field, name in self.names.items()
         }
 
     def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Results
+from decode.core import InputError, Measure, Metric, Ranking, Results
 from decode.notices import tell
 from decode.scoring.rows import Gallery, galleries, scores, table, vectors
 
@@ -73,7 +73,7 @@ def n_way_hit(better: np.ndarray, ties: np.ndarray, size: np.ndarray, n: int) ->
     return np.where(ties == 0, untied(better), (first - last) / (ties + 1))
 
 
-class Retrieval:
+class Retrieval(Metric):
     """Top-k and n-way retrieval, from brain to stimulus and from stimulus to brain.
 
     The gallery of a row is every distinct stimulus among the rows that agree with it in the columns
@@ -92,6 +92,7 @@ class Retrieval:
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"
+    target: str
 
     def __init__(
         self,
@@ -115,6 +116,36 @@ class Retrieval:
             )
         self.target, self.name, self.similarity = target, name, similarity
         self.k, self.n_way, self.within = tuple(k), tuple(n_way or ()), tuple(within)
+
+    def measures(self) -> Mapping[str, Measure]:
+        return self._of("stimulus", self.name) | self._of("brain", f"{self.name}_brain")
+
+    def _of(self, find: Literal["stimulus", "brain"], name: str) -> dict[str, Measure]:
+        """Both kinds of scores in one direction, what is found given the other."""
+        first, wins = {
+            "stimulus": (
+                "The right stimulus is among the {} of the gallery whose {} is most similar.",
+                "The right stimulus wins among {} by its {}; exact mean over all draws, not sampled.",
+            ),
+            "brain": (
+                "Given the stimulus, the right brain prediction is among the first {} by its {}.",
+                "Given the stimulus, the right prediction wins among {} by its {}; exact, not sampled.",
+            ),
+        }[find]
+        found = {
+            f"{name}_top{k}": Measure(
+                first.format(k, self.target),
+                rows="among",
+                ranks=Ranking(find, self.within, k),
+                ceiling="observer",
+            )
+            for k in self.k
+        }
+        ranks = Ranking(find, self.within)
+        return found | {
+            f"{name}_{n}way": Measure(wins.format(n, self.target), rows="among", ranks=ranks)
+            for n in self.n_way
+        }
 
     def __call__(self, results: Results) -> pd.DataFrame:
         predicted, truth = vectors(results, self.target)

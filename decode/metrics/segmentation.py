@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Results, Size
+from decode.core import InputError, Measure, Metric, Results, Size
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.picture_scores import Resize
@@ -19,7 +19,7 @@ from decode.scoring.rows import scores, table
 from decode.scoring.segmenter import open_segmenter
 
 
-class Segmentation:
+class Segmentation(Metric):
     """`mean_iou_<network>` per made picture, from 0 to 1.
 
     A semantic segmentation model of transformers, such as SegFormer (Xie et al. 2021,
@@ -52,7 +52,19 @@ class Segmentation:
 
     @property
     def name(self) -> str:
-        return f"mean_iou_{slug(self.model.rstrip('/').split('/')[-1])}"
+        return f"mean_iou_{self.network}"
+
+    @property
+    def network(self) -> str:
+        """What its score calls the network."""
+        return slug(self.model.rstrip("/").split("/")[-1])
+
+    def measures(self) -> Mapping[str, Measure]:
+        text = (
+            f"Intersection over union of what {self.network} sees in the made and in the shown picture, "
+            "averaged over the classes that either has."
+        )
+        return {self.name: Measure(text, ceiling="generator")}
 
     def check_sizes(self, shown: Collection[Size], made: Size | None) -> None:
         check_sizes(self.first, shown, made)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
-from decode.core import Results
+from decode.core import Measure, Metric, Results
 from decode.scoring.picture_scores import standardise
 from decode.scoring.rows import galleries, scores, table, vectors
 
 
-class VectorCorrelation:
+class VectorCorrelation(Metric):
     """r over the features of a target, per row.
 
     Vectors of unrelated stimuli correlate too (they share a mean), so chance is not zero: it is
@@ -21,6 +21,7 @@ class VectorCorrelation:
     """
 
     looks_at: ClassVar[Literal["predictions"]] = "predictions"
+    target: str
 
     def __init__(
         self,
@@ -30,6 +31,13 @@ class VectorCorrelation:
         name: str = "vector_correlation",
     ) -> None:
         self.target, self.within, self.name = target, tuple(within), name
+
+    def measures(self) -> Mapping[str, Measure]:
+        return {
+            self.name: Measure(
+                f"Pearson correlation of the predicted with the true feature vector ({self.target})."
+            )
+        }
 
     def __call__(self, results: Results) -> pd.DataFrame:
         predicted, truth = vectors(results, self.target)

@@ -21,4 +21,8 @@ def before_stimulus(layouts: Mapping[str, Layout], *, targets: Sequence[str]) ->
             "preprocess.trials.window begin before 0 or leave this part out"
         )
     # Not pooled: a baseline over these samples would leave a mean of zero, which can tell nothing.
-    return {"": Part(tuple(targets), 0, end)}
+    meaning = (
+        "a ridge on the samples from before the stimulus; sits at chance unless something leaks into "
+        "them"
+    )
+    return {"": Part(tuple(targets), 0, end, meaning=meaning, control=True)}

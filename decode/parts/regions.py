@@ -26,4 +26,7 @@ def regions(
             "this part out"
         )
     n_times = one_length(layouts)
-    return {name: Part(tuple(targets), 0, n_times, (name,)) for name in sorted(shared)}
+    meaning = "a ridge on the channels of the region alone"
+    return {
+        name: Part(tuple(targets), 0, n_times, (name,), meaning=meaning) for name in sorted(shared)
+    }

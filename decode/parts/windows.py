@@ -26,5 +26,12 @@ def windows(
     made = {}
     for first in range(0, n_times - size + 1, hop):
         centre = layout.start + (first + size / 2) / layout.sfreq
-        made[f"{round(1000 * centre)}ms"] = Part(tuple(targets), first, first + size, pooled=True)
+        made[f"{round(1000 * centre)}ms"] = Part(
+            tuple(targets),
+            first,
+            first + size,
+            pooled=True,
+            meaning=f"a ridge on the mean over {width:g} s",
+            time=centre,
+        )
     return made

@@ -9,23 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
-
-ALL_SUBJECTS = "all"
-# In the order of the table's columns; anything else with a slash is a baseline and comes first.
-CONTROLS = {
-    "shuffled": "the decoder's own output, paired with the truth of random trials; sits at chance "
-    "unless a score rewards something else than the brain signal",
-    "mean_image": "the mean training picture shown for every trial",
-    "nearest_image": "the training picture whose features lie nearest to the prediction",
-    "nearest_text": "the first text of the training stimulus whose features lie nearest to the prediction",
-    "prestimulus": "a ridge on the samples from before the stimulus; sits at chance unless something "
-    "leaks into them",
-    "prior": "the generator driven without the brain signal, by its own prior alone",
-    "shown": "the shown pictures themselves, for scores of a model of the brain: how good that model is",
-    "oracle": "the generator driven by the true features: the ceiling of this generator",
-}
-BASELINE = "another decoder, fitted next to the main one on the same training rows"
+from decode.core import InputError, Measure
+from decode.scoring.summary import ALL_SUBJECTS
+from decode.sources import DECODER, Role, Source, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +26,11 @@ class Score:
     subject: str
     n: int
     value: float
+    source: str = DECODER.name
+    role: Role = DECODER.role
+    part: str | None = None
+    time: float | None = None
+    unit: str = "trial"
     chance: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
@@ -52,20 +43,9 @@ class Score:
     chance_is_bound: bool = False
 
     @property
-    def control(self) -> str:
-        """The control this score belongs to; "" for the decoder itself."""
-        return self.metric.rpartition("/")[0]
-
-    @property
-    def plain(self) -> str:
-        """The metric's name without its control."""
-        return self.metric.rpartition("/")[2]
-
-    @property
-    def part(self) -> tuple[str, str]:
-        """Axis and label of the part of the signal it was decoded from ("window", "100ms"), or "" """
-        axis, _, label = self.control.partition("=")
-        return (axis, label) if label else ("", "")
+    def origin(self) -> tuple[str, str | None]:
+        """Which source it is of: `Source.key`."""
+        return self.source, self.part
 
     def reaches(self, other: Score) -> bool:
         """Whether this score is as good as `other`."""
@@ -76,10 +56,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """One trial of a gallery: pictures by label ("shown", "decoded", "ridge", ...) and its score.
+    """One trial of a gallery: pictures by source ("shown", "decoder", "ridge", ...) and its score.
 
-    A picture is a path or an array, (h, w, 3) uint8 or (3, h, w) in [0, 1]. `texts` are what was
-    written by people ("written") and made ("decoded", ...), where texts are made.
+    A picture is a path or an array, (h, w, 3) uint8 or (3, h, w) in [0, 1]. Where texts are made,
+    `texts` are those of each source and `written` is what people wrote.
     """
 
     subject: str
@@ -87,6 +67,7 @@ class Shot:
     value: float
     pictures: Mapping[str, Any]
     texts: Mapping[str, str] = field(default_factory=dict)
+    written: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,11 +117,12 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """Everything on one page. `summary` holds the objects of summary.json.
+    """Everything on one page. `summary` holds the objects of summary.json, `measures` and `sources` say
+    what its scores are and whose.
 
     `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
     short list of facts (data set, citation, subjects, encoder ...); `growth` has curves over
-    training sessions; `regions` maps a metric to its score in each region; `ceilings` has noise
+    training sessions; `regions` has lists of one metric's scores in each region; `ceilings` has noise
     ceilings of the test data (see `ceilings.Ceiling`); `approximations` says what a
     simulation leaves out; `limits` says what a reader must not conclude;
     `published` holds published results beside those of the run (see `published.Beside`);
@@ -149,6 +131,8 @@ class Report:
 
     name: str
     summary: Sequence[Mapping[str, Any]]
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    sources: Sequence[Source] = ()
     simulated: bool = False
     about: Mapping[str, str] = field(default_factory=dict)
     headline: Sequence[str] = ()
@@ -156,13 +140,12 @@ class Report:
     learning: Sequence[Curve] = ()
     curves: Sequence[Curve] = ()
     growth: Sequence[Curve] = ()
-    regions: Mapping[str, Sequence[Score]] = field(default_factory=dict)
+    regions: Sequence[Sequence[Score]] = ()
     ceilings: Sequence[Any] = ()
     splits: Sequence[SplitCard] = ()
     config: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     artefacts: Sequence[Artefact] = ()
-    baselines: Mapping[str, str] = field(default_factory=dict)
     approximations: Sequence[str] = ()
     limits: Sequence[str] = ()
     published: Any = None
@@ -176,7 +159,8 @@ class Report:
 @dataclass(frozen=True, slots=True, eq=False)
 class RunCard:
     """A finished run on the index page; `link` is relative to that page, `pictures` as in `Shot`;
-    `text` is what was decoded of the shown picture, where texts are made.
+    `text` is what was decoded of the shown picture, where texts are made; an `outdated` run has scores
+    that an older version wrote, which are not shown here.
     """
 
     name: str
@@ -188,46 +172,36 @@ class RunCard:
     about: str = ""
     pictures: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
+    outdated: bool = False
 
 
 def overall(scores: Sequence[Score]) -> list[Score]:
-    """Per metric and split the score over all subjects, or the only subject's."""
-    kept: dict[tuple[str, str], Score] = {}
+    """Per metric, source and split the score over all subjects, or the only subject's."""
+    kept: dict[tuple[Any, ...], Score] = {}
     for score in scores:
-        key = (score.split, score.metric)
+        key = (score.split, score.metric, score.origin)
         if key not in kept or score.subject == ALL_SUBJECTS:
             kept[key] = score
     return list(kept.values())
+
+
+def of_decoder(scores: Sequence[Score]) -> list[Score]:
+    return [s for s in scores if s.role == "decoder"]
 
 
 def headline_scores(
     scores: Sequence[Score], names: Sequence[str] = (), *, most: int = 4
 ) -> list[Score]:
     """The decoder's overall scores named in `names`, or its first `most`; every split of each."""
-    own = [s for s in overall(scores) if not s.control]
+    own = of_decoder(overall(scores))
     wanted = list(names) or list(dict.fromkeys(s.metric for s in own))[:most]
     return [s for name in wanted for s in own if s.metric == name]
 
 
-def control_names(scores: Sequence[Score], baselines: Sequence[str] = ()) -> list[str]:
-    """Controls present in `scores`: baselines first, then the usual order; parts are none."""
-    present = list(dict.fromkeys(s.control for s in scores if s.control and s.part == ("", "")))
-    first = [c for c in baselines if c in present]
-    first += [c for c in present if c not in CONTROLS and c not in first]
-    return first + [
-        c
-        for c in (
-            "nearest_image",
-            "nearest_text",
-            "mean_image",
-            "prior",
-            "prestimulus",
-            "shuffled",
-            "shown",
-            "oracle",
-        )
-        if c in present
-    ]
+def shown_beside(scores: Sequence[Score], sources: Sequence[Source]) -> list[Source]:
+    """The sources that have a column beside the decoder: baselines and controls with a score, in order."""
+    present = {s.origin for s in scores}
+    return [s for s in in_order(sources) if s.role in ("baseline", "control") and s.key in present]
 
 
 def choose(rows: pd.DataFrame, metric: str, *, n: int = 6) -> dict[str, list[int]]:

@@ -2,52 +2,66 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from decode.report.content import ALL_SUBJECTS, CONTROLS, Curve, Score, overall
+from decode.core import Measure
+from decode.report.content import ALL_SUBJECTS, Curve, Score, overall
 
 
-def time_curves(scores: Sequence[Score]) -> list[Curve]:
-    """Score by centre of the window after the stimulus, one curve per metric and split, one line
-    per subject. Retrieval in the direction from stimulus to brain is left out.
+def to_stimulus(scores: Sequence[Score], measures: Mapping[str, Measure]) -> list[Score]:
+    """Scores without those of retrieval in the direction from stimulus to brain."""
+    ranks = {name: measure.ranks for name, measure in measures.items()}
+    return [s for s in scores if (of := ranks.get(s.metric)) is None or of.find == "stimulus"]
+
+
+def time_curves(scores: Sequence[Score], measures: Mapping[str, Measure]) -> list[Curve]:
+    """Score by centre of the window after the stimulus, one curve per metric, split and kind of window,
+    one line per subject. Retrieval in the direction from stimulus to brain is left out.
     """
-    found: dict[tuple[str, str], dict[str, list[Score]]] = {}
-    for score in scores:
-        if score.part[0] == "window" and "_brain_" not in score.plain:
-            lines = found.setdefault((score.split, score.plain), {})
+    found: dict[tuple[str, str, str], dict[str, list[Score]]] = {}
+    for score in to_stimulus(scores, measures):
+        if score.role == "part" and score.time is not None and score.subject != ALL_SUBJECTS:
+            lines = found.setdefault((score.split, score.source, score.metric), {})
             lines.setdefault(score.subject, []).append(score)
+    several = len({source for _, source, _ in found}) > 1
     curves = []
-    for (split, metric), lines in found.items():
-        own = {name: line for name, line in lines.items() if name != ALL_SUBJECTS}
-        drawn = {}
-        for name, line in own.items():
-            points = sorted((_seconds(s), s.value) for s in line)
-            drawn[name] = ([x for x, _ in points], [y for _, y in points])
-        some = next(iter(own.values()))[0]
+    for (split, source, metric), lines in found.items():
+        some = next(iter(lines.values()))[0]
         curves.append(
             Curve(
-                metric, "centre of the window, s after the stimulus", "", drawn, some.chance,
+                f"{metric} ({source})" if several else metric,
+                "centre of the window, s after the stimulus",
+                "",
+                {name: _over_time(line) for name, line in lines.items()},
+                some.chance,
                 f"a ridge per window, n = {some.n} each, split {split}",
             )
-        )  # fmt: skip
+        )
     return curves
 
 
-def session_curves(scores: Sequence[Score]) -> list[Curve]:
-    """Score by number of training sessions, one curve per metric, from splits called `sessions_3`
-    and so on; one line for the decoder and one per other decoder that was fitted beside it.
+def _over_time(line: Sequence[Score]) -> tuple[list[float], list[float]]:
+    points = sorted((s.time, s.value) for s in line if s.time is not None)
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def session_curves(scores: Sequence[Score], splits: Mapping[str, Mapping[str, Any]]) -> list[Curve]:
+    """Score by number of training sessions, one curve per metric, from the `splits` of a config that
+    differ in nothing but the first `sessions` that they train on; one line for the decoder and one per
+    other decoder beside it.
     """
-    found: dict[str, dict[str, list[tuple[float, Score]]]] = {}
+    found: dict[tuple[str, str], dict[str, list[tuple[float, Score]]]] = {}
     for score in overall(scores):
-        number = re.fullmatch(r"sessions_(\d+)", score.split)
-        if number and score.control not in CONTROLS and score.part == ("", ""):
-            lines = found.setdefault(score.plain, {})
-            lines.setdefault(score.control or "decoder", []).append((float(number[1]), score))
+        node = splits.get(score.split, {})
+        if node.get("sessions") is not None and score.role in ("decoder", "baseline"):
+            alike = repr(sorted((k, repr(v)) for k, v in node.items() if k != "sessions"))
+            lines = found.setdefault((alike, score.metric), {})
+            lines.setdefault(score.source, []).append((float(node["sessions"]), score))
     curves = []
-    for metric, lines in found.items():
+    for (_, metric), lines in found.items():
         drawn = {}
         for name, points in lines.items():
             points.sort(key=lambda p: p[0])
@@ -57,20 +71,16 @@ def session_curves(scores: Sequence[Score]) -> list[Curve]:
     return [c for c in curves if any(len(x) > 1 for x, _ in c.lines.values())]
 
 
-def region_scores(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """Per metric, the overall score in each region, the best first."""
-    found: dict[str, list[Score]] = {}
-    for score in overall(scores):
-        if score.part[0] == "region" and "_brain_" not in score.plain:
-            found.setdefault(score.plain, []).append(score)
-    return {
-        metric: sorted(rows, key=lambda s: s.value * (1 if s.better == "lower" else -1))
-        for metric, rows in found.items()
-    }
-
-
-def _seconds(score: Score) -> float:
-    return float(score.part[1].removesuffix("ms")) / 1000
+def region_scores(scores: Sequence[Score], measures: Mapping[str, Measure]) -> list[list[Score]]:
+    """Per split, kind of region and metric the overall score in each region, the best first."""
+    found: dict[tuple[str, str, str], list[Score]] = {}
+    for score in to_stimulus(overall(scores), measures):
+        if score.role == "part" and score.time is None:
+            found.setdefault((score.split, score.source, score.metric), []).append(score)
+    return [
+        sorted(rows, key=lambda s: s.value * (1 if s.better == "lower" else -1))
+        for rows in found.values()
+    ]
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Curve]:

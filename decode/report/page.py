@@ -12,17 +12,16 @@ from markupsafe import Markup
 from decode.report.charts import chart, known, scale_of, span
 from decode.report.content import (
     ALL_SUBJECTS,
-    BASELINE,
-    CONTROLS,
     Report,
     RunCard,
     Score,
-    control_names,
     headline_scores,
+    of_decoder,
     overall,
+    shown_beside,
 )
-from decode.report.glossary import meaning
 from decode.report.pictures import data_address
+from decode.sources import SHUFFLED, Source
 
 PACKAGE = "decode.report"
 
@@ -38,9 +37,9 @@ class Beside:
 def page(report: Report) -> str:
     """The report as one HTML page that needs no network: pictures and style are inside."""
     scores = report.scores
-    own = [s for s in scores if not s.control]
-    controls = control_names(scores, list(report.baselines))
-    definitions = {c: report.baselines.get(c) or CONTROLS.get(c, BASELINE) for c in controls}
+    own = of_decoder(scores)
+    scored = {s.metric for s in own}
+    controls = shown_beside(scores, report.sources)
     return render(
         "report.html.j2",
         report=report,
@@ -48,13 +47,13 @@ def page(report: Report) -> str:
         splits=list(dict.fromkeys(s.split for s in own)),
         beside=beside(scores, controls),
         controls=controls,
-        definitions=definitions,
+        definitions={str(source): source.meaning for source in controls},
         own=own,
         subjects=list(dict.fromkeys(s.subject for s in own)),
-        axes={(s.split, s.plain): scale_of(_same(own, s)) for s in own},
-        meanings={m: meaning(m) for m in dict.fromkeys(s.plain for s in own)},
+        axes={(s.split, s.metric): scale_of(_same(own, s)) for s in own},
+        meanings={m: measure.meaning for m, measure in report.measures.items() if m in scored},
         few_people=len({s.subject for s in own} - {ALL_SUBJECTS}) in (2, 3),
-        meant=[c for c in controls if c in ("oracle", "shown")],
+        meant=[c for c in controls if c.ideal],
         by_trial=bool(report.classes) and not report.galleries,
         stamped=any(s.test_conditioned for s in scores),
         chance_is_missed=chance_is_missed(scores),
@@ -70,15 +69,14 @@ def index_page(runs: Sequence[RunCard]) -> str:
     return render("index.html.j2", cards=cards)
 
 
-def beside(scores: Sequence[Score], controls: Sequence[str]) -> dict[str, list[Beside]]:
+def beside(scores: Sequence[Score], controls: Sequence[Source]) -> dict[str, list[Beside]]:
     """Per split, the decoder's overall scores with those of the controls."""
     total = overall(scores)
-    found = {(s.split, s.control, s.plain): s for s in total}
+    found = {(s.split, s.origin, s.metric): s for s in total}
     rows: dict[str, list[Beside]] = {}
-    for score in total:
-        if not score.control:
-            others = [found.get((score.split, c, score.plain)) for c in controls]
-            rows.setdefault(score.split, []).append(Beside(score, others))
+    for score in of_decoder(total):
+        others = [found.get((score.split, c.key, score.metric)) for c in controls]
+        rows.setdefault(score.split, []).append(Beside(score, others))
     return rows
 
 
@@ -86,7 +84,7 @@ def chance_is_missed(scores: Sequence[Score]) -> list[Score]:
     """Shuffled scores that lie off chance by more than twice what their interval allows: a sign that
     a metric is not honest, too rare to come by luck in a page of scores.
     """
-    return [s for s in overall(scores) if s.control == "shuffled" and _is_off(s)]
+    return [s for s in overall(scores) if s.source == SHUFFLED.name and _is_off(s)]
 
 
 def _is_off(score: Score) -> bool:
@@ -102,7 +100,7 @@ def _is_off(score: Score) -> bool:
 
 
 def _same(scores: Sequence[Score], like: Score) -> list[Score]:
-    return [s for s in scores if s.split == like.split and s.plain == like.plain]
+    return [s for s in scores if s.split == like.split and s.metric == like.metric]
 
 
 def number(value: float | None, digits: int = 3) -> str:

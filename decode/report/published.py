@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 from decode.core import InputError
 from decode.recordings.nsd import LAST_SESSION
-from decode.report.content import Score, overall
+from decode.report.content import Score, of_decoder, overall
 
 TESTS = ("shared982", "shared1000")
 UNKNOWN = "unknown"
 DECLARED = "decode.splits.published.published"
-PICTURES = ("pixcorr", "ssim", "two_way_", "distance_")
 PROTOCOLS = {
     "mindeye-256": (256, 425, "bilinear", False, False),
     "mindeye-256-antialias": (256, 425, "bilinear_antialias", False, False),
@@ -105,12 +104,22 @@ def _way(node: Mapping[str, Any]) -> tuple[Any, ...]:
     return first.get("size"), pixels.get("size"), "/".join(sorted(ways)), legacy, rounded
 
 
-def read_systems() -> tuple[list[System], str]:
-    """All published results with their marks written out, and whom they average over."""
+def _content() -> dict[str, Any]:
     import yaml
 
     text = resources.files("decode.report").joinpath("published.yaml").read_text("utf-8")
-    content = yaml.safe_load(text)
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def picture_scores() -> frozenset[str]:
+    """Which published scores are of pictures, so that they depend on the protocol."""
+    return frozenset(_content()["pictures"])
+
+
+def read_systems() -> tuple[list[System], str]:
+    """All published results with their marks written out, and whom they average over."""
+    content = _content()
     marks = content["marks"]
     systems = [System(**{**row, "mark": marks[row["mark"]]}) for row in content["systems"]]
     return systems, content["subjects"]
@@ -127,12 +136,13 @@ def beside_published(config: Mapping[str, Any], scores: Sequence[Score]) -> Besi
         return None
     protocol = protocol_of(config["metrics"])
     systems, subjects = read_systems()
+    pictures = picture_scores()
     last = config["data"].get("last_session")
     cut = last if last is not None and last < LAST_SESSION[test] else None
     known = {m for s in systems if s.test in (test, UNKNOWN) for m in s.scores}
     own: dict[str, dict[str, float]] = {}
-    for s in overall(scores):
-        if s.metric in known and (protocol or not s.metric.startswith(PICTURES)):
+    for s in of_decoder(overall(scores)):
+        if s.metric in known and (protocol or s.metric not in pictures):
             own.setdefault(s.split, {})[s.metric] = s.value
     rows = [
         Own(name, trained_on(node, config["data"]), own[name])
@@ -141,23 +151,27 @@ def beside_published(config: Mapping[str, Any], scores: Sequence[Score]) -> Besi
     ]
     columns = list(dict.fromkeys(m for row in rows for m in row.scores))
     kept = [] if cut else [s for s in systems if s.test in (test, UNKNOWN)]
+
+    def comparable(system: System, metric: str) -> bool:
+        return system.test == test and (metric not in pictures or system.protocol == protocol)
+
     alike, elsewhere = (
-        [t for s in kept if (t := _part(s, columns, test, protocol, alike=side)) is not None]
+        [t for s in kept if (t := _part(s, comparable, columns, alike=side)) is not None]
         for side in (True, False)
     )
     return Beside(test, subjects, protocol, columns, rows, alike, elsewhere, cut)
 
 
 def _part(
-    system: System, columns: Sequence[str], test: str, protocol: str, *, alike: bool
+    system: System,
+    comparable: Callable[[System, str], bool],
+    columns: Sequence[str],
+    *,
+    alike: bool,
 ) -> System | None:
     """A system with those of its scores that can (or cannot) be compared; None without any."""
-
-    def fits(metric: str) -> bool:
-        seen = metric.startswith(PICTURES)
-        return system.test == test and (not seen or system.protocol == protocol)
-
-    scores = {m: v for m, v in system.scores.items() if m in columns and fits(m) == alike}
+    shared = {m: v for m, v in system.scores.items() if m in columns}
+    scores = {m: v for m, v in shared.items() if comparable(system, m) == alike}
     return replace(system, scores=scores) if scores else None
 
 

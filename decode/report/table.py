@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from decode.report.content import Score, overall
+from decode.report.content import Score, of_decoder, overall
+from decode.sources import SHUFFLED
 
 
 def score_table(summary: Sequence[Mapping[str, Any]], *, simulated: bool) -> str:
     """The decoder's overall scores with chance, 95 % interval and the shuffled control beside them."""
     scores = overall([Score(**row) for row in summary])
-    shuffled = {(s.split, s.plain): s.value for s in scores if s.control == "shuffled"}
+    shuffled = {(s.split, s.metric): s.value for s in scores if s.source == SHUFFLED.name}
     head = ["metric", "split", "n", "value", "95 % interval", "chance", "shuffled", "ceiling"]
     lines = [head]
-    for s in scores:
-        if s.control:
-            continue
+    for s in of_decoder(scores):
         interval = f"{_number(s.ci_low)} to {_number(s.ci_high)}"
         mixed = _number(shuffled.get((s.split, s.metric)))
         name = s.metric + (" TEST-CONDITIONED" if s.test_conditioned else "")

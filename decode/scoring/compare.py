@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from decode.core import InputError
 from decode.scoring.intervals import by_trial, interval
+from decode.scoring.summary import SCORE
 
 # Up to so many items every pattern of signs is counted; beyond that patterns are drawn.
 EXACT_ITEMS = 12
@@ -19,13 +21,15 @@ PIECE_VALUES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One metric of run A minus run B over `n` shared rows of `n_items` stimuli.
+    """One score of one source of run A minus that of run B over `n` shared rows of `n_items` stimuli.
 
     `low` to `high` is the 95 % interval; `p` is two-sided and `p_holm` corrected for the number of
     metrics that were compared together.
     """
 
     metric: str
+    source: str
+    part: str | None
     split: str
     n: int
     n_items: int
@@ -102,31 +106,37 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return out
 
 
+def _known(value: Any) -> Any:
+    return None if pd.isna(value) else value
+
+
 def compare(
     a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0, draws: int = 10_000
 ) -> list[Difference]:
     """Differences of all metrics that two tables of scores share, Holm-corrected together.
 
-    Tables have the columns metric, split, subject, stimulus, trial, value, better; controls (names
-    with a slash) are left out. The interval is that of `interval`, `seed` and `draws` are those of
-    the p values. Raises InputError when the tables share no metric or no item.
+    Tables have the columns metric, source, part, split, subject, stimulus, trial, value, better. The
+    interval is that of `interval`, `seed` and `draws` are those of the p values. Raises InputError when
+    the tables share no score or no item.
     """
-    by = ["split", "metric"]
-    own = [x[~x["metric"].str.contains("/")] for x in (a, b)]
     groups = [
-        {(str(split), str(metric)): rows for (split, metric), rows in x.groupby(by, sort=False)}
-        for x in own
+        {
+            tuple(_known(k) for k in key): rows
+            for key, rows in x.groupby(SCORE, sort=False, dropna=False)
+        }
+        for x in (a, b)
     ]
     shared = [key for key in groups[0] if key in groups[1]]
     if not shared:
-        names = [sorted({m for _, m in g}) for g in groups]
+        names = [sorted(set(x["metric"])) for x in (a, b)]
         raise InputError(
             f"compare: expected a metric that both runs have, the first has {names[0]}, the second "
             f"{names[1]}; evaluate both with one metric"
         )
     found = []
-    for split, metric in shared:
-        rows = pair(groups[0][split, metric], groups[1][split, metric])
+    for split, source, part, metric in shared:
+        first, second = (g[split, source, part, metric] for g in groups)
+        rows = pair(first, second)
         if rows.empty:
             raise InputError(
                 f"compare: the runs share no subject and stimulus in {metric} of split {split}; "
@@ -136,9 +146,10 @@ def compare(
         value, low, high = interval(rows, share=False)
         found.append(
             Difference(
-                metric, split, len(rows), rows["stimulus"].nunique(), rows["subject"].nunique(),
+                metric, source, part, split,
+                len(rows), rows["stimulus"].nunique(), rows["subject"].nunique(),
                 float(rows["a"].mean()), float(rows["b"].mean()), value, low, high,
-                sign_flip_p(rows, seed=seed, n=draws), groups[0][split, metric]["better"].iloc[0],
+                sign_flip_p(rows, seed=seed, n=draws), first["better"].iloc[0],
             )
         )  # fmt: skip
     corrected = holm([d.p for d in found])

@@ -38,6 +38,7 @@ class Dreamsim:
     """
 
     names: ClassVar[tuple[str, ...]] = ("dreamsim",)
+    semantic: ClassVar[bool] = False
 
     def __init__(self, file: str, *, resize: Resize | None = None, device: str = "auto") -> None:
         self.file, self.device = file, device

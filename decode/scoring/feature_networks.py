@@ -23,7 +23,12 @@ REAL_CLIP = ("ViT-L-14-quickgelu", "openai")
 
 
 class FeatureNetwork(Protocol):
-    """Pictures (picture, 3, h, w) in [0, 1] -> features (picture, value) float32 per name."""
+    """Pictures (picture, 3, h, w) in [0, 1] -> features (picture, value) float32 per name.
+
+    One that is `semantic` was trained with words, so that pictures are near which mean the same.
+    """
+
+    semantic: ClassVar[bool]
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -50,6 +55,7 @@ def flat(features: Tensor) -> np.ndarray:
 class Pixels:
     """The picture itself as features, resized to `size` when that is given."""
 
+    semantic: ClassVar[bool] = False
     names: ClassVar[tuple[str, ...]] = ("pixels",)
 
     def __init__(self, resize: Resize | None = None) -> None:
@@ -67,6 +73,8 @@ class Torchvision:
     safetensors file holding the weights that `weights` names, or, with `weights` another word
     ("swav", made by scripts/convert_swav.py), weights torchvision does not know.
     """
+
+    semantic: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -150,6 +158,8 @@ class OpenClip:
     model carries its own name (`tiny_clip`, `vit_b_32_laion2b`).
     """
 
+    semantic: ClassVar[bool] = True
+
     def __init__(
         self,
         model: str = REAL_CLIP[0],
@@ -221,6 +231,7 @@ class EfficientNetLite0:
     are resized whole to 224 (Tan & Le 2019, arXiv:1905.11946).
     """
 
+    semantic: ClassVar[bool] = False
     names: ClassVar[tuple[str, ...]] = ("efficientnet_lite0",)
 
     def __init__(self, *, resize: Resize | None = None, device: str = "auto") -> None:

@@ -33,7 +33,8 @@ def interval(
 
     `rows` has the columns value, subject and stimulus. The variance of the mean counts every pair of
     rows that share a subject or a stimulus, so subjects and stimuli are both samples (crossed random
-    effects) and repeats of a stimulus stay together; with one subject only stimuli are. Where a
+    effects) and repeats of a stimulus stay together; with one subject only stimuli are. Rows of voxels
+    or sensors have no stimulus: then subjects alone are, and of one there is no interval. Where a
     stimulus is a class shown many times (`by_trial`) trials are the unit. Where it is given, a
     column `influence` has the same mean and the true spread of a score whose rows count unequally,
     and the sum of `worth` is the number of independent trials that they are worth at most.
@@ -81,6 +82,8 @@ def by_trial(rows: pd.DataFrame) -> bool:
     """
     if "by_trial" in rows and rows["by_trial"].eq(True).all():
         return True
+    if rows["stimulus"].isna().any():
+        return False
     return are_classes(len(rows), rows["stimulus"].nunique(), rows["subject"].nunique())
 
 
@@ -148,10 +151,14 @@ def _quantile(level: float, df: float) -> float:
 
 
 def _units(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of subject and independent unit of each row: the stimulus, or the trial of classes."""
+    """Numbers of subject and independent unit of each row: the stimulus, or the trial of classes. Voxels
+    and sensors of a person, who belong to no stimulus, were measured together: the person is the unit.
+    """
     subject = pd.factorize(rows["subject"], sort=True)[0]
     if by_trial(rows):
         return subject, np.arange(len(rows))
+    if rows["stimulus"].isna().any():
+        return subject, np.zeros(len(rows), int)
     return subject, pd.factorize(rows["stimulus"], sort=True)[0]
 
 

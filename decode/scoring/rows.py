@@ -10,7 +10,7 @@ import pandas as pd
 
 from decode.core import InputError, Results
 
-COLUMNS = ("metric", "subject", "trial", "value", "chance", "better")
+COLUMNS = ("metric", "subject", "trial", "value", "chance")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,14 +129,12 @@ def scores(
     value: np.ndarray,
     *,
     chance: float | np.ndarray,
-    better: str = "higher",
 ) -> pd.DataFrame:
     """One tidy row per position in `rows`, in the columns every metric returns."""
     subject = results.trials["subject"].to_numpy()[rows]
     frame = pd.DataFrame({"metric": metric, "subject": subject, "trial": np.asarray(rows)})
     frame["value"] = np.asarray(value, dtype=np.float64)
     frame["chance"] = chance
-    frame["better"] = better
     return frame
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,21 @@ import torch
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.predictions import pooled
-from decode.core import Dataset, Media, Metric, Responses, Results, Stimulus
+from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
 from decode.progress import progress
-from decode.scoring.intervals import interval
-from decode.stages.reconstruct import SHUFFLED, read_media, shuffled_rows
-from decode.stages.respond import SHOWN, read_responses
+from decode.scoring.rows import galleries
+from decode.scoring.summary import summarise
+from decode.scoring.tidy import measures_of, tidy
+from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, folder_of, in_order
+from decode.stages.reconstruct import read_media, shuffled_rows
+from decode.stages.respond import read_responses
 from decode.store import Frame, write_json, write_table
 
 SHUFFLES = {"predictions": 50, "media": 4, "brain": 20}
-CONTROLS = ("oracle", "prior", "mean_image", "nearest_image", "nearest_text")
-ALL_SUBJECTS = "all"
 # Columns of rows that differ from shuffle to shuffle.
 NUMBERS = ("value", "chance", "influence")
-RANKED = re.compile(r"retrieval_(?P<brain>brain_)?top(?P<k>\d+)")
+# Draws of an ideal observer's noise.
+DRAWS = 100
 
 
 def run(
@@ -37,57 +39,75 @@ def run(
     responses: Path | None,
     stimuli: Mapping[str, Stimulus],
     metrics: Mapping[str, Metric],
-    baselines: Sequence[str],
-    parts: Sequence[str],
+    sources: Sequence[Source],
     split: Mapping[str, Any],
     dataset: Dataset,
     test_conditioned: bool,
+    averaged: bool,
     seed: int,
 ) -> dict[str, Any]:
-    """Fill `out` with scores.parquet (a row per metric, subject and trial) and summary.json."""
-    rows = []
+    """Fill `out` with scores.parquet (a row per metric, source, subject and trial), summary.json, and
+    glossary.json, which says what metrics and sources mean.
+
+    `sources` are the decoder, its baselines and parts; controls are found by what was made of them.
+    """
+    measures = measures_of(metrics)
+    rows, known = [], {DECODER: None}
     for name in split["by"]:
         frame = pooled(predicted, name)
-        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED)
-        for control, results in sources(frame, made, responses, stimuli, baselines, name):
-            rows.append(_score(results, metrics, control, seed, others))
-        rows += [_score_part(frame, stimuli, metrics, part) for part in parts]
-    scores = pd.concat([r for r in rows if len(r)], ignore_index=True)
+        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED.tag)
+        found = []
+        for source, results in origins(frame, made, responses, stimuli, sources, name):
+            scored = _score(results, metrics, source, seed, others)
+            found += [
+                tidy(part, frame.table, of, measures, averaged=averaged) for of, part in scored
+            ]
+            known |= dict.fromkeys(of for of, _ in scored)
+        rows.append(with_ceilings(pd.concat(found), frame.table, measures, dataset, seed))
+    scores = pd.concat(rows, ignore_index=True)
     write_table(out / "scores.parquet", scores)
-    summary = summarise(scores, split, test_conditioned=test_conditioned)
-    add_ceilings(summary, scores, dataset, seed=seed)
+    summary = summarise(scores, split["hashes"], test_conditioned=test_conditioned)
     write_json(out / "summary.json", summary)
+    scored_names = dict.fromkeys(scores["metric"])
+    glossary = {
+        "metrics": {name: asdict(measures[name]) for name in scored_names},
+        "sources": [asdict(source) for source in in_order(known)],
+    }
+    write_json(out / "glossary.json", glossary)
     return {"n_scores": len(scores)}
 
 
-def sources(
+def origins(
     frame: Frame,
     made: Path | None,
     responses: Path | None,
     stimuli: Mapping[str, Stimulus],
-    baselines: Sequence[str],
+    sources: Sequence[Source],
     split: str,
-) -> Iterator[tuple[str, Results]]:
-    """(control, Results): "" for the decoder itself, then baselines, picture controls and, for a
-    model of the brain, what it expects of the shown pictures.
+) -> Iterator[tuple[Source, Results]]:
+    """Every source with what it gave: predictions, media and, for a model of the brain, what that expects
+    of the media. Controls of media have no predictions, parts of the signal nothing else.
     """
     shown = [stimuli[u] for u in frame.table["stimulus"]]
     truth = frame.tensors("truth")
 
-    def pictures(source: str) -> list[Media] | None:
-        return None if made is None else pooled_pictures(frame.table, made, split, source)
+    def pictures(source: Source) -> list[Media] | None:
+        return (
+            None if made is None else pooled_pictures(frame.table, made, split, folder_of(source))
+        )
 
-    def brain(source: str) -> Responses | None:
-        return None if responses is None else read_responses(responses, split, frame.table, source)
+    def brain(source: Source) -> Responses | None:
+        if responses is None:
+            return None
+        return read_responses(responses, split, frame.table, folder_of(source))
 
-    for source in ("encoder", *baselines):
-        name, folder = ("", "decoded") if source == "encoder" else (source, source)
-        media, predicted = pictures(folder), frame.tensors(source)
-        yield name, Results(frame.table, predicted, truth, shown, media, brain(folder))
-    for control in CONTROLS:
-        media = pictures(control)
+    for source in sources:
+        media, expected = pictures(source), brain(source)
+        yield source, Results(frame.table, frame.tensors(source.tag), truth, shown, media, expected)
+    for source in (ORACLE, *MADE):
+        media = pictures(source)
         if media:
-            yield control, Results(frame.table, {}, {}, shown, media, brain(control))
+            yield source, Results(frame.table, {}, {}, shown, media, brain(source))
     if responses is not None:
         yield SHOWN, Results(frame.table, {}, {}, shown, None, brain(SHOWN))
 
@@ -106,31 +126,38 @@ def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) ->
 def _score(
     results: Results,
     metrics: Mapping[str, Metric],
-    control: str,
+    source: Source,
     seed: int,
     others: list[Media] | None,
-) -> pd.DataFrame:
-    """Rows of all metrics that apply; the decoder's own are followed by shuffled pairs, those of
-    media by `others` where they were made of other trials' predictions for this.
+) -> list[tuple[Source, pd.DataFrame]]:
+    """What all metrics that apply say of a source; the decoder's are followed by those of shuffled pairs,
+    of media by `others` where they were made of other trials' predictions for this.
     """
-    rows = []
-    label = f"evaluate {control or 'decoded'}"
-    for metric in progress(metrics.values(), label, total=len(metrics)):
-        there = {
-            "predictions": bool(results.predicted),
-            "media": results.made is not None,
-            "brain": results.brain is not None,
-        }
-        if not there[metric.looks_at]:
+    found = []
+    for metric in progress(metrics.values(), f"evaluate {source}", total=len(metrics)):
+        if not applies(metric, results, source):
             continue
-        rows.append(_labelled(metric(results), results, control))
-        if not control:
-            pairs = _pairs(results, metric, seed, others)
-            shuffled = [_labelled(metric(pair), results, "shuffled") for pair in pairs]
-            keys = [c for c in shuffled[0].columns if c not in NUMBERS]
-            every = pd.concat(shuffled)
-            rows.append(every.groupby(keys, sort=False, dropna=False).mean().reset_index())
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+        found.append((source, metric(results)))
+        if source == DECODER:
+            every = [metric(pair) for pair in _pairs(results, metric, seed, others)]
+            found.append((SHUFFLED, _mean_of(every)))
+    return found
+
+
+def applies(metric: Metric, results: Results, source: Source) -> bool:
+    """Whether there is what the metric looks at; a part of the signal predicts some targets only."""
+    if metric.looks_at != "predictions":
+        return (results.made if metric.looks_at == "media" else results.brain) is not None
+    if source.role in ("decoder", "baseline"):
+        return bool(results.predicted)
+    return metric.target in results.predicted
+
+
+def _mean_of(shuffles: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several shuffles as one, their numbers averaged."""
+    keys = [c for c in shuffles[0].columns if c not in NUMBERS]
+    every = pd.concat(shuffles)
+    return every.groupby(keys, sort=False, dropna=False).mean().reset_index()
 
 
 def _pairs(
@@ -142,33 +169,6 @@ def _pairs(
         return
     for i in range(SHUFFLES[metric.looks_at]):
         yield shuffle(results, seed + i)
-
-
-def _score_part(
-    frame: Frame, stimuli: Mapping[str, Stimulus], metrics: Mapping[str, Metric], part: str
-) -> pd.DataFrame:
-    """Rows of the metrics of those predictions that a part of the signal was fitted to."""
-    shown = [stimuli[u] for u in frame.table["stimulus"]]
-    results = Results(frame.table, frame.tensors(part), frame.tensors("truth"), shown)
-    rows = [
-        _labelled(metric(results), results, part)
-        for metric in metrics.values()
-        if getattr(metric, "target", None) in results.predicted
-    ]
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-
-
-def _labelled(rows: pd.DataFrame, results: Results, control: str) -> pd.DataFrame:
-    """Add split, fold and stimulus of each row, and the control in front of the metric's name."""
-    table = results.trials
-    at = rows["trial"].to_numpy(int)
-    return rows.assign(
-        metric=[f"{control}/{m}" if control else m for m in rows["metric"]],
-        split=table["split"].to_numpy()[at],
-        fold=table["fold"].to_numpy()[at],
-        stimulus=table["stimulus"].to_numpy()[at],
-        repeats=table["repeats"].to_numpy()[at],
-    )
 
 
 def shuffle(results: Results, seed: int) -> Results:
@@ -183,92 +183,54 @@ def shuffle(results: Results, seed: int) -> Results:
     )
 
 
-def summarise(
-    scores: pd.DataFrame, split: Mapping[str, Any], *, test_conditioned: bool
-) -> list[dict[str, Any]]:
-    """One object per metric, split and subject, and over all subjects, with a 95 % interval."""
-    summary = []
-    for (name, metric), rows in scores.groupby(["split", "metric"], sort=False):
-        subjects = list(rows["subject"].unique())
-        parts = [(s, rows[rows["subject"] == s]) for s in subjects]
-        if len(subjects) > 1:
-            parts.append((ALL_SUBJECTS, rows))
-        for subject, part in parts:
-            value, low, high = interval(part)
-            summary.append(
-                {
-                    "metric": metric,
-                    "subject": subject,
-                    "n": len(part),
-                    "value": value,
-                    "chance": _mean(part["chance"]),
-                    "chance_is_bound": "bound" in part and part["bound"].eq(True).all().item(),
-                    "ci_low": low,
-                    "ci_high": high,
-                    "better": part["better"].iloc[0],
-                    "split": name,
-                    "split_hash": split["hashes"][name],
-                    "n_fits": int(part["fold"].nunique()),
-                    "test_conditioned": test_conditioned,
-                    "ceiling": _mean(part["ceiling"]) if "ceiling" in part else None,
-                }
-            )
-    return summary
-
-
-def _mean(values: pd.Series) -> float | None:
-    mean = float(values.mean())
-    return mean if np.isfinite(mean) else None
-
-
-def add_ceilings(
-    summary: list[dict[str, Any]], scores: pd.DataFrame, dataset: Dataset, *, seed: int
-) -> None:
-    """Fill `ceiling` where the metric did not: the ideal observer for retrieval where the truth is
-    known (simulations), the generator driven by the true targets for picture metrics.
-    """
-    oracle = {
-        (r["split"], r["subject"], r["metric"].removeprefix("oracle/")): r["value"]
-        for r in summary
-        if r["metric"].startswith("oracle/")
-    }
-    for row in summary:
-        if row["ceiling"] is None:
-            row["ceiling"] = oracle.get((row["split"], row["subject"], row["metric"]))
-    for row in summary:
-        ranked = RANKED.fullmatch(row["metric"])
-        if ranked is None:
-            continue
-        subjects = [row["subject"]] if row["subject"] != ALL_SUBJECTS else None
-        part = scores[(scores["split"] == row["split"]) & (scores["metric"] == row["metric"])]
-        row["ceiling"] = _retrieval_ceiling(part, subjects, dataset, ranked, seed)
-
-
-def _retrieval_ceiling(
-    part: pd.DataFrame,
-    subjects: list[str] | None,
+def with_ceilings(
+    rows: pd.DataFrame,
+    trials: pd.DataFrame,
+    measures: Mapping[str, Measure],
     dataset: Dataset,
-    ranked: re.Match[str],
     seed: int,
-) -> float | None:
+) -> pd.DataFrame:
+    """Fill `ceiling` for the decoder and its baselines where the metric does not know it itself: the
+    ideal observer where the truth is known (simulations), the generator driven by the true targets.
+    """
+    rows = rows.reset_index(drop=True)
+    bounded = rows["role"].isin(["decoder", "baseline"]) & rows["trial"].notna()
+    oracle = rows[rows["source"] == ORACLE.name]
+    for name, measure in measures.items():
+        mine = bounded & (rows["metric"] == name)
+        if measure.ceiling == "generator":
+            best = oracle[oracle["metric"] == name].set_index("trial")["value"]
+        elif measure.ceiling == "observer" and measure.ranks is not None and mine.any():
+            best = pd.Series(ideal(measure.ranks, trials, dataset, seed))
+        else:
+            continue
+        at = rows.loc[mine, "trial"].to_numpy(int)
+        rows.loc[mine, "ceiling"] = best.reindex(at).to_numpy(np.float64)
+    return rows
+
+
+def ideal(ranks: Ranking, trials: pd.DataFrame, dataset: Dataset, seed: int) -> np.ndarray:
+    """(trial,) how often an ideal observer of the trial's subject finds the right one of its gallery; nan
+    where the noiseless responses are not known.
+    """
     from decode.scoring.ceiling import retrieval_ceiling
 
-    values = []
-    for subject in subjects or list(part["subject"].unique()):
-        truth = dataset.truth(subject)
-        if truth is None:
-            return None
-        mine = part[part["subject"] == subject]
-        repeats = int(mine["repeats"].iloc[0])
-        values.append(
-            retrieval_ceiling(
-                truth,
-                list(mine["stimulus"].unique()),
-                repeats=repeats,
-                k=int(ranked["k"]),
-                find="brain" if ranked["brain"] else "stimulus",
-                draws=100,
-                seed=seed,
-            )
-        )
-    return float(np.mean(values))
+    truth = cache(dataset.truth)
+    found = np.full(len(trials), np.nan)
+    stimulus, subject = trials["stimulus"].to_numpy(), trials["subject"].to_numpy()
+    for gallery in galleries(trials, ranks.within):
+        uids = list(stimulus[gallery.rows[gallery.first]])
+        for name in dict.fromkeys(subject[gallery.rows]):
+            mine = gallery.rows[subject[gallery.rows] == name]
+            known = truth(name)
+            if known is not None:
+                found[mine] = retrieval_ceiling(
+                    known,
+                    uids,
+                    repeats=int(trials["repeats"].iloc[mine[0]]),
+                    k=min(ranks.k or 1, len(uids)),
+                    find=ranks.find,
+                    draws=DRAWS,
+                    seed=seed,
+                )
+    return found

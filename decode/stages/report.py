@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from decode.artefacts.folds import fold_folder
 from decode.artefacts.predictions import pooled
 from decode.checksums import check_finished
 from decode.content import is_there
-from decode.core import Dataset, Stimulus
+from decode.core import Dataset, Measure, Ranking, Stimulus
 from decode.report.ceilings import read_ceilings
 from decode.report.classes import ClassCard, class_cards, class_names
 from decode.report.content import (
@@ -33,16 +33,24 @@ from decode.report.page import index_page, page
 from decode.report.published import beside_published
 from decode.scoring.intervals import are_classes
 from decode.scoring.rows import is_one_hot
-from decode.stages.reconstruct import first_text, place
+from decode.scoring.summary import is_current
+from decode.sources import (
+    DECODER,
+    NEAREST_IMAGE,
+    NEAREST_TEXT,
+    ORACLE,
+    PRIOR,
+    SHOWN,
+    Source,
+    folder_of,
+)
+from decode.stages.reconstruct import first_text
+from decode.stages.reconstruct import place as media_file
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
 
-# A name stands for all metrics that begin with it; those of whole corpora cannot rank captions.
-GALLERY_METRICS = (
-    "two_way_tiny_clip", "two_way_clip", "pixcorr",
-    "cider", "clipscore", "rouge_l", "meteor_exact", "sentence_bleu4",
-)  # fmt: skip
-BESIDE = ("decoded", "ridge", "nearest_image", "oracle")
-BESIDE_TEXT = ("decoded", "ridge", "nearest_text", "prior", "oracle")
+# Controls whose media are shown beside those of the decoder and its baselines; of some, texts alone.
+BESIDE = (NEAREST_IMAGE, NEAREST_TEXT, PRIOR, ORACLE)
+TEXTS_ONLY = (PRIOR,)
 
 
 def run(
@@ -63,34 +71,36 @@ def run(
     """
     evaluated, predicted = folders["evaluate"], folders["predict"]
     trained, split_folder = folders["train"], folders["split"]
-    for name in ("scores.parquet", "summary.json"):
+    for name in ("scores.parquet", "summary.json", "glossary.json"):
         _copy(evaluated / name, out / name)
     _copy(split_folder / "split.json", out / "split.json")
     text = _write_config(out, config)
     summary, split = read_json(out / "summary.json"), read_json(out / "split.json")
     scores = read_table(out / "scores.parquet")
+    measures, sources = read_glossary(out / "glossary.json")
     galleries = _galleries(
-        scores, predicted, folders.get("reconstruct"), stimuli, list(split["by"])
+        scores, measures, sources, predicted, folders.get("reconstruct"), stimuli, list(split["by"])
     )
     simulated, found = dataset.facts.simulated, [Score(**row) for row in summary]
     content = Report(
         name=config["name"],
         summary=summary,
+        measures=measures,
+        sources=sources,
         simulated=simulated,
         about=_about(config, dataset),
         galleries=galleries,
         learning=learning_curves(_histories(trained)),
-        curves=time_curves(found),
-        regions=region_scores(found),
-        growth=session_curves(found),
+        curves=time_curves(found, measures),
+        regions=region_scores(found, measures),
+        growth=session_curves(found, config["splits"]),
         ceilings=read_ceilings(predicted, _with_repeats(predicted, stimuli, list(split["by"]))),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
         artefacts=[Artefact(**a) for a in artefacts],
-        baselines=_baselines(config),
         approximations=_approximations(dataset) if simulated else [],
-        limits=[*config["notes"], *filter(None, [disclosure]), *told, *_limits(found)],
+        limits=[*config["notes"], *filter(None, [disclosure]), *told, *_limits(measures)],
         published=beside_published(config, found),
         classes=_classes(predicted, config["targets"], list(split["by"])),
     )
@@ -99,16 +109,29 @@ def run(
     return {"n_scores": len(summary), "simulated": simulated, **_thumbnails(galleries)}
 
 
-TWO_WAY = "Two-way scores depend on the other pictures of the test set: compare runs of one data set only."
+AMONG = (
+    "Rows are compared with other rows of the test set in {}: compare these scores between runs on one "
+    "test set only."
+)
 INTERVALS = (
     "Intervals hold for these subjects and stimuli as samples of such subjects and stimuli; with few "
     "subjects they say little about other people."
 )
 
 
-def _limits(scores: Sequence[Score]) -> list[str]:
-    two_way = any(s.plain.startswith("two_way") for s in scores)
-    return [TWO_WAY, INTERVALS] if two_way else [INTERVALS]
+def read_glossary(path: Path) -> tuple[dict[str, Measure], list[Source]]:
+    """What `evaluate` wrote of the scores and of the sources, in order."""
+    content = read_json(path)
+    measures = {
+        name: Measure(**{**told, "ranks": told["ranks"] and Ranking(**told["ranks"])})
+        for name, told in content["metrics"].items()
+    }
+    return measures, [Source(**told) for told in content["sources"]]
+
+
+def _limits(measures: Mapping[str, Measure]) -> list[str]:
+    among = [name for name, measure in measures.items() if measure.rows == "among"]
+    return [AMONG.format(", ".join(among)), INTERVALS] if among else [INTERVALS]
 
 
 def _classes(
@@ -175,13 +198,6 @@ def _about(config: Mapping[str, Any], dataset: Dataset) -> dict[str, str]:
     }
 
 
-def _baselines(config: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: f"{_class(node)}, fitted on the same training rows"
-        for name, node in config["baselines"].items()
-    }
-
-
 def _approximations(dataset: Dataset) -> list[str]:
     truths = [dataset.truth(s) for s in dataset.subjects[:1]]
     return [t.approximation for t in truths if t is not None and t.approximation]
@@ -209,6 +225,8 @@ def _split_cards(split: Mapping[str, Any]) -> list[SplitCard]:
 
 def _galleries(
     scores: pd.DataFrame,
+    measures: Mapping[str, Measure],
+    sources: Sequence[Source],
     predicted: Path,
     made: Path | None,
     stimuli: Mapping[str, Stimulus],
@@ -217,18 +235,21 @@ def _galleries(
     """Best, median and worst of each split by the first metric that there is of single media."""
     if made is None:
         return []
+    beside = [s for s in sources if s.role in ("decoder", "baseline") or s in BESIDE]
     galleries = []
     for split in splits:
-        rows = scores[scores["split"] == split]
-        metric = gallery_metric(rows["metric"].unique())
-        if metric is None:
+        rows = scores[(scores["split"] == split) & (scores["role"] == "decoder")]
+        there = set(rows["metric"])
+        choosing = choosers({k: m for k, m in measures.items() if k in there})
+        if not choosing:
             continue
+        metric = choosing[0]
         table = pooled(predicted, split, ()).table
         table = table.assign(row=table.groupby("fold", sort=False).cumcount())
         values = rows[rows["metric"] == metric].set_index("trial")["value"]
         groups = {
-            label: [_shot(table.iloc[t], values[t], made, stimuli) for t in trials]
-            for label, trials in choose(_settle_ties(rows, metric), metric).items()
+            label: [_shot(table.iloc[t], values[t], made, stimuli, beside) for t in trials]
+            for label, trials in choose(_settle_ties(rows, choosing), metric).items()
         }
         gallery = Gallery(f"Shown and reconstructed, split {split}", metric, groups)
         if gallery.told:
@@ -237,37 +258,43 @@ def _galleries(
     return galleries
 
 
-def gallery_metric(names: Iterable[str]) -> str | None:
-    """The metric of the decoder itself that chooses what a gallery shows; None where none can."""
-    known = list(names)
-    found = (n for m in GALLERY_METRICS for n in known if n == m or n.startswith(f"{m}_"))
-    return next(found, None)
+def choosers(measures: Mapping[str, Measure]) -> list[str]:
+    """The scores that can choose what a gallery shows, the best for it first."""
+    able = {k: m.chooses for k, m in measures.items() if m.chooses and m.rows != "together"}
+    return sorted(able, key=lambda name: -able[name])
 
 
-def _settle_ties(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Rows of the metric, with pixcorr or, for texts, rouge_l deciding between equal values."""
-    part = rows[rows["metric"] == metric]
-    deciding = "pixcorr" if (rows["metric"] == "pixcorr").any() else "rouge_l"
-    other = rows[rows["metric"] == deciding].set_index("trial")["value"]
+def _settle_ties(rows: pd.DataFrame, choosing: Sequence[str]) -> pd.DataFrame:
+    """Rows of the first of the choosing metrics, the second deciding between equal values."""
+    first, *others = choosing
+    part = rows[rows["metric"] == first]
+    if not others:
+        return part
+    other = rows[rows["metric"] == others[0]].set_index("trial")["value"]
     return part.assign(value=part["value"] + 1e-6 * part["trial"].map(other).fillna(0.0))
 
 
-def _shot(row: pd.Series, value: float, made: Path, stimuli: Mapping[str, Stimulus]) -> Shot:
+def _shot(
+    row: pd.Series,
+    value: float,
+    made: Path,
+    stimuli: Mapping[str, Stimulus],
+    sources: Sequence[Source],
+) -> Shot:
     folder = fold_folder(made, row["split"], row["fold"])
     at, stimulus = int(row["row"]), stimuli[row["stimulus"]]
     pictures: dict[str, Any] = {}
     if stimulus.kind == "image" and stimulus.path is not None:
-        pictures["shown"] = stimulus.path
-    for source in BESIDE:
-        path = place(folder / source, at, "image")
-        if path.is_file():
-            pictures[source] = path
-    texts = {source: place(folder / source, at, "text") for source in BESIDE_TEXT}
-    told = {k: v.read_text(encoding="utf-8") for k, v in texts.items() if v.is_file()}
-    written = first_text(stimulus)
-    if told and written:
-        told = {"written": written, **told}
-    return Shot(row["subject"], row["stimulus"], value, pictures, told)
+        pictures[SHOWN.name] = stimulus.path
+    texts = {}
+    for source in sources:
+        place = folder / folder_of(source)
+        if source not in TEXTS_ONLY and (path := media_file(place, at, "image")).is_file():
+            pictures[source.name] = path
+        if (path := media_file(place, at, "text")).is_file():
+            texts[source.name] = path.read_text(encoding="utf-8")
+    written = first_text(stimulus) if texts else ""
+    return Shot(row["subject"], row["stimulus"], value, pictures, texts, written)
 
 
 def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, Any]:
@@ -275,15 +302,16 @@ def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, Any]:
     for gallery in galleries:
         shots = gallery.groups.get("median")
         if shots:
-            seen = {k: str(v) for k, v in shots[0].pictures.items() if k in ("shown", "decoded")}
-            return {"pictures": seen, "text": shots[0].texts.get("decoded", "")}
+            first = (SHOWN.name, DECODER.name)
+            seen = {k: str(shots[0].pictures[k]) for k in first if k in shots[0].pictures}
+            return {"pictures": seen, "text": shots[0].texts.get(DECODER.name, "")}
     return {"pictures": {}, "text": ""}
 
 
 def _present(pictures: Mapping[str, str]) -> dict[str, str]:
     """What was shown first, then what was made of it; without files that have gone."""
-    named = {k: pictures[k] for k in ("shown", "decoded") if k in pictures}
-    return {k: v for k, v in named.items() if is_there(v)}
+    shown_first = sorted(pictures, key=lambda name: name != SHOWN.name)
+    return {k: pictures[k] for k in shown_first if is_there(pictures[k])}
 
 
 def write_index(outputs: Path) -> Path:
@@ -294,11 +322,13 @@ def write_index(outputs: Path) -> Path:
             continue
         manifest = read_json(folder / MANIFEST)
         facts, config = manifest["facts"], read_json(folder / "config.json")
+        summary = read_json(folder / "summary.json")
         cards.append(
             RunCard(
                 name=config["name"],
                 link=f"report/{folder.name}/report.html",
-                summary=read_json(folder / "summary.json"),
+                summary=summary if is_current(summary) else [],
+                outdated=not is_current(summary),
                 simulated=facts["simulated"],
                 finished=manifest.get("finished", ""),
                 about=f"seed {config['seed']}, {folder.name.rpartition('-')[2]}",
