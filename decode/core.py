@@ -393,6 +393,15 @@ class Generator:
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Learn from the fold's training stimuli and their targets (stimulus, *shape), if it must."""
 
+    def kept(self) -> Tensors | None:
+        """What `learn` keeps, for a decoder that is given to others: numbers learnt from training stimuli,
+        never the stimuli themselves. None where there is no other way, or nothing is said of it.
+        """
+        return {} if type(self).learn is Generator.learn else None
+
+    def recall(self, kept: Tensors) -> None:
+        """Take what `kept` gave, in place of learning."""
+
     def tune(self, weights: Tensors) -> None:
         """Take what `Objective.tuned` gave in this fold; {} is the generator as it was published."""
         if weights:

@@ -214,6 +214,20 @@ class Diffusion(Generator):
         if first is not None:
             first.learn(shown, truth)
 
+    def kept(self) -> Tensors | None:
+        first = self.start_generator
+        inner = {} if first is None else first.kept()
+        if inner is None:
+            return None
+        norms = {f"norm.{k}": torch.tensor(v, dtype=torch.float64) for k, v in self._norms.items()}
+        return {**norms, **within("start", inner)}
+
+    def recall(self, kept: Tensors) -> None:
+        self._norms = {name: float(value) for name, value in of("norm", kept).items()}
+        first = self.start_generator
+        if first is not None:
+            first.recall(of("start", kept))
+
     @torch.no_grad()
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One picture (3, size, size) per row."""
@@ -394,3 +408,17 @@ def disclose(generator: Diffusion) -> str:
             f"Sampling was steered by {generator.energy} with scale {generator.energy_scale:g}."
         )
     return " ".join(said)
+
+
+def within(name: str, kept: Tensors) -> Tensors:
+    """What a generator inside another one keeps, named so that nothing else of that is called alike."""
+    return {f"{name}.{key}": value for key, value in kept.items()}
+
+
+def of(name: str, kept: Tensors) -> Tensors:
+    """The way back of `within`."""
+    return {
+        key.removeprefix(f"{name}."): value
+        for key, value in kept.items()
+        if key.startswith(f"{name}.")
+    }

@@ -17,7 +17,7 @@ from decode.inversion.voxel_model import PictureKernel, ResponseModel, fit_respo
 from decode.linear.ridge import rank_features
 from decode.networks.blocks import Passport, by_subject, scatter
 from decode.progress import progress
-from decode.trainable import Encoder, Learned
+from decode.trainable import Encoder, Held, Learned
 
 _LEARNT = ("bank", "source", "values")
 _LEARNT_PER_SUBJECT = ("chosen", "centre", "spread", "reading", "loadings", "offsets", "setting")
@@ -106,6 +106,10 @@ class BayesianReconstruction(Encoder):
     def _learnt(self) -> list[str]:
         subjects = range(len(self.passport.subjects))
         return [*_LEARNT, *(f"{name}_{s}" for s in subjects for name in _LEARNT_PER_SUBJECT)]
+
+    def holds(self) -> frozenset[Held]:
+        """The bank is made of the training pictures, the reading of the training responses."""
+        return frozenset({"signals", "stimuli"})
 
     def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
         # How much was learnt depends on the fold, so the buffers take the saved sizes.

@@ -17,7 +17,7 @@ from decode.diffusion.pipelines import (
     open_pipeline,
     place_pipeline,
 )
-from decode.diffusion.sampler import Diffusion
+from decode.diffusion.sampler import Diffusion, of, within
 from decode.pictures import resize
 from decode.weights.hub import opening
 from decode.weights.reading import choose_dtype, find_weights, quiet
@@ -83,6 +83,15 @@ class ControlNet(Diffusion):
         super().learn(shown, truth)
         if self.writer is not None:
             self.writer.learn(shown, truth)
+
+    def kept(self) -> Tensors | None:
+        own, written = super().kept(), {} if self.writer is None else self.writer.kept()
+        return None if own is None or written is None else {**own, **within("writer", written)}
+
+    def recall(self, kept: Tensors) -> None:
+        super().recall(kept)
+        if self.writer is not None:
+            self.writer.recall(of("writer", kept))
 
     def texts(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[str]:
         """What the writer makes of each row."""

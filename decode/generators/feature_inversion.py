@@ -94,6 +94,12 @@ class FeatureInversion(Generator):
             values = truth[name].float()
             self._spread[name] = float((values - values.mean(0)).pow(2).mean().clamp_min(1e-12))
 
+    def kept(self) -> Tensors | None:
+        return {k: torch.tensor(v, dtype=torch.float64) for k, v in self._spread.items()}
+
+    def recall(self, kept: Tensors) -> None:
+        self._spread = {name: float(value) for name, value in kept.items()}
+
     def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
         return self.size, self.size
 

@@ -81,6 +81,10 @@ class Refine(Diffusion):
             )
         self._gallery = normalize(truth[self.caption].float().flatten(1), dim=1)
 
+    def kept(self) -> Tensors | None:
+        """None where it refines with captions of training stimuli, which are not given away."""
+        return super().kept() if self.caption is None else None
+
     def texts(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[str]:
         """What each row is refined with."""
         if self.caption is None:

@@ -30,6 +30,7 @@ from decode.linear.ridge import (
 from decode.networks.blocks import Passport, by_subject, numel, scatter
 from decode.progress import progress
 from decode.store import Columns
+from decode.trainable import Held
 
 Per = Literal["target", "name", "all"]
 By = Literal["loo", "gcv", "validation"]
@@ -196,6 +197,10 @@ class SubjectRidge(nn.Module):
                 y = rows.y[:, :]
                 made.append(left_out(f, y, alpha, groups=self._groups(rows)))
         return (torch.cat(trials), torch.cat(made)) if honest else None
+
+    def holds(self) -> frozenset[Held]:
+        """The dual form keeps the training trials."""
+        return frozenset({"signals"} if self.knobs.form == "dual" else ())
 
     def _needs_validation(self) -> bool:
         return self.knobs.by == "validation" or self.knobs.use_validation

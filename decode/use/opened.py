@@ -182,7 +182,7 @@ class OpenedRun:
                 other.folder, f"a split of {self.folder.name} ({', '.join(hashes[0])})",
                 f"other ones ({', '.join(hashes[1])})", "compare runs on the same split",
             )  # fmt: skip
-        mine, theirs = (r.scores().query("split in @same") for r in (self, other))
+        mine, theirs = (r.scores(source="decoder").query("split in @same") for r in (self, other))
         return pd.DataFrame([asdict(d) for d in compare(mine, theirs)])
 
     @cached_property
