@@ -179,11 +179,10 @@ def run(config: dict[str, Any]) -> float | None:
     """Check the whole config, then plan or execute it; prints the run folder last."""
     unknown = set(config) - KEYS
     if unknown:
-        from decode.core import InputError
+        from decode.core import refusal
 
-        raise InputError(
-            f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
-        )
+        wrong = sorted(unknown)[0]
+        raise refusal(wrong, "a key of the config", f"unknown key {wrong!r}", _nearest(wrong, KEYS))
     for key in sorted(KEYS - set(config)):
         from decode.core import refusal
 

@@ -379,9 +379,11 @@ class Generator:
         """Raise InputError, before any training, when the targets' shapes do not fit."""
         missing = [name for name in self.needs if name not in shapes]
         if missing:
-            raise InputError(
-                f"generator {type(self).__name__} needs targets {list(self.needs)}, the experiment has "
-                f"{sorted(shapes)}; add a target named {missing[0]!r} or choose another generator"
+            raise refusal(
+                f"generator {type(self).__name__}",
+                f"targets {list(self.needs)}",
+                sorted(shapes),
+                f"add a target named {missing[0]!r} or choose another generator",
             )
 
     def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
@@ -405,9 +407,11 @@ class Generator:
     def tune(self, weights: Tensors) -> None:
         """Take what `Objective.tuned` gave in this fold; {} is the generator as it was published."""
         if weights:
-            raise InputError(
-                f"generator {type(self).__name__} takes no weights trained with the encoder; choose "
-                "the one that the objective belongs to or drop the objective"
+            raise refusal(
+                f"generator {type(self).__name__}",
+                "no weights trained with the encoder",
+                f"{len(weights)} such arrays",
+                "choose the generator that the objective belongs to or drop the objective",
             )
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:

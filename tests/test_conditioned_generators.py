@@ -433,7 +433,7 @@ def test_refinement_takes_the_caption_of_the_nearest_training_stimulus(
     assert generator.texts(query, seeds=[0, 1]) == ["a photo: caption 2", "a photo: caption 0"]
     with pytest.raises(InputError, match="'9' has none"):
         generator.learn([*shown[:3], Stimulus("9", "image")], truth)
-    with pytest.raises(InputError, match="pictures to start from, low_level is null"):
+    with pytest.raises(InputError, match=r"low_level: expected pictures to start from, got null"):
         refine(low_level=None, strength=1.0)
 
 

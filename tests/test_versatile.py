@@ -217,7 +217,7 @@ def test_what_does_not_fit_says_what_to_do(folder: Path) -> None:
     with pytest.raises(InputError, match="remove width"):
         build(folder, width=768).check(shapes)
     for knobs, says in [
-        ({"image": None}, "both null"),
+        ({"image": None}, "got null in both"),
         ({"text": "text", "text_share": 1.0}, "set it to null"),
     ]:
         with pytest.raises(InputError, match=says):

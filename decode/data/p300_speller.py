@@ -88,8 +88,11 @@ class P300Speller:
 
     def _check(self, subject: str, known: Sequence[str]) -> None:
         if subject not in known:
-            raise InputError(
-                f"p300_speller: no subject {subject!r} in {self.root}; choose from {list(known)}"
+            raise refusal(
+                "subjects",
+                f"subjects that lie in {self.root}",
+                f"{subject!r}",
+                f"choose from {list(known)}",
             )
 
 

@@ -183,9 +183,11 @@ class ThingsFMRI:
         if self.min_ceiling is not None:
             keep &= numbers(file, table, "nc_testset") >= self.min_ceiling
         if not keep.any():
-            raise InputError(
-                f"{NAME}: no voxel of {file} lies in {list(rois)} with a ceiling of "
-                f"{self.min_ceiling}; change data.rois or data.min_ceiling"
+            raise refusal(
+                "data.rois",
+                f"regions with voxels in {file}",
+                f"none in {list(rois)} with a ceiling of {self.min_ceiling}",
+                "change data.rois or data.min_ceiling",
             )
         rows = np.flatnonzero(keep)
         channels = packed.voxels(len(rows), region[rows].tolist())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.core import Generator, Media, Shape, Stimulus, Tensors, refusal
 from decode.diffusion.energies import Energy
 from decode.diffusion.pipelines import (
     Norm,
@@ -99,45 +99,53 @@ class Diffusion(Generator):
 
     def _check_knobs(self) -> None:
         if self.norm not in ("train", "keep", "first"):
-            raise InputError(
-                f"generator: norm is train, keep or first, got {self.norm!r}; correct it"
-            )
+            raise refusal("generator.norm", "train, keep or first", f"{self.norm!r}", "choose one")
         if self.offload not in ("none", "model", "sequential"):
-            raise InputError(
-                f"generator: offload is none, model or sequential, got {self.offload!r}; correct it"
+            raise refusal(
+                "generator.offload", "none, model or sequential", f"{self.offload!r}", "choose one"
             )
         if min(self.batch_size, self.steps, self.candidates, self.energy_every) < 1:
-            raise InputError(
-                "generator: steps, batch_size, candidates and energy_every are at least 1, got "
-                f"{self.steps}, {self.batch_size}, {self.candidates} and {self.energy_every}"
-                "; correct it"
+            raise refusal(
+                "generator",
+                "steps, batch_size, candidates and energy_every of at least 1",
+                f"{self.steps}, {self.batch_size}, {self.candidates} and {self.energy_every}",
+                "raise the one that is below 1",
             )
         if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
-            raise InputError(
-                f"generator: strength lies in (0, 1] and steps * strength reaches 1, got "
-                f"{self.strength} with {self.steps} steps"
-                "; correct it"
+            raise refusal(
+                "generator.strength",
+                "a share in (0, 1] of which steps * strength reaches 1",
+                f"{self.strength} with {self.steps} steps",
+                "raise strength or steps",
             )
         if not self.starts() and self.strength != 1:
-            raise InputError(
-                f"generator: strength={self.strength} means a start from a low-level prediction, "
-                "but low_level is null; name a target or a generator there or set strength to 1"
+            raise refusal(
+                "generator.low_level",
+                f"a prediction to start from, as strength={self.strength} is below 1",
+                "null",
+                "name a target or a generator there or set strength to 1",
             )
         if self.start_size is not None and (self.size is None or not self.starts()):
-            raise InputError(
-                f"generator: start_size={self.start_size} is the side of a start that is brought to "
-                "size; give low_level and size too or set start_size to null"
+            raise refusal(
+                "generator.start_size",
+                "null without low_level and size, as it is the side of a start that is brought to size",
+                self.start_size,
+                "give low_level and size too or set start_size to null",
             )
         made = getattr(self.low_level, "makes", "image")
         if not isinstance(self.low_level, str | Generator | None) or made != "image":
-            raise InputError(
-                "generator: low_level is a target, a generator of pictures or null, got "
-                f"{type(self.low_level).__name__}; correct it"
+            raise refusal(
+                "generator.low_level",
+                "a target, a generator of pictures or null",
+                type(self.low_level).__name__,
+                "name one of these",
             )
         if (self.candidates > 1) != (self.judge is not None):
-            raise InputError(
-                f"generator: candidates={self.candidates} with judge={self.judge}; more than one "
-                "candidate needs a judge, and a judge more than one candidate"
+            raise refusal(
+                "generator.judge",
+                "a judge just where there is more than one candidate",
+                f"candidates={self.candidates} with judge={self.judge}",
+                "set judge, or candidates to 1",
             )
         choose_dtype(self.precision)
 
@@ -179,9 +187,11 @@ class Diffusion(Generator):
         check_scheduler(self.scheduler, self.spacing)
         for name in self.conditions() if self.norm == "first" else ():
             if len(shapes[name]) != 2:
-                raise InputError(
-                    f"generator: norm=first divides tokens (token, width) by the first one's norm, target "
-                    f"{name!r} has {tuple(shapes[name])}; set norm to train or keep"
+                raise refusal(
+                    "generator.norm",
+                    "tokens (token, width) where norm=first divides by the norm of the first one",
+                    f"target {name!r} of shape {tuple(shapes[name])}",
+                    "set norm to train or keep",
                 )
         for judged in (self.energy, self.judge):
             if hasattr(judged, "check"):
@@ -252,18 +262,22 @@ class Diffusion(Generator):
         """Predicted conditions, finite and at their true scale."""
         for name, values in predicted.items():
             if not bool(torch.isfinite(values).all()):
-                raise InputError(
-                    f"generator: predictions of target {name!r} are not all finite"
-                    "; look at the losses of train (history.jsonl) and lower trainer.rate"
+                raise refusal(
+                    "generator",
+                    f"finite predictions of target {name!r}",
+                    "NaN or infinite ones",
+                    "look at the losses of train (history.jsonl) and lower trainer.rate",
                 )
         if self.norm == "keep" or not self.conditions():
             return {}
         if self.norm == "first":
             return {name: with_first_norm(predicted[name]) for name in self.conditions()}
         if not self._norms:
-            raise InputError(
-                "generator: norm=train needs the training embeddings; call learn(shown, truth) "
-                "first or set norm to keep"
+            raise refusal(
+                "generator.norm",
+                "training embeddings, which norm=train needs",
+                "none yet",
+                "call learn(shown, truth) first or set norm to keep",
             )
         return {name: with_norm(predicted[name], self._norms[name]) for name in self.conditions()}
 

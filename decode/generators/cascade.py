@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
@@ -48,19 +48,26 @@ class Cascade(Diffusion):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.energy is not None:
-            raise InputError(
-                "cascade generator: energy steers what can be decoded at each step, which the prior's "
-                "latents cannot; set energy to null or use candidates with a judge"
+            raise refusal(
+                "generator.energy",
+                "null, as latents of the prior cannot be decoded at each step to be steered",
+                "an energy",
+                "set energy to null or use candidates with a judge",
             )
         if (self.scheduler, self.spacing, self.start_size) != (None, None, None):
-            raise InputError(
-                "cascade generator: both stages step as they were trained, from latents of their own; set "
-                "scheduler, spacing and start_size to null"
+            raise refusal(
+                "generator",
+                "scheduler, spacing and start_size of null, as both stages step as they were trained "
+                "from latents of their own",
+                "other values",
+                "set scheduler, spacing and start_size to null",
             )
         if self.start_generator is not None:
-            raise InputError(
-                "cascade generator: a start is latents of the prior, which nothing here makes from "
-                "pictures; name a target of such latents in low_level or set it to null"
+            raise refusal(
+                "generator.low_level",
+                "a target of the prior's latents, which nothing here makes from pictures",
+                "a generator",
+                "name a target of such latents in low_level or set it to null",
             )
 
     def conditions(self) -> tuple[str, ...]:
@@ -77,9 +84,11 @@ class Cascade(Diffusion):
             channels = 16 if prior is None else prior["in_channels"]
             found = tuple(shapes[self.start_target])
             if len(found) != 3 or found[0] != channels:
-                raise InputError(
-                    f"cascade generator: a low-level start is latents of the prior, ({channels}, h, "
-                    f"w), target {self.start_target!r} has {found}; set low_level to null"
+                raise refusal(
+                    "generator.low_level",
+                    f"latents of the prior, ({channels}, h, w)",
+                    f"target {self.start_target!r} of shape {found}",
+                    "set low_level to null",
                 )
 
     def open(self) -> Any:

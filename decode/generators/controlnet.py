@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Shape, Stimulus, Tensors
+from decode.core import Generator, Shape, Stimulus, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_tokens,
@@ -49,10 +49,11 @@ class ControlNet(Diffusion):
         if self.writer is None:
             return
         if self.writer.makes != "text":
-            raise InputError(
-                f"controlnet generator: writer is a generator of texts, "
-                f"{type(self.writer).__name__} makes {self.writer.makes}; set it to null or choose "
-                "one that writes"
+            raise refusal(
+                "generator.writer",
+                "a generator of texts",
+                f"{type(self.writer).__name__}, which makes {self.writer.makes}",
+                "set it to null or choose one that writes",
             )
         self.needs = tuple(dict.fromkeys([*self.writer.needs, *self.needs]))
         own = "Pictures were made from captions that were written from the prediction."
@@ -73,9 +74,11 @@ class ControlNet(Diffusion):
             self.writer.check(shapes)
         shape = tuple(shapes[self.control])
         if len(shape) != 3 or shape[0] not in (1, 3):
-            raise InputError(
-                f"controlnet generator: a control is a map (1 or 3, h, w), target {self.control!r} "
-                f"has {shape}; name a target of maps, such as depth"
+            raise refusal(
+                "generator.control",
+                "a target of maps (1 or 3, h, w)",
+                f"{self.control!r} of shape {shape}",
+                "name a target of maps, such as depth",
             )
         self.check_start(shapes, side)
 

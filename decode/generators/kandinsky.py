@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.diffusion.pipelines import Predict, check_embedding, open_pipeline, place_pipeline
 from decode.diffusion.sampler import Diffusion
 from decode.weights.hub import opening
@@ -44,10 +44,11 @@ class Kandinsky(Diffusion):
         unet, side = self.told(vae="movq")
         assert side is not None
         if self.size % (self.size // side) ** 2:
-            raise InputError(
-                f"kandinsky generator: size is a multiple of {(self.size // side) ** 2}, got "
-                f"{self.size}"
-                "; correct it"
+            raise refusal(
+                "generator.size",
+                f"a multiple of {(self.size // side) ** 2}",
+                self.size,
+                "take the next one",
             )
         width = None if unet is None else unet["encoder_hid_dim"]
         check_embedding(shapes, self.image, width=width, said=self.width, model=self.model)

@@ -94,10 +94,11 @@ def as_recording(
     if only is not None:
         picks = [raw.ch_names.index(name) for name in only]
     if not picks:
-        raise InputError(
-            f"{raw.filenames[0]}: expected EEG, MEG or intracranial channels, got only "
-            f"{', '.join(sorted(set(types)))}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            raw.filenames[0],
+            "EEG, MEG or intracranial channels",
+            f"only {', '.join(sorted(set(types)))}",
+            "correct the types of its channels in channels.tsv or leave the recording out",
         )
     if not 0 < (rate := float(raw.info["sfreq"])) < np.inf:
         remedy = "correct its header or fetch the file again"
