@@ -79,7 +79,7 @@ class Recording:
     `channels` has one row per channel: name, kind, x, y, z (m; nan = unknown), roi ("" = none).
     `events` has one row per trial: onset (s), duration (s), stimulus (uid), split ("train", "test" or
     "" when nothing is published) and any label columns. The first sample stands for the moment
-    `offset` s after the one that onsets count from.
+    `offset` s after the one that onsets count from. `source` is the file that it was read from.
     """
 
     subject: str
@@ -91,11 +91,13 @@ class Recording:
     channels: pd.DataFrame
     events: pd.DataFrame
     offset: float = 0.0
+    source: Path | None = None
 
     @property
     def where(self) -> str:
         """How messages name this recording."""
-        return f"subject {self.subject}, session {self.session or '-'}, run {self.run or '-'}"
+        names = f"subject {self.subject}, session {self.session or '-'}, run {self.run or '-'}"
+        return names if self.source is None else f"{names} ({self.source})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

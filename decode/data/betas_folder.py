@@ -110,7 +110,9 @@ class BetasFolder:
                     "leave the voxel out or the trial"
                 )
             events = _events(trials.iloc[rows].reset_index(drop=True))
-            yield Recording(subject, session, run, "fmri", signal, 1.0, channels, events)
+            yield Recording(
+                subject, session, run, "fmri", signal, 1.0, channels, events, source=folder / TABLE
+            )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """What any subject saw, by the value of the column `stimulus`."""

@@ -127,7 +127,9 @@ class Digits69:
                 "digit": content["digit"],
             }
         )
-        yield Recording(subject, "", "01", "fmri", content["brain"], 1.0, channels, events)
+        yield Recording(
+            subject, "", "01", "fmri", content["brain"], 1.0, channels, events, source=self.file
+        )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         content = read(self.file, outside=self.outside)

@@ -81,7 +81,9 @@ class Feis:
                 }
             )
             signal = epochs[rows].reshape(-1, len(ELECTRODES))
-            yield Recording(subject, "", f"{run:02d}", "eeg", signal, SFREQ, channels, events)
+            yield Recording(
+                subject, "", f"{run:02d}", "eeg", signal, SFREQ, channels, events, source=path
+            )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         return {

@@ -185,7 +185,7 @@ class GOD:
         signal = np.concatenate([train, test]).astype(np.float32)
         masks = {r: np.asarray(npz.read(r), bool)[mask] for r in REGIONS if r in npz.names()}
         channels = packed.voxels(signal.shape[1], packed.first_region(masks, signal.shape[1]))
-        return Recording(subject, "", "", "fmri", signal, 1.0, channels, events)
+        return Recording(subject, "", "", "fmri", signal, 1.0, channels, events, source=npz.path)
 
 
 def _trials(npz: packed.Npz, key: str, mask: np.ndarray) -> np.ndarray:
@@ -284,7 +284,9 @@ def _runs(data: BData, subject: str, roi: str, imagery: bool) -> Iterator[Record
             )
             signal = data.matrix[np.ix_(rows, columns)].astype(np.float32)
             label = f"{condition}-{run:02d}"
-            yield Recording(subject, "", label, "fmri", signal, 1.0, channels, events)
+            yield Recording(
+                subject, "", label, "fmri", signal, 1.0, channels, events, source=data.file
+            )
 
 
 def _channels(data: BData, columns: np.ndarray) -> pd.DataFrame:

@@ -109,7 +109,7 @@ class MindEye2:
             signal = packed.read_rows(betas, rows["row"].to_numpy())
             channels = packed.voxels(betas.shape[1], "nsdgeneral")
             name = f"{int(str(session)):02d}"
-            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events)
+            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events, source=file)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the file by their number from 0; only those asked for are unpacked."""

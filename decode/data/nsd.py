@@ -125,7 +125,7 @@ class NSD:
             signal = read(session, path, len(table))
             name = f"{session:02d}"
             events = self._events(table, session)
-            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events)
+            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events, source=path)
 
     def _folder(self, subject: str) -> Path:
         return nsd.beta_folder(self.root, subject, self.betas, self.space)

@@ -109,7 +109,9 @@ class NSDTimeseries:
                 check_mean(path, signal)
                 signal = percent_change(signal[: self.volumes])
                 names = f"{session:02d}", f"{run:02d}"
-                yield Recording(subject, *names, "fmri", signal, 1 / self.tr, channels, events)
+                yield Recording(
+                    subject, *names, "fmri", signal, 1 / self.tr, channels, events, source=path
+                )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the stimulus file, made when asked for."""

@@ -73,7 +73,15 @@ class P300Speller:
                 }
             )
             yield Recording(
-                subject, "", f"{run:02d}", "eeg", volts[first:last], sfreq, channels, events
+                subject,
+                "",
+                f"{run:02d}",
+                "eeg",
+                volts[first:last],
+                sfreq,
+                channels,
+                events,
+                source=path,
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:

@@ -183,6 +183,7 @@ def read_bold(
         channels=voxels.channels() if channels is None else channels,
         events=events,
         offset=timing.offset,
+        source=path,
     )
 
 

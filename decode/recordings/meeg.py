@@ -110,6 +110,7 @@ def as_recording(
     channels[["x", "y", "z"]] = positions
     channels["roi"] = ""
     channels["bad"] = [name in raw.info["bads"] for name in names]
+    path = Path(raw.filenames[0])
     signal = _samples(raw, picks, whole=whole)
     for i, name in enumerate(names):
         signal[:, i] *= (gains or {}).get(name, 1.0)
@@ -122,6 +123,7 @@ def as_recording(
         sfreq=float(raw.info["sfreq"]),
         channels=channels,
         events=events,
+        source=path,
     )
 
 
