@@ -13,11 +13,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "decode"
 SENTENCE = re.compile(
     r"(?P<where>.+?): expected (?P<expected>.+), (?:got|found):? (?P<got>.+?); (?P<remedy>.+)"
 )
-# What helps nobody: it does not say how.
-EMPTY = (
-    *("correct it", "correct them", "fix it", "mend it", "check it", "try again"),
-    "fetch the file again or correct it",
-)
+# What helps nobody: it does not say how. "Correct it" does where there is a choice to correct it to.
+EMPTY = ("fix it", "mend it", "check it", "try again", "fetch the file again or correct it")
+CORRECT, CHOICE = ("correct it", "correct them"), re.compile("one of|some of| or |between|among|'")
 
 
 def said(node: ast.expr) -> str:
@@ -64,6 +62,8 @@ def faults(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"one is empty of {words}"
         elif words[3].strip(". ") in EMPTY or len(words[3].replace("{}", "word word").split()) < 2:
             yield node.lineno, f"{words[3]!r} does not say how"
+        elif words[3] in CORRECT and not CHOICE.search(words[1]):
+            yield node.lineno, f"{words[3]!r} does not say to what"
         elif "\n" in "".join(words):
             yield node.lineno, "more than one line"
 
@@ -80,6 +80,7 @@ def test_a_refusal_says_where_what_and_what_to_do(file: Path) -> None:
         ("raise InputError('k: expected 1, got ' + str(x))", 1),
         ("raise InputError(f'k: expected 1, got {x}; lower it')", 0),
         ("raise InputError(f'k: expected 1, got {x}; correct it')", 1),
+        ("raise InputError(f'k: expected one of {known}, got {x}; correct it')", 0),
         ("raise InputError(f'k: {x} is too high; lower it')", 1),
         ("raise InputError(f'expected 1, got {x}; lower it')", 1),
         ("raise InputError(f'k: got {x}' + (f'; did you mean {y}?' if y else ''))", 1),
