@@ -206,6 +206,10 @@ def test_a_row_depends_on_its_prediction_and_seed_only(build: Build, predicted: 
     generator.check(shapes_of(predicted))
     made = pixels(generator(predicted, seeds=SEEDS))
     assert made.shape[:2] == (3, 3)
+    assert generator.size_of(shapes_of(predicted)) == made.shape[2:]
+    wide = build(size=32)
+    sizes = pixels(wide(predicted, seeds=SEEDS)).shape[2:]
+    assert wide.size_of(shapes_of(predicted)) == sizes != made.shape[2:]
     some = {name: values[[2, 0]] for name, values in predicted.items()}
     again = pixels(generator(some, seeds=[13, 11]))
     assert torch.allclose(again, made[[2, 0]], atol=1e-4)

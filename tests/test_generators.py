@@ -186,6 +186,11 @@ def test_a_row_depends_on_its_prediction_and_seed_only(
     generator = build(**knobs, batch_size=2)
     made = pixels(generator(predicted, seeds=SEEDS))
     assert made.shape == (3, 3, 16, 16)
+    shapes = {name: tuple(values.shape[1:]) for name, values in predicted.items()}
+    assert generator.size_of(shapes) == (16, 16)
+    wide = build(**knobs, size=32)
+    if low_level != "latents":
+        assert wide.size_of(shapes) == tuple(pixels(wide(predicted, seeds=SEEDS)).shape[2:])
     again = pixels(build(**knobs, batch_size=3)(some(predicted, [2, 0]), seeds=[13, 11]))
     assert torch.allclose(again, made[[2, 0]], atol=1e-4)
     other = pixels(generator(predicted, seeds=[11, 12, 99]))

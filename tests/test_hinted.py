@@ -256,6 +256,7 @@ def test_sampling_is_the_loop_written_out(folder: Path) -> None:
     made = generator(folder, control_scale=0.7)
     made.tune(dict(control.state_dict()))
     found = pixels(made(predicted(), seeds=SEEDS))
+    assert made.size_of({}) == found.shape[2:]
     assert torch.allclose(found, by_hand(folder, predicted(), control, 0.7), atol=1e-4)
     other = {**predicted(), "latents": predicted()["latents"].roll(1, 0)}
     assert not torch.allclose(found, pixels(made(other, seeds=SEEDS)), atol=1e-3)

@@ -130,6 +130,7 @@ def test_a_row_depends_on_its_prediction_and_seed_only(folder: Path, predicted: 
     generator.learn([], {name: 2 * values for name, values in predicted.items()})
     made = pixels(generator(predicted, seeds=SEEDS))
     assert made.shape == (3, 3, 16, 16)
+    assert generator.size_of({}) == build(folder, size=16).size_of({}) == (16, 16)
     last = {name: values[2:] for name, values in predicted.items()}
     assert torch.allclose(pixels(generator(last, seeds=SEEDS[2:])), made[2:], atol=1e-4)
     moved = {**predicted, "latents": predicted["latents"].flip(0)}

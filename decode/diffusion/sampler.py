@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from decode.core import Generator, Media, Shape, Stimulus, Tensors, refusal
+from decode.core import Generator, Media, Shape, Size, Stimulus, Tensors, refusal
 from decode.diffusion.energies import Energy
 from decode.diffusion.pipelines import (
     Norm,
@@ -61,6 +61,8 @@ class Diffusion(Generator):
     judge knows the prediction only, and the report says how many there were.
     """
 
+    # Folders of the denoiser and of the autoencoder.
+    parts: ClassVar[tuple[str, str]] = ("unet", "vae")
     model: str
     _: KW_ONLY
     low_level: str | Generator | None = None
@@ -200,16 +202,22 @@ class Diffusion(Generator):
         if first is not None:
             first.check(shapes)
 
-    def told(
-        self, unet: str = "unet", vae: str = "vae"
-    ) -> tuple[dict[str, Any] | None, int | None]:
+    def told(self) -> tuple[dict[str, Any] | None, int | None]:
         """(configuration of a local folder's denoiser, side of its latents), None where unknown."""
-        denoiser = read_config(self.model, unet)
-        autoencoder = read_config(self.model, vae)
+        denoiser = read_config(self.model, self.parts[0])
         if self.size is not None:
-            halvings = 3 if autoencoder is None else len(autoencoder["block_out_channels"]) - 1
-            return denoiser, self.size // 2**halvings
+            return denoiser, self.size // self.shrinks()
         return denoiser, None if denoiser is None else denoiser["sample_size"]
+
+    def shrinks(self) -> int:
+        """Pixels along a side of what the autoencoder makes one latent of; 8 where that is not known yet."""
+        autoencoder = read_config(self.model, self.parts[1])
+        return 8 if autoencoder is None else 2 ** (len(autoencoder["block_out_channels"]) - 1)
+
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
+        """From `size` or the folder's configuration; None for a published model as large as it was made."""
+        side = self.told()[1]
+        return None if side is None else (side * self.shrinks(),) * 2
 
     def check_start(self, shapes: Mapping[str, Shape], side: int | None, channels: int = 4) -> None:
         """A target to start from is a picture, or latents of the denoiser's shape or of `start_size`."""

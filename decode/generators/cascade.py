@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Shape, Tensors, refusal
+from decode.core import Shape, Size, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
@@ -22,6 +22,9 @@ from decode.diffusion.pipelines import (
 from decode.diffusion.sampler import Diffusion
 from decode.weights.hub import opening
 from decode.weights.reading import find_weights, quiet, read_config
+
+# Pixels of a picture per latent of the prior, and latents of the decoder per one of these, as published.
+RESOLUTION_MULTIPLE, LATENT_SCALE = 42.67, 10.67
 
 
 @dataclass(eq=False, kw_only=True)
@@ -91,6 +94,18 @@ class Cascade(Diffusion):
                     "set low_level to null",
                 )
 
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size:
+        """From `size`, or from the latents that sampling starts from, by what both folders say."""
+        start = None if self.start_target is None else shapes[self.start_target]
+        first = read_config(self.model, name="model_index.json") or {}
+        second = read_config(self.decoder, name="model_index.json") or {}
+        decoder = read_config(self.decoder, "vqgan") or {}
+        multiple = first.get("resolution_multiple", RESOLUTION_MULTIPLE)
+        small = math.ceil(self.size / multiple) if start is None else start[-1]
+        side = int(small * second.get("latent_dim_scale", LATENT_SCALE))
+        halvings = decoder.get("levels", 2) - 1
+        return (side * decoder.get("up_down_scale_factor", 2) * 2**halvings,) * 2
+
     def open(self) -> Any:
         import transformers
         from diffusers import StableCascadeDecoderPipeline, StableCascadePriorPipeline
@@ -105,10 +120,10 @@ class Cascade(Diffusion):
         second = open_parts(self.decoder, self, networks=networks, plain={})
         with quiet(), opening(self.model):
             told = StableCascadePriorPipeline.load_config(str(find_weights(self.model)))
-            multiple = told.get("resolution_multiple", 42.67)
+            multiple = told.get("resolution_multiple", RESOLUTION_MULTIPLE)
             prior = StableCascadePriorPipeline(**first, resolution_multiple=multiple)
             told = StableCascadeDecoderPipeline.load_config(str(find_weights(self.decoder)))
-            scale = told.get("latent_dim_scale", 10.67)
+            scale = told.get("latent_dim_scale", LATENT_SCALE)
             # Both stages read the same text, which the first has encoded by then.
             none = {"text_encoder": None, "tokenizer": None}
             decoder = StableCascadeDecoderPipeline(**second, **none, latent_dim_scale=scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Kandinsky(Diffusion):
     are the unscaled ones of its VQ model. See `Diffusion` for the other knobs, `Unclip` for `width`.
     """
 
+    parts: ClassVar[tuple[str, str]] = ("unet", "movq")
     prior: str | None
     image: str = "image"
     width: int | None = None
@@ -41,7 +42,7 @@ class Kandinsky(Diffusion):
         super().check(shapes)
         if self.prior is not None:
             find_weights(self.prior)
-        unet, side = self.told(vae="movq")
+        unet, side = self.told()
         assert side is not None
         if self.size % (self.size // side) ** 2:
             raise refusal(

@@ -41,6 +41,7 @@ class Versatile(Diffusion):
     0.42), so the mixture of both conditions is made here.
     """
 
+    parts: ClassVar[tuple[str, str]] = ("image_unet", "vae")
     tunable: ClassVar[bool] = True
     image: str | None = "image"
     text: str | None = None
@@ -69,7 +70,7 @@ class Versatile(Diffusion):
     def check(self, shapes: Mapping[str, Shape]) -> None:
         """Compare targets with the folder's configuration; no weights are read."""
         super().check(shapes)
-        unet, side = self.told("image_unet")
+        unet, side = self.told()
         width = None if unet is None else unet["cross_attention_dim"]
         for name in self.conditions():
             check_tokens(shapes, name, width=width, said=self.width, model=self.model)
