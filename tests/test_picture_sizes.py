@@ -48,7 +48,7 @@ def test_every_generator_of_pictures_tells_their_size(file: Path) -> None:
 def test_a_folder_says_how_large_its_pictures_are() -> None:
     node = choice(CONFIGS / "generator/tiny_unclip.yaml")
     made: Generator = build({**node, "norm": "keep"}, "generator")
-    seen = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    seen = torch.randn(1, 128, generator=torch.Generator().manual_seed(0))
     (picture,) = made({"image": seen}, seeds=[1])
     assert made.size_of({}) == tuple(torch.as_tensor(picture.data).shape[1:]) == (32, 32)
 
