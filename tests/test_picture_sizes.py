@@ -50,7 +50,7 @@ def test_a_folder_says_how_large_its_pictures_are() -> None:
     made: Generator = build({**node, "norm": "keep"}, "generator")
     seen = torch.randn(1, 128, generator=torch.Generator().manual_seed(0))
     (picture,) = made({"image": seen}, seeds=[1])
-    assert made.size_of({}) == tuple(torch.as_tensor(picture.data).shape[1:]) == (32, 32)
+    assert made.size_of({}) == tuple(torch.as_tensor(picture.data).shape[1:]) == (64, 64)
 
 
 @pytest.mark.parametrize("generator", ["tiny_unclip", "versatile", "stable_cascade"])
