@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make .venv first and can be repeated.
+# `make demo`, `make test`, `make docs` and others make .venv first and can be repeated.
 SHELL := /bin/bash
 HERE := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := $(HERE).venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench check install
+.PHONY: demo test bench check docs install
 .DEFAULT_GOAL := demo
 
 install: $(STAMP)
@@ -30,6 +30,10 @@ test: install
 
 check: install
 	cd $(HERE) && PATH=$(BIN):$$PATH scripts/check.sh
+
+docs: install
+	cd $(HERE) && $(BIN)/mkdocs build --strict --quiet
+	@echo $(HERE)site/index.html
 
 bench: install
 	cd $(HERE) && $(BIN)/python -m benchmarks

@@ -22,8 +22,7 @@ HELP = """decode: from brain recordings to what was seen, in one command
   decode [experiment=NAME] [key=value ...]     run what is not yet done, up to the report
   decode dry=true                              print the plan, touch nothing
   decode -m experiment=NAME seed=0,1,2         a sweep (launcher=local|joblib|slurm)
-  decode apply RUN data=NAME [key=value ...]   the decoder of a finished run or a shared one on new recordings
-  decode share RUN FOLDER [key=value ...]      the decoder of a finished run as a folder to give away
+  decode apply RUN data=NAME [key=value ...]   the decoder of a finished run on new recordings
 
 Keys: paths.data paths.outputs subjects=[..] seed until=STAGE force=[STAGE,..] dry debug
 Stages: preprocess split features train predict reconstruct respond evaluate report
@@ -87,35 +86,25 @@ def _hydra() -> None:
     hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(_job)()
 
 
-# What a finished run is used for, and the folders that stand behind each word.
-USES = {"apply": ("RUN",), "share": ("RUN", "FOLDER")}
+USES = ("apply",)
 
 
 def _use(arguments: Sequence[str]) -> None:
-    """`decode apply RUN key=value ...` and the like: compose the config of that name and use a run."""
-    from decode.refusals import refusal
+    """`decode apply RUN key=value ...`: compose configs/apply.yaml and use a finished run."""
+    from decode.core import refusal
 
     verb, *rest = arguments
-    folders = [a for a in rest if "=" not in a and not a.startswith(("~", "+"))]
-    if len(folders) != len(USES[verb]):
-        wanted = " ".join(USES[verb])
+    given = [a for a in rest if "=" not in a and not a.startswith(("~", "+"))]
+    if len(given) != 1:
         raise refusal(
-            f"decode {verb}", wanted, " ".join(folders) or "none",
-            f"write decode {verb} {wanted} key=value ..., RUN being what `decode` prints",
+            f"decode {verb}", "the folder of one run", f"{given or 'none'}",
+            f"write decode {verb} RUN key=value ..., RUN as `decode` prints it",
         )  # fmt: skip
-    config = _composed(verb, [a for a in rest if a not in folders])
-    from decode.use import commands
+    config = _composed(verb, [a for a in rest if a not in given])
+    from decode.use.commands import run_apply
 
     _quiet()
-    if verb == "share":
-        made = commands.run_share(folders[0], folders[1], config)
-    else:
-        made = commands.run_apply(folders[0], config, _to_user)
-    print(made.resolve())
-
-
-def _to_user(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(run_apply(given[0], config, lambda line: print(line, file=sys.stderr)).resolve())
 
 
 def _composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -179,10 +168,11 @@ def run(config: dict[str, Any]) -> float | None:
     """Check the whole config, then plan or execute it; prints the run folder last."""
     unknown = set(config) - KEYS
     if unknown:
-        from decode.core import refusal
+        from decode.core import InputError
 
-        wrong = sorted(unknown)[0]
-        raise refusal(wrong, "a key of the config", f"unknown key {wrong!r}", _nearest(wrong, KEYS))
+        raise InputError(
+            f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
+        )
     for key in sorted(KEYS - set(config)):
         from decode.core import refusal
 
@@ -204,7 +194,7 @@ def run(config: dict[str, Any]) -> float | None:
         planned,
         until=config["until"],
         force=config["force"],
-        say=_to_user,
+        say=lambda line: print(line, file=sys.stderr),
     )
     return _tell(planned, folder, config)
 

@@ -76,7 +76,7 @@ def heard(where: object, *, wrong: str = "$.", expected: str = "a complete file"
     lines = dict.fromkeys([*(str(w.message) for w in said), *listener.lines])
     for line in (" ".join(line.split()) for line in lines):
         if re.search(wrong, line, re.IGNORECASE):
-            raise refusal(where, expected, line[:300], "fetch that file again")
+            raise refusal(where, expected, line[:300], "fetch the file again or correct it")
         if OPTIONAL.search(line):
             continue
         # What is said of many files alike is told once, so it does not name its own.

@@ -84,7 +84,7 @@ def _readable(where: str, path: str) -> Iterator[None]:
             "correct the events that name it"
         ) from e
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError) as e:
-        raise refusal(where, f"a readable image at {path}", e, "replace the file") from e
+        raise InputError(f"{where}: {path} is not a readable image ({e}); replace the file") from e
 
 
 def upright(image: Image) -> Image:

@@ -86,3 +86,9 @@ def test_each_commit_is_checked_by_what_the_check_script_runs() -> None:
     assert set(every.split()) == set(re.findall(r"(?m)^([a-z]+)\(\) ", script))
     asked = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
     assert sorted(asked) == sorted(f"scripts/check.sh {check}" for check in every.split())
+
+
+def test_every_page_has_its_place_on_the_site() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    nav = re.findall(r"(?m)^ +- [^:]+: (\w+\.md)$", site[site.index("\nnav:") :])
+    assert sorted(nav) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))

@@ -60,10 +60,7 @@ class BetasFolder:
     ) -> None:
         if kind is not None and kind not in get_args(Kind):
             raise refusal(
-                "data.kind",
-                f"null or one of {list(get_args(Kind))}",
-                repr(kind),
-                "choose one of these",
+                "data.kind", f"null or one of {list(get_args(Kind))}", repr(kind), "correct it"
             )
         self.outside, self.kind = outside, kind
         self.root, self.files_named, self.variable, self.mask = Path(root), files, variable, mask
@@ -110,9 +107,7 @@ class BetasFolder:
                     "leave the voxel out or the trial"
                 )
             events = _events(trials.iloc[rows].reset_index(drop=True))
-            yield Recording(
-                subject, session, run, "fmri", signal, 1.0, channels, events, source=folder / TABLE
-            )
+            yield Recording(subject, session, run, "fmri", signal, 1.0, channels, events)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """What any subject saw, by the value of the column `stimulus`."""
@@ -149,8 +144,7 @@ class BetasFolder:
         wrong = sorted(set(table["split"]) - set(PARTS))
         if wrong:
             raise InputError(
-                f"{path}: expected train, test or n/a in the column split, got {wrong[0]!r}; write one of "
-                "these in the column split"
+                f"{path}: expected train, test or n/a in the column split, got {wrong[0]!r}; correct it"
             )
         return table.reset_index(drop=True)
 
@@ -164,11 +158,9 @@ class BetasFolder:
         gone = [s for s in shown if not (self.pictures / s).is_file()]
         if gone:
             row = int(np.flatnonzero((trials["stimulus"] == gone[0]).to_numpy())[0])
-            raise refusal(
-                f"{path}, row {row + 1}",
-                f"pictures that lie in {self.pictures}",
-                f"{gone[0]!r}, which does not ({len(gone)} such pictures)",
-                "put it there or set data.pictures",
+            raise InputError(
+                f"{path}: row {row + 1} names the picture {gone[0]!r}, which is not in "
+                f"{self.pictures} ({len(gone)} such pictures); put it there or set data.pictures"
             )
 
     @cached_property

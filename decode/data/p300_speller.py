@@ -73,15 +73,7 @@ class P300Speller:
                 }
             )
             yield Recording(
-                subject,
-                "",
-                f"{run:02d}",
-                "eeg",
-                volts[first:last],
-                sfreq,
-                channels,
-                events,
-                source=path,
+                subject, "", f"{run:02d}", "eeg", volts[first:last], sfreq, channels, events
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
@@ -96,11 +88,8 @@ class P300Speller:
 
     def _check(self, subject: str, known: Sequence[str]) -> None:
         if subject not in known:
-            raise refusal(
-                "subjects",
-                f"subjects that lie in {self.root}",
-                f"{subject!r}",
-                f"choose from {list(known)}",
+            raise InputError(
+                f"p300_speller: no subject {subject!r} in {self.root}; choose from {list(known)}"
             )
 
 

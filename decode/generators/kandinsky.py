@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decode.core import Shape, Tensors, refusal
+from decode.core import InputError, Shape, Tensors
 from decode.diffusion.pipelines import Predict, check_embedding, open_pipeline, place_pipeline
 from decode.diffusion.sampler import Diffusion
 from decode.weights.hub import opening
@@ -27,7 +27,6 @@ class Kandinsky(Diffusion):
     are the unscaled ones of its VQ model. See `Diffusion` for the other knobs, `Unclip` for `width`.
     """
 
-    parts: ClassVar[tuple[str, str]] = ("unet", "movq")
     prior: str | None
     image: str = "image"
     width: int | None = None
@@ -42,14 +41,13 @@ class Kandinsky(Diffusion):
         super().check(shapes)
         if self.prior is not None:
             find_weights(self.prior)
-        unet, side = self.told()
+        unet, side = self.told(vae="movq")
         assert side is not None
         if self.size % (self.size // side) ** 2:
-            raise refusal(
-                "generator.size",
-                f"a multiple of {(self.size // side) ** 2}",
-                self.size,
-                "take the next one",
+            raise InputError(
+                f"kandinsky generator: size is a multiple of {(self.size // side) ** 2}, got "
+                f"{self.size}"
+                "; correct it"
             )
         width = None if unet is None else unet["encoder_hid_dim"]
         check_embedding(shapes, self.image, width=width, said=self.width, model=self.model)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import Generator, InputError, Media, Stimulus, Tensors, refusal
+from decode.core import Generator, InputError, Media, Stimulus, Tensors
 from decode.pictures import read_image
 
 
@@ -31,7 +31,7 @@ class Nearest(Generator):
             raise InputError(
                 f"nearest generator: expected one row of target {self.target!r} per training "
                 f"stimulus, got {len(truth[self.target])} rows for {len(shown)} stimuli"
-                "; give learn the stimuli and their targets in one order"
+                "; correct it"
             )
         self._shown = list(shown)
         self._gallery = normalize(truth[self.target].float().flatten(1), dim=1)
@@ -43,18 +43,14 @@ class Nearest(Generator):
     def choose(self, predicted: Tensors) -> list[int]:
         """Index of the nearest training stimulus, per row."""
         if self._gallery is None:
-            raise refusal(
-                "nearest generator",
-                "training stimuli",
-                "none yet",
-                "call learn(shown, truth) first",
+            raise InputError(
+                "nearest generator: asked to generate before it has seen training stimuli; "
+                "call learn(shown, truth) first"
             )
         query = normalize(predicted[self.target].float().flatten(1), dim=1)
         if not bool(torch.isfinite(query).all()):
-            raise refusal(
-                "nearest generator",
-                f"a finite prediction of {self.target!r}",
-                "NaN or infinite values",
-                "look at the losses of train (history.jsonl) and lower trainer.rate",
+            raise InputError(
+                f"nearest generator: prediction of {self.target!r} is not finite"
+                "; look at the losses of train (history.jsonl) and lower trainer.rate"
             )
         return [int(i) for i in (query @ self._gallery.T).argmax(dim=1)]

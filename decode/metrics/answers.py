@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import Measure, Metric, Results, Stimulus, refusal
+from decode.core import InputError, Measure, Metric, Results, Stimulus
 from decode.recordings.answers import about, name_of, read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
 from decode.scoring.feature_networks import slug
@@ -51,18 +51,14 @@ class Answers(Metric):
     ) -> None:
         listed = list(questions or ())
         if len(set(listed)) < len(listed) or (questions is not None and not listed):
-            raise refusal(
-                "metrics.answers.questions",
-                "a list of different ones or null",
-                listed,
-                "name those that the generator asks",
+            raise InputError(
+                f"metric answers: questions is a list of different ones or null, got {listed}; name "
+                "those that the generator asks"
             )
         if own and listed:
-            raise refusal(
-                "metrics.answers.questions",
-                "null with own, which asks what the table has for each picture",
-                listed,
-                "set one of the two",
+            raise InputError(
+                f"metric answers: own asks what the table has for each picture, so questions must be "
+                f"null, got {listed}; set one of the two"
             )
         self.table, self.questions, self.within = Path(table), tuple(listed), tuple(within)
         self.own = own
@@ -90,11 +86,9 @@ class Answers(Metric):
                 parts += [judge(q, said, given, gallery).assign(kind=k) for q, k in kinds.items()]
         every = pd.concat(parts, ignore_index=True)
         if every.empty:
-            raise refusal(
-                self.table,
-                "answers for the shown pictures",
-                f"none for any of {len(results.shown)}",
-                "give the table of these pictures",
+            raise InputError(
+                f"metric answers: {self.table} has no answer for any of {len(results.shown)} shown "
+                "pictures; give the table of these pictures"
             )
         named = {"answers_accuracy": every}
         if every["kind"].nunique() > 1:
@@ -112,11 +106,9 @@ class Answers(Metric):
         known = set(told["question"])
         unknown = [q for q in self.questions if q not in known]
         if unknown:
-            raise refusal(
-                self.table,
-                f"the question {unknown[0]!r} ({len(unknown)} such)",
-                f"{sorted(known)[:5]}",
-                "write it as it stands there",
+            raise InputError(
+                f"metric answers: expected the question {unknown[0]!r} ({len(unknown)} such) in "
+                f"{self.table}, which has {sorted(known)[:5]}; write it as it stands there"
             )
         return told[told["question"].isin(self.questions or known)]
 

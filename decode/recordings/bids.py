@@ -65,7 +65,7 @@ class Columns:
         if self.kind is not None and self.kind not in get_args(Kind):
             raise InputError(
                 f"data.kind: expected null or one of {', '.join(get_args(Kind))}, got {self.kind!r}"
-                "; choose one of these"
+                "; correct it"
             )
 
 
@@ -114,11 +114,9 @@ def of_task(
     if task is None and len(tasks) > 1:
         raise refusal(where, "one task", ", ".join(sorted(tasks)), "set data.task to one")
     if task is not None and task not in tasks:
-        raise refusal(
-            where,
-            f"{datatype} recordings of task {task!r}",
-            f"only those of {', '.join(sorted(tasks))}",
-            "correct data.task",
+        raise InputError(
+            f"{where}: no {datatype} recording of task {task!r}, only of "
+            f"{', '.join(sorted(tasks))}; correct data.task"
         )
     return tasks[task] if task is not None else next(iter(tasks.values()))
 
@@ -201,12 +199,10 @@ def check_labels(known: Shown, labels: Mapping[str, Any], path: Path) -> None:
     """InputError where the events at `path` say something else about a stimulus that is known."""
     column = next((c for c in labels if known.labels[c] != labels[c]), None)
     if column is not None:
-        raise refusal(
-            path,
-            f"{column}={known.labels[column]!r} of stimulus {known.stimulus.uid!r}, as in "
-            f"{known.events.name}",
-            f"{labels[column]!r}",
-            "a label column holds facts about the stimulus: correct it or leave it out of data.label_columns",
+        raise InputError(
+            f"{path}: stimulus {known.stimulus.uid!r} has {column}={labels[column]!r}, but "
+            f"{known.labels[column]!r} in {known.events.name}; a label column holds facts "
+            "about the stimulus: correct it or leave it out of data.label_columns"
         )
 
 
@@ -218,20 +214,16 @@ def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) 
     path = columns.folder / PurePosixPath(uid)
     kind = columns.kind or SUFFIXES.get(path.suffix.lower().lstrip("."))
     if kind is None:
-        raise refusal(
-            events,
-            f"files whose ending says their kind ({', '.join(SUFFIXES)}) in column {columns.stimulus!r}",
-            f"{uid!r}",
-            "rename it, or set data.kind (text and event need no file)",
+        raise InputError(
+            f"{events}: column {columns.stimulus!r} names {uid!r}, whose ending says no kind; "
+            f"expected one of {', '.join(SUFFIXES)}, or set data.kind (text and event need no file)"
         )
     if columns.within:
         check_place(events, path, columns.within)
     if not path.is_file():
-        raise refusal(
-            events,
-            f"files that are there in column {columns.stimulus!r}",
-            f"{uid!r}, but there is no file {path}",
-            "put it there or correct data.stimuli or the events",
+        raise InputError(
+            f"{events}: column {columns.stimulus!r} names {uid!r}, but there is no file {path}; "
+            "put it there or correct data.stimuli or the events"
         )
     text = None
     if kind == "image":
@@ -258,4 +250,4 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise refusal(path, "a text in UTF-8", e, "replace the file") from e
+        raise InputError(f"{path}: expected a text in UTF-8, got: {e}; replace the file") from e

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from decode.content import open_picture
-from decode.core import refusal
+from decode.core import InputError
 from decode.pictures import on_ground, upright
 
 # Larger pictures are shrunk and stored as JPEG, so that a page of a hundred stays a few MB.
@@ -29,11 +29,9 @@ def data_address(picture: Any) -> str:
             with open_picture(picture) as opened:
                 image = on_ground(upright(opened))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as e:
-            raise refusal(
-                "report",
-                f"a readable picture at {picture}",
-                e,
-                "put that file back or leave its stimulus out",
+            raise InputError(
+                f"report: {picture} is not a readable picture ({e})"
+                "; fetch the file again or correct it"
             ) from e
     else:
         image = Image.fromarray(as_bytes(np.asarray(picture))).convert("RGB")
@@ -54,10 +52,8 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if array.ndim != 3 or array.shape[0] != 3:
-        raise refusal(
-            "report",
-            "a picture of floats (3, h, w) in [0, 1]",
-            array.shape,
-            "give the generator's pictures as Media",
+        raise InputError(
+            f"report: a picture of floats is (3, h, w) in [0, 1], got {array.shape}"
+            "; fetch the file again or correct it"
         )
     return (array.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)

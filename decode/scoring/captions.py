@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decode.core import InputError, refusal
+from decode.core import InputError
 
 Tokens = Sequence[str]
 Vector = tuple[dict[tuple[str, ...], float], np.ndarray]
@@ -48,15 +48,13 @@ def check(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
         raise InputError(
             f"captions: expected as many candidates as sets of references and at least one, got "
             f"{len(candidates)} and {len(references)}"
-            "; give one set of references per candidate"
+            "; correct it"
         )
     empty = [i for i, refs in enumerate(references) if not refs or not all(refs)]
     if empty:
-        raise refusal(
-            "captions",
-            "references that hold a word",
-            f"none of item {empty[0]}",
-            "leave empty captions out of the stimuli",
+        raise InputError(
+            f"captions: expected references that hold a word, those of item {empty[0]} do not; "
+            "leave empty captions out of the stimuli"
         )
 
 

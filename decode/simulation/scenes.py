@@ -68,7 +68,7 @@ class Scene:
             if getattr(self, name) not in values:
                 raise InputError(
                     f"scene {name}: expected one of {list(values)}, got {getattr(self, name)!r}"
-                    "; choose one of these"
+                    "; correct it"
                 )
 
     @property

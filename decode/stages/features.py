@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decode.core import Stimulus, Target, refusal
+from decode.core import InputError, Stimulus, Target
 from decode.progress import progress
 from decode.store import FeatureStore
 
@@ -40,11 +40,9 @@ def run(
             with np.errstate(over="ignore"):
                 values = found.astype(getattr(target, "store", "float32"))
             if not np.isfinite(values).all():
-                raise refusal(
-                    f"targets.{name}",
-                    "finite features",
-                    f"NaN or infinite ones of {uid_of[chunk[0]]!r} or its neighbours",
-                    "use full precision for this model, and store: float32",
+                raise InputError(
+                    f"targets.{name}: features of {uid_of[chunk[0]]!r} or its neighbours are not "
+                    "finite; use full precision for this model, and store: float32"
                 )
             store.append(chunk, values)
     return len(missing)
@@ -53,9 +51,7 @@ def run(
 def _accepts(target: Target, stimuli: list[Stimulus], name: str) -> None:
     for stimulus in stimuli:
         if stimulus.kind not in target.accepts:
-            raise refusal(
-                f"targets.{name}",
-                f"stimuli of kind {sorted(target.accepts)}, which {type(target).__name__} takes",
-                f"{stimulus.uid!r} of kind {stimulus.kind!r}",
-                "choose another target",
+            raise InputError(
+                f"targets.{name}: {type(target).__name__} takes {sorted(target.accepts)}, stimulus "
+                f"{stimulus.uid!r} is of kind {stimulus.kind!r}; choose another target"
             )

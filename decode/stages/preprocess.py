@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import Dataset, InputError, Layout, Recording, Stimulus, refusal
+from decode.core import Dataset, InputError, Layout, Recording, Stimulus
 from decode.notices import tell
 from decode.pictures import look_at
 from decode.preprocessing.prepared import Cut, Prepared
@@ -48,19 +48,11 @@ def run(
             dropped[recording.where] = len(recording.events) - len(prepared.table)
     _tell_dropped(subject, dropped, sum(map(len, tables)))
     if first is None or not tables:
-        raise refusal(
-            f"subject {subject}",
-            "recordings in the data set",
-            "none",
-            "put them there or correct paths.data",
-        )
+        raise InputError(f"subject {subject}: the data set has no recordings; check paths.data")
     trials = pd.concat(tables, ignore_index=True)
     if trials.empty:
-        raise refusal(
-            f"subject {subject}",
-            "trials after preprocessing",
-            "none",
-            "correct its events, or preprocess.window",
+        raise InputError(
+            f"subject {subject}: no trials are left after preprocessing; check the events"
         )
     write_table(out / "trials.parquet", trials)
     write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], dataset.stimuli()))
@@ -95,11 +87,9 @@ def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataF
     rows, changed = [], Counter[str]()
     for uid in pd.unique(uids):
         if uid not in known:
-            raise refusal(
-                "events",
-                "stimuli that the data set lists",
-                f"{uid!r}, which it does not",
-                "correct the events or add the stimulus",
+            raise InputError(
+                f"trials name stimulus {uid!r}, which the data set does not list; "
+                "correct the events or add the stimulus"
             )
         stimulus = known[uid]
         width, height = 0, 0
@@ -134,18 +124,16 @@ def _same_layout(first: Layout, now: Layout, recording: Recording) -> None:
         one, other = set(first.names), set(now.names)
         names = [*sorted(other - one)[:4], *(f"no {n}" for n in sorted(one - other)[:4])]
         got = ", ".join(names) or "another order of them"
-        raise refusal(
-            recording.where,
-            f"the {first.n_channels} channels of the subject's first run",
-            f"{got}{alike}",
-            "leave that run out, or give all runs one mask or montage",
+        raise InputError(
+            f"{recording.where}: expected the {first.n_channels} channels of the subject's first run, "
+            f"got {got}{alike}"
+            "; fetch the file again or correct it"
         )
     if first.n_times != now.n_times or first.sfreq != now.sfreq:
-        raise refusal(
-            recording.where,
-            f"windows of {first.n_times} samples at {first.sfreq:g} Hz as in the subject's first run",
-            f"{now.n_times} at {now.sfreq:g} Hz{alike}",
-            "set preprocess.sfreq, so that all runs have one rate, or leave that run out",
+        raise InputError(
+            f"{recording.where}: expected windows of {first.n_times} samples at {first.sfreq:g} Hz as "
+            f"in the subject's first run, got {now.n_times} at {now.sfreq:g} Hz{alike}"
+            "; fetch the file again or correct it"
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.trained import tuned_with
 from decode.checksums import check_finished
-from decode.core import Generator, Kind, Media, Stimulus, Tensors, refusal
+from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs
 from decode.pictures import read_image
 from decode.progress import progress
@@ -57,11 +57,9 @@ def run(
     targets are.
     """
     if generator.makes not in ENDINGS:
-        raise refusal(
-            "generator",
-            f"one that makes one of {list(ENDINGS)}, which can be kept",
-            f"{type(generator).__name__}, which makes {generator.makes}",
-            "choose another",
+        raise InputError(
+            f"generator {type(generator).__name__} makes {generator.makes}, which cannot be kept yet; "
+            f"choose one that makes one of {list(ENDINGS)}"
         )
     n = 0
     for split, fold in inputs.folds():

@@ -14,7 +14,7 @@ from decode.artefacts.folds import fold_folder
 from decode.artefacts.trained import load_scaler
 from decode.ceilings import from_repeats
 from decode.checksums import check_finished
-from decode.core import InputError, Responses, Scaler, Stimulus, Target, refusal
+from decode.core import InputError, Responses, Scaler, Stimulus, Target
 from decode.folds import Inputs, Protocol
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
@@ -55,11 +55,9 @@ def run(
     are the test rows as predictions are made from them. Beside it, `ceiling/<subject>.npy`.
     """
     if "image" not in target.accepts:
-        raise refusal(
-            "voxel_model",
-            "a target that takes pictures",
-            f"{type(target).__name__}, which takes {sorted(target.accepts)}",
-            "choose another",
+        raise InputError(
+            f"voxel_model: expected a target that takes pictures, {type(target).__name__} takes "
+            f"{sorted(target.accepts)}; choose another"
         )
     for split, fold in inputs.folds():
         states = load_scaler(fold_folder(trained, split, fold))
@@ -134,12 +132,10 @@ def expect(
     out = _empty(test)
     for subject, rows in test.table.groupby("subject", sort=False).indices.items():
         if str(subject) not in models:
-            raise refusal(
-                "voxel_model",
-                "training rows of each subject with test rows, so that a model of its voxels can be "
-                f"fitted (for {source})",
-                f"none of {subject!r}",
-                "choose a split within subjects or leave voxel_model out",
+            raise InputError(
+                f"voxel_model: subject {subject!r} has test rows but no training rows, so no model "
+                f"of its voxels can be fitted (for {source}); choose a split within subjects or "
+                "leave voxel_model out"
             )
         values = models[str(subject)](seen[rows])
         out[rows, : values.shape[1]] = values

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from decode.core import Kind, Stimulus, refusal
+from decode.core import InputError, Kind, Stimulus, refusal
 from decode.features.clip_tokens import versatile_image, versatile_text, words_of
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
@@ -49,11 +49,10 @@ class ClipTokens(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output not in ("image", "text") or self.scaling not in ("versatile", "none"):
-            raise refusal(
-                "clip_tokens target",
-                "output of image or text and scaling of versatile or none",
-                f"{self.output!r} and {self.scaling!r}",
-                "choose among these",
+            raise InputError(
+                "clip_tokens target: output is image or text and scaling versatile or none, got "
+                f"{self.output!r} and {self.scaling!r}"
+                "; correct it"
             )
         if self.caption is not None and (self.average or self.caption < 0):
             raise refusal(
@@ -61,11 +60,9 @@ class ClipTokens(NetworkTarget):
                 "correct it or set average to false",
             )  # fmt: skip
         if self.scaling == "versatile" and self.layer != -1:
-            raise refusal(
-                "clip_tokens target",
-                "layer=-1 with scaling=versatile, which reads the last layer",
-                self.layer,
-                "set layer to -1 or scaling to none",
+            raise InputError(
+                f"clip_tokens target: scaling=versatile reads the last layer, got layer={self.layer};"
+                " set layer to -1 or scaling to none"
             )
 
     def open(self) -> Any:
@@ -98,11 +95,9 @@ class ClipTokens(NetworkTarget):
     def _hidden(self, found: Any) -> Tensor:
         hidden = found.hidden_states[1:]
         if not -len(hidden) <= self.layer < len(hidden):
-            raise refusal(
-                "targets.*.layer",
-                f"-{len(hidden)} to {len(hidden) - 1}, the layers of {self.model!r}",
-                self.layer,
-                "name one of them",
+            raise InputError(
+                f"clip_tokens target: {self.model!r} has {len(hidden)} layers, got layer "
+                f"{self.layer}; give -{len(hidden)} to {len(hidden) - 1}"
             )
         if self.output == "text" and self.layer in (-1, len(hidden) - 1):
             return found.last_hidden_state
@@ -126,10 +121,8 @@ def captions_of(stimulus: Stimulus, every: bool, number: int | None = None) -> l
     found = [str(t) for t in given] if given else [stimulus.text or ""]
     found = [t for t in found if t.strip()]
     if not found:
-        raise refusal(
-            "clip_tokens target",
-            f"a caption of stimulus {stimulus.uid!r}",
-            "none",
-            "choose output=image or data that carry captions",
+        raise InputError(
+            f"clip_tokens target: expected a caption of stimulus {stimulus.uid!r}, it has none; "
+            "choose output=image or data that carry captions"
         )
     return found if number is None else [found[number % len(found)]]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import Kind, Stimulus, refusal
+from decode.core import InputError, Kind, Stimulus
 
 
 class Labels:
@@ -23,11 +23,9 @@ class Labels:
         self.column = column
         self.classes = list(classes)
         if len(self.classes) < 2 or len(set(map(str, self.classes))) != len(self.classes):
-            raise refusal(
-                "targets.*.classes",
-                "two or more different values",
-                self.classes,
-                "leave out what stands there twice",
+            raise InputError(
+                f"labels target: classes are two or more different values, got {self.classes}"
+                "; correct it"
             )
 
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
@@ -43,18 +41,14 @@ class Labels:
         if self.column not in stimulus.labels:
             near = get_close_matches(self.column, stimulus.labels, n=1)
             hint = f"; did you mean {near[0]!r}" if near else ""
-            raise refusal(
-                "targets.*.column",
-                f"a label of stimulus {stimulus.uid!r}, which has {sorted(stimulus.labels)}",
-                f"{self.column!r}{hint}",
-                "correct `column`",
+            raise InputError(
+                f"labels target: stimulus {stimulus.uid!r} has no label {self.column!r}, it has "
+                f"{sorted(stimulus.labels)}{hint}; correct `column`"
             )
         value = str(stimulus.labels[self.column])
         if value not in number:
-            raise refusal(
-                "targets.*.classes",
-                f"the {self.column} of stimulus {stimulus.uid!r} among {self.classes}",
-                f"{value!r}",
-                "add it to `classes`",
+            raise InputError(
+                f"labels target: stimulus {stimulus.uid!r} has {self.column}={value!r}, expected "
+                f"one of {self.classes}; add it to `classes`"
             )
         return number[value]

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from decode.core import Kind, Stimulus, refusal
+from decode.core import InputError, Kind, Stimulus
 from decode.pictures import read_images, to_grey
 from decode.weights.reading import in_batches
 
@@ -22,9 +22,11 @@ class Pixels:
 
     def __init__(self, size: int = 64, *, colour: Literal["rgb", "grey"] = "rgb") -> None:
         if colour not in ("rgb", "grey"):
-            raise refusal("targets.*.colour", "'rgb' or 'grey'", f"{colour!r}", "choose one")
+            raise InputError(
+                f"pixels target: colour is 'rgb' or 'grey', got {colour!r}; correct it"
+            )
         if size < 1:
-            raise refusal("targets.*.size", "at least 1", size, "give the side of the pictures")
+            raise InputError(f"pixels target: size is at least 1, got {size}; correct it")
         self.size = size
         self.colour = colour
 

@@ -40,8 +40,7 @@ class Person:
 class Decoder:
     """`people` are the subjects of the encoder in its order, `known` those whom the fold was trained on;
     `states` are the scaler's per subject, and `pooled` gives that over all training subjects, for others.
-    `teach` lets a new generator learn and be tuned as in training, `tuned` gives what it is tuned with;
-    `facts` say where it all comes from.
+    `teach` lets a new generator learn and be tuned as in training; `facts` say where it all comes from.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Decoder:
     shapes: Mapping[str, Shape]
     weights: Tensors
     teach: Callable[[Generator], None]
-    tuned: Callable[[], Tensors]
     facts: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
@@ -116,7 +114,7 @@ class Decoder:
         """In words, how it reads a subject; raises InputError where nobody has said how."""
         if subject in self.known:
             return "trained on"
-        if not self.reads_others():
+        if self.protocol.unseen == "refuse" and self._knows_subjects():
             raise refusal(
                 f"subjects: {subject}",
                 f"one of {list(self.known)}, whom {self.name} was trained on",
@@ -132,14 +130,10 @@ class Decoder:
         scaled = "its own trials" if self._own_scaling(subject) else "training subjects"
         return f"not trained on: {how}, scaled by {scaled}"
 
-    def reads_others(self) -> bool:
-        """Whether people who were not trained on can be read: the run says how, or its encoder knows no
-        subjects, as it must where their channels differ.
-        """
+    def _knows_subjects(self) -> bool:
+        """Whether single subjects have something of their own, as they must where channels differ."""
         alike = {(p.layout.names, p.layout.n_times) for p in self.people.values()}
-        return self.protocol.unseen != "refuse" or not (
-            len(alike) > 1 or has_own_layers(self.encoder)
-        )
+        return len(alike) > 1 or has_own_layers(self.encoder)
 
     def _own_scaling(self, subject: str) -> bool:
         return subject not in self.known and self.protocol.unseen_scaling == "own"

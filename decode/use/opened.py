@@ -15,7 +15,7 @@ import pandas as pd
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.predictions import pooled
 from decode.building import build
-from decode.core import Dataset, Media, Stimulus, refusal
+from decode.core import Dataset, InputError, Media, Stimulus, refusal
 from decode.pictures import read_image
 from decode.plan import Run
 from decode.runs import newest_run, recorded_run
@@ -182,7 +182,7 @@ class OpenedRun:
                 other.folder, f"a split of {self.folder.name} ({', '.join(hashes[0])})",
                 f"other ones ({', '.join(hashes[1])})", "compare runs on the same split",
             )  # fmt: skip
-        mine, theirs = (r.scores(source="decoder").query("split in @same") for r in (self, other))
+        mine, theirs = (r.scores().query("split in @same") for r in (self, other))
         return pd.DataFrame([asdict(d) for d in compare(mine, theirs)])
 
     @cached_property
@@ -196,7 +196,7 @@ class OpenedRun:
     def _place(self, stage: str) -> Path:
         folder = self.run.folder(stage)
         if folder is None:
-            raise refusal(self.folder, f"a run with {stage}", "none", "choose one that has")
+            raise InputError(f"{self.folder}: this run has no {stage}; choose one that has")
         return folder
 
 
