@@ -8,10 +8,12 @@ turns them into advice.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import warnings
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +54,22 @@ def read_row(path: str | Path) -> np.ndarray | None:
     return np.asarray(rows[row])
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """What identifies the content: a file's bytes, or a row's shape, type and bytes."""
+def identity(path: str | Path) -> str:
+    """Hash of the content: a file's bytes, or a row's shape, type and bytes.
+
+    A file that many clips name is read once: its hash is kept by its path, size and time.
+    """
     row = read_row(path)
     if row is None:
-        return Path(path).read_bytes()
-    return f"{row.shape} {row.dtype.str} ".encode() + row.tobytes()
+        stat = os.stat(path)
+        return _hash_of(str(path), stat.st_size, stat.st_mtime_ns)
+    return hashlib.sha256(f"{row.shape} {row.dtype.str} ".encode() + row.tobytes()).hexdigest()
+
+
+@lru_cache(maxsize=2**17)
+def _hash_of(file: str, size: int, changed: int) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def open_picture(path: str | Path) -> Image:

@@ -7,67 +7,35 @@ are, a *generator* turns predicted vectors into media, and a *metric* turns all 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from decode.content import read_bytes
+from decode.media.medium import Kind as Kind
 from decode.refusals import InputError as InputError
 from decode.refusals import about as about
 from decode.refusals import reading as reading
 from decode.refusals import refusal as refusal
+from decode.stimuli import PARTS as PARTS
+from decode.stimuli import Media as Media
+from decode.stimuli import Reads as Reads
+from decode.stimuli import Stimulus as Stimulus
+from decode.stimuli import joint_digest as joint_digest
 
 if TYPE_CHECKING:  # these take seconds to load, and a plan needs neither
     import pandas as pd
     import torch
     from torch import Tensor
 
-Kind = Literal["image", "text", "audio", "video", "mesh", "event"]
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
 # What a row of scores is.
 Unit = Literal["trial", "stimulus", "voxel", "sensor"]
 Shape = tuple[int, ...]
 Size = tuple[int, int]
 Tensors = dict[str, "Tensor"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stimulus:
-    """Something shown or played; `uid` is stable across subjects and runs.
-
-    `path` names a file, or one row of an HDF5 dataset as `FILE.hdf5#dataset/41`;
-    `start` and `duration` are seconds inside the file; `labels` are known facts about it (category,
-    number, concept) that a target, a split or a metric may name. Clips of one `block` share context,
-    so a block never crosses a split. An `event` has neither file nor text, only labels.
-    """
-
-    uid: str
-    kind: Kind
-    path: str | None = None
-    text: str | None = None
-    start: float = 0.0
-    duration: float | None = None
-    block: str | None = None
-    labels: Mapping[str, Any] = field(default_factory=dict)
-
-    def digest(self) -> str:
-        """Hash of the content itself, so that equal stimuli share features whatever they are called."""
-        h = hashlib.sha256()
-        if self.path is not None:
-            try:
-                h.update(read_bytes(self.path))
-            except OSError as e:
-                raise InputError(
-                    f"stimulus {self.uid!r}: expected a readable file at {self.path}, got "
-                    f"{e.strerror or e}; put the file there or correct the events that name it"
-                ) from e
-        for part in (self.text, self.start, self.duration, sorted(self.labels.items())):
-            h.update(repr(part).encode())
-        return h.hexdigest()[:20]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,29 +128,6 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         return self._map(lambda x: x.pin_memory())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Media:
-    """Something made or shown: an image (3, h, w) in [0, 1], audio (channel, sample) in [-1, 1],
-    video (frame, 3, h, w), mesh (point, 3 or 6) or text; `rate` is samples or frames per second.
-    """
-
-    kind: Kind
-    data: Tensor | str
-    rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind != "image" or isinstance(self.data, str):
-            return
-        if self.data.ndim != 3 or self.data.shape[0] != 3:
-            raise ValueError(f"an image is (3, h, w), got {tuple(self.data.shape)}")
-        if not bool(self.data.isfinite().all()):
-            raise ValueError("an image holds NaN or infinite values")
-        if self.data.min() < 0 or self.data.max() > 1:
-            raise ValueError(
-                f"an image lies in [0, 1], got [{self.data.min():.3g}, {self.data.max():.3g}]"
-            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -354,9 +299,14 @@ class Parts(Protocol):
 
 
 class Target(Protocol):
-    """Stimuli -> (n, *shape) on the CPU; the same input always gives the same output."""
+    """Stimuli -> (n, *shape) on the CPU; the same input always gives the same output.
 
-    accepts: ClassVar[frozenset[Kind]]
+    `accepts` says which kinds of stimuli it takes, `reads` what of them it looks at and nothing else:
+    features are kept by that, so that a picture has the same ones with and without captions.
+    """
+
+    accepts: frozenset[Kind]
+    reads: frozenset[Reads]
 
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor: ...
 
@@ -389,6 +339,9 @@ class Generator:
         the opened networks know.
         """
         return None
+
+    def check_shown(self, kinds: Collection[Kind]) -> None:
+        """Raise InputError, before any training, when it cannot learn from stimuli of these kinds."""
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Learn from the fold's training stimuli and their targets (stimulus, *shape), if it must."""
@@ -463,9 +416,9 @@ class Metric:
     """Results -> rows: metric (the score's name), subject, trial (row of results.trials), value, chance.
 
     `looks_at` says whether it reads predictions, made media or responses of the brain, `target` whose
-    predictions. `measures` describes every score by its name; a name says nothing. A score is the mean
-    of its rows. Rows of voxels or sensors have `channel` (its name), may have `time` (s after the
-    stimulus), and split and fold instead of a trial.
+    predictions, `accepts` media of which kinds. `measures` describes every score by its name; a name
+    says nothing. A score is the mean of its rows. Rows of voxels or sensors have `channel` (its name),
+    may have `time` (s after the stimulus), and split and fold instead of a trial.
 
     A column `ceiling` may say what nothing can beat, `bound` that chance is the most that can be had
     without the brain, not the mean of luck. Where rows count unequally in a score from 0 to 1,
@@ -475,6 +428,7 @@ class Metric:
     """
 
     looks_at: ClassVar[Literal["predictions", "media", "brain"]] = "predictions"
+    accepts: ClassVar[frozenset[Kind]] = frozenset()
     target: str | None = None
 
     def measures(self) -> Mapping[str, Measure]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.content import MOST_PIXELS, open_picture
-from decode.core import InputError, Stimulus, refusal
-from decode.machine import in_words
+from decode.core import InputError, Stimulus, about
+from decode.media.image import as_tensor, open_whole
 from decode.store import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-# What shows through transparent parts: neither black nor white shapes vanish on it.
-GROUND = 128
-ORIENTATION = 0x0112
-TRANSPARENT = f"transparent parts, which are laid on grey ({GROUND} of 255)"
-FRAMES = "several frames or pages, of which the first is taken"
-TURNED = "an orientation in their EXIF data, by which they are turned upright"
 
 
 def open_image(stimulus: Stimulus) -> Image:
@@ -46,102 +35,13 @@ def look_at(stimulus: Stimulus) -> tuple[Image, list[str]]:
             f"{where}: expected a picture, got kind {stimulus.kind!r} without a file; "
             "choose a target that reads what it has (text or labels)"
         )
-    with _readable(where, stimulus.path), warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        with open_picture(stimulus.path) as image:
-            if image.mode.startswith("I") or image.mode == "F":
-                raise InputError(
-                    f"{where}: expected 8 bits per channel, got mode {image.mode} in "
-                    f"{stimulus.path}; convert the file to 8-bit grey or RGB"
-                )
-            found = _peculiarities(image)
-            picture = on_ground(upright(image))
-            if image.format == "PNG":
-                check_sums(stimulus.path)
-            found += [FRAMES] * _goes_on(image)
-    told = {f"a warning of the picture library ({' '.join(str(w.message).split())})" for w in said}
-    return picture, found + sorted(told)
-
-
-@contextmanager
-def _readable(where: str, path: str) -> Iterator[None]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        yield
-    except PermissionError as e:
-        raise InputError(f"{where}: {in_words(e, path)}") from e
-    except Image.DecompressionBombError as e:
-        raise refusal(
-            f"{where}, {path}",
-            f"a picture of at most {MOST_PIXELS / 1e6:.0f} million pixels",
-            " ".join(str(e).split()),
-            "make it smaller",
-        ) from e
-    except FileNotFoundError as e:
-        raise InputError(
-            f"{where}: expected a picture at {path}, found no file; put it there or "
-            "correct the events that name it"
-        ) from e
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError) as e:
-        raise InputError(f"{where}: {path} is not a readable image ({e}); replace the file") from e
-
-
-def upright(image: Image) -> Image:
-    """The picture turned and mirrored as the orientation in its EXIF data says."""
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-
-
-def on_ground(image: Image) -> Image:
-    """The picture as RGB, its transparent parts laid on grey."""
-    from PIL import Image
-
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    ground = Image.new("RGBA", image.size, (GROUND, GROUND, GROUND, 255))
-    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
-
-
-def _peculiarities(image: Image) -> list[str]:
-    turned = _orientation(image) > 1
-    alpha = image.has_transparency_data and _alpha(image).min() < 255
-    return [TRANSPARENT] * bool(alpha) + [TURNED] * turned
-
-
-def _goes_on(image: Image) -> bool:
-    """Whether another frame or page follows the one that is read."""
-    try:
-        image.seek(image.tell() + 1)
-    except EOFError:
-        return False
-    return True
-
-
-def check_sums(path: str) -> None:
-    """Raise SyntaxError unless every part of a PNG file has its checksum: decoding compares none."""
-    with open_picture(path) as image:
-        image.verify()
-
-
-def _alpha(image: Image) -> np.ndarray:
-    return np.asarray(image.convert("RGBA").getchannel("A"))
-
-
-def _orientation(image: Image) -> int:
-    """1 (upright) to 8, as EXIF counts; 1 where nothing readable is said."""
-    try:
-        said = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a picture with broken EXIF data is a picture
-        return 1
-    return said if isinstance(said, int) and 1 <= said <= 8 else 1
+    with about(where):
+        return open_whole(stimulus.path)
 
 
 def read_image(stimulus: Stimulus) -> Tensor:
     """The picture as (3, h, w) float32 in [0, 1]."""
-    array = np.array(open_image(stimulus), dtype=np.float32)
-    return torch.from_numpy(array).permute(2, 0, 1) / 255
+    return as_tensor(open_image(stimulus))
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

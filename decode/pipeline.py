@@ -15,7 +15,7 @@ from decode.checksums import check_folder
 from decode.machine import DISTRIBUTION
 from decode.notices import collected
 from decode.plan import NAMES, Run, Task, check_stages
-from decode.store import MANIFEST, FeatureStore, fill_folder, read_json, set_aside
+from decode.store import MANIFEST, fill_folder, read_json, set_aside
 
 PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", DISTRIBUTION)
 
@@ -141,7 +141,7 @@ def _features(run: Run, task: Task) -> None:
         task.folder,
         target=target,
         stimuli=run.dataset.stimuli(),
-        digests=run.digests,
+        table=run.stimuli_table,
         name=task.label,
     )
 
@@ -198,12 +198,12 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.stages import features, respond
 
     node = run.config["voxel_model"]
-    target, store = build(node, "voxel_model"), run.feature_task("voxel_model", node).folder
+    target, kept = build(node, "voxel_model"), run.feature_task("voxel_model", node)
     features.run(
-        store,
+        kept.folder,
         target=target,
         stimuli=run.dataset.stimuli(),
-        digests=run.digests,
+        table=run.stimuli_table,
         name="voxel_model",
     )
     return respond.run(
@@ -214,7 +214,7 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
         protocol=run.protocol,
         made=run.of("reconstruct")[0].folder,
         target=target,
-        features=FeatureStore(store),
+        features=run.store(kept),
     )
 
 

@@ -58,7 +58,7 @@ class Stage:
 STAGES = (
     Stage("preprocess", (), ("data", "preprocess"), version=4, resumes=False),
     Stage("split", ("preprocess",), ("splits",), resumes=False),
-    Stage("features", ("preprocess",), ("targets",), version=2),
+    Stage("features", ("preprocess",), ("targets",), version=3),
     Stage(
         "train",
         ("preprocess", "split", "features"),
@@ -261,7 +261,7 @@ class Run:
         from decode.trials import open_trials
 
         trials = open_trials({str(t.item): t.folder for t in self.of("preprocess")})
-        stores = {t.label: FeatureStore(t.folder) for t in self.of("features")}
+        stores = {t.label: self.store(t) for t in self.of("features")}
         drawn = {k: [stores[n] for n in names] for k, names in self.protocol.drawn.items()}
         aside = {n for names in self.protocol.drawn.values() for n in names}
         features = {k: store for k, store in stores.items() if k not in aside}
@@ -315,7 +315,13 @@ class Run:
         """Whether a target still lacks stimuli; unknown counts as yes."""
         if not all(t.done for t in self.of("preprocess")):
             return True
-        return bool(FeatureStore(task.folder).missing(list(self.digests.values())))
+        return bool(self.store(task).missing(list(self.digests.values())))
+
+    def store(self, task: Task) -> FeatureStore:
+        """The features of a target, by the digests of stimuli."""
+        from decode.stages.features import open_store
+
+        return open_store(task.folder, self.stimuli_table)
 
     def is_done(self, task: Task) -> bool:
         return not self.missing_features(task) if task.stage.name == "features" else task.done

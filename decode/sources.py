@@ -6,11 +6,12 @@ files of each lie. Truth is no source.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from decode.core import refusal
+from decode.core import Kind, refusal
+from decode.media.medium import MEDIA
 
 Role = Literal["decoder", "baseline", "part", "control"]
 # Folders, one inside the other.
@@ -56,17 +57,32 @@ class Source:
 
 
 DECODER = Source("decoder", "decoder", "what the experiment is about")
-NEAREST_IMAGE = Source(
-    "nearest_image",
-    "control",
-    "the training picture whose features lie nearest to the prediction",
-)
-NEAREST_TEXT = Source(
+WORDS: Mapping[Kind, str] = {
+    "image": "picture",
+    "audio": "sound",
+    "video": "film",
+    "mesh": "mesh",
+}
+NEAREST: dict[Kind, Source] = {
+    kind: Source(
+        f"nearest_{kind}",
+        "control",
+        f"the training {word} whose features lie nearest to the prediction",
+    )
+    for kind, word in WORDS.items()
+}
+NEAREST["text"] = Source(
     "nearest_text",
     "control",
     "the first text of the training stimulus whose features lie nearest to the prediction",
 )
-MEAN_IMAGE = Source("mean_image", "control", "the mean training picture shown for every trial")
+# Of kinds whose mean is something of that kind.
+MEAN: dict[Kind, Source] = {
+    kind: Source(f"mean_{kind}", "control", f"the mean training {word} shown for every trial")
+    for kind, word in WORDS.items()
+    if MEDIA[kind].mean is not None
+}
+NEAREST_IMAGE, NEAREST_TEXT, MEAN_IMAGE = NEAREST["image"], NEAREST["text"], MEAN["image"]
 PRIOR = Source(
     "prior", "control", "the generator driven without the brain signal, by its own prior alone"
 )
@@ -89,7 +105,7 @@ ORACLE = Source(
     ideal=True,
 )
 # In the order of a table's columns; controls that are parts of the signal stand after the first ones.
-MADE = (NEAREST_IMAGE, NEAREST_TEXT, MEAN_IMAGE, PRIOR)
+MADE = (*NEAREST.values(), *MEAN.values(), PRIOR)
 LAST = (SHUFFLED, SHOWN, ORACLE)
 TABLE = (DECODER, *MADE, *LAST)
 

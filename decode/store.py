@@ -285,11 +285,13 @@ class FeatureStore:
 
     A shard is `values-000k.npy` and, written after it, `shard-000k.json` with the digests of its rows
     and the checksum of the values, which is compared when they are first read; values without it do
-    not count and their number is written over.
+    not count and their number is written over. `keys` says by which digest the store knows that of a
+    stimulus, where a target reads a part of stimuli only; a digest that is not in it is its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._keys = dict(keys or {})
         self._place: dict[str, tuple[int, int]] = {}
         self._shards: dict[int, _Shard] = {}
         self.refresh()
@@ -316,8 +318,16 @@ class FeatureStore:
         return tuple(self._first.shape[1:])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
-        """Digests without features, each once, in the order given."""
-        return [d for d in dict.fromkeys(digests) if d not in self._place]
+        """Keys of digests without features, each once, in the order given."""
+        return [d for d in dict.fromkeys(map(self.key, digests)) if d not in self._place]
+
+    def key(self, digest: str) -> str:
+        """What the store knows a stimulus by, of whose digest it is."""
+        return self._keys.get(digest, digest)
+
+    def _places(self, digests: Sequence[str]) -> np.ndarray:
+        """(2, row): the number of each shard, and the row in it."""
+        return np.array([self._place[self.key(d)] for d in digests], np.int64).reshape(-1, 2).T
 
     def append(self, digests: Sequence[str], values: np.ndarray) -> None:
         """Add one shard: `values` is (stimulus, *shape)."""
@@ -342,7 +352,7 @@ class FeatureStore:
     def stored(self, digests: Sequence[str]) -> Tensor:
         """(len(digests), *shape) in the precision of the store, reading only the rows asked for."""
         out = np.empty((len(digests), *self.shape), self._dtype())
-        shard, row = np.array([self._place[d] for d in digests], np.int64).reshape(-1, 2).T
+        shard, row = self._places(digests)
         for number in np.unique(shard):
             here = shard == number
             out[here] = self._shards[int(number)].values[row[here]]
@@ -355,7 +365,7 @@ class FeatureStore:
     def columns(self, digests: Sequence[str], block: slice) -> Tensor:
         """(len(digests), columns of the flattened vectors) float32, reading no other columns."""
         out: np.ndarray | None = None
-        shard, row = np.array([self._place[d] for d in digests], np.int64).reshape(-1, 2).T
+        shard, row = self._places(digests)
         for number in np.unique(shard):
             here = shard == number
             values = self._shards[int(number)].values

@@ -15,6 +15,7 @@ import torch
 from scored import means
 from worlds import PixelWorld, config
 
+from decode.artefacts.media import read_media
 from decode.core import Generator, InputError, Kind, Media, Results, Stimulus, Tensors
 from decode.metrics.answers import Answers
 from decode.pictures import read_image
@@ -22,7 +23,6 @@ from decode.pipeline import execute
 from decode.plan import Run
 from decode.recordings.answers import read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
-from decode.stages.reconstruct import read_media
 
 PEOPLE, COLOUR = "Are there people?", "What colour is largest?"
 

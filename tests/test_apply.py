@@ -15,12 +15,12 @@ from scipy.signal import resample
 from sklearn.metrics.pairwise import cosine_similarity
 from worlds import PixelWorld, config
 
+from decode.artefacts.media import read_media
 from decode.building import build
 from decode.core import Dataset, Facts, InputError, Recording, Stimulus, Truth
 from decode.pictures import read_image
 from decode.pipeline import execute
 from decode.plan import Run
-from decode.stages.reconstruct import read_media
 from decode.use.opened import OpenedRun
 
 TESTED = "split == 'test'"

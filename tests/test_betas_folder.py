@@ -93,7 +93,8 @@ def test_every_format_gives_the_same_recordings(lab: Path, write: Callable) -> N
     assert list(recordings[0].events["onset"]) == [0, 1, 2]
     stimulus = data.stimuli()["1.png"]
     assert stimulus.text == "picture 1"
-    assert stimulus.labels == {"category": "dog", "captions": ("picture 1", "again 1")}
+    assert stimulus.labels == {"category": "dog"}
+    assert stimulus.texts == ("picture 1", "again 1")
     assert len(stimulus.digest()) == 20
 
 

@@ -421,7 +421,7 @@ def test_refinement_equals_the_stock_pipeline(
 def test_refinement_takes_the_caption_of_the_nearest_training_stimulus(
     refine: Build, predicted: Tensors
 ) -> None:
-    shown = [Stimulus(str(i), "image", text=f"caption {i}") for i in range(4)]
+    shown = [Stimulus(str(i), "image", texts=(f"caption {i}",)) for i in range(4)]
     truth = {"image": torch.eye(4, EMBEDDING), "pixels": torch.zeros(4, 3, 2, 2)}
     generator = refine(caption="image", prompt="a photo:")
     assert generator.needs == ("pixels", "image")

@@ -13,7 +13,7 @@ from PIL import Image
 from decode import content
 from decode.core import InputError, Stimulus
 from decode.pictures import open_image, read_image
-from decode.report.pictures import data_address
+from decode.report.pictures import view
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_row_is_a_picture(brick: tuple[Path, np.ndarray]) -> None:
     assert stimulus.path is not None
     np.testing.assert_array_equal(np.asarray(open_image(stimulus)), pictures[4])
     np.testing.assert_allclose(read_image(stimulus).permute(1, 2, 0), pictures[4] / 255, atol=1e-6)
-    assert data_address(stimulus.path) == data_address(pictures[4])
+    assert view(stimulus.path) == view(pictures[4])
     assert content.is_there(stimulus.path)
 
 
@@ -66,10 +66,10 @@ def test_a_rewritten_file_is_read_anew(brick: tuple[Path, np.ndarray]) -> None:
 def test_processes_read_for_themselves(brick: tuple[Path, np.ndarray]) -> None:
     file, _ = brick
     paths = [content.address(file, "group/imgBrick", i % 5) for i in range(40)]
-    here = [content.read_bytes(p) for p in paths]
+    here = [content.identity(p) for p in paths]
     for how in ("fork", "spawn"):
         with multiprocessing.get_context(how).Pool(2) as pool:
-            assert pool.map(content.read_bytes, paths, chunksize=3) == here
+            assert pool.map(content.identity, paths, chunksize=3) == here
 
 
 @pytest.mark.parametrize(

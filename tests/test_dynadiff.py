@@ -352,8 +352,9 @@ def test_the_experiment_draws_what_was_seen_from_runs_to_scores(
     """Pictures are told apart a third of the way from chance to the ideal observer of the windows."""
     from PIL import Image
 
+    from decode.artefacts.media import place
     from decode.pictures import to_bytes
-    from decode.stages.reconstruct import picture, seed_of
+    from decode.stages.reconstruct import seed_of
     from decode.store import Frame
 
     twin, folder = drawing
@@ -380,7 +381,7 @@ def test_the_experiment_draws_what_was_seen_from_runs_to_scores(
         generator.tune(weights)
         made = generator(frame.tensors(source), seeds=seeds)
         for row, media in enumerate(made):
-            found = np.asarray(Image.open(picture(fold["reconstruct"] / name, row)))
+            found = np.asarray(Image.open(place(fold["reconstruct"] / name, row, "image")))
             wanted = torch.as_tensor(media.data).permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(found, to_bytes(wanted, white=1.0))
     scores = pd.read_parquet(places["evaluate"] / "scores.parquet")

@@ -32,7 +32,7 @@ def embeddings() -> torch.Tensor:
 
     words = ["a large red circle on a green meadow", "a small blue fish at night"]
     clip = OpenClip("package:tiny/clip", output="text", device="cpu")
-    return clip([Stimulus(w, "text", text=w) for w in words])
+    return clip([Stimulus(w, "text", texts=(w,)) for w in words])
 
 
 def pictures(embeddings: torch.Tensor, **knobs: object) -> torch.Tensor:

@@ -13,13 +13,13 @@ import torch
 from nsd_twin import Twin, write_captions, write_nsd
 from test_configs import composed
 
+from decode.artefacts.media import read_media
 from decode.core import InputError, Media, Results, Stimulus
 from decode.metrics.grounding import Grounding
 from decode.pipeline import execute
 from decode.plan import Run
 from decode.recordings.coco_boxes import WHOLE, read_boxes, read_crops
 from decode.scoring.boxes import overlap, parse_boxes
-from decode.stages.reconstruct import read_media
 from decode.store import Frame
 
 

@@ -34,7 +34,7 @@ TOWER = "package:tiny/clip"
 @pytest.fixture(scope="module")
 def predicted() -> Tensors:
     clip = OpenClip(TOWER, output="text", device="cpu")
-    embedding = clip([Stimulus(w, "text", text=w) for w in WORDS])
+    embedding = clip([Stimulus(w, "text", texts=(w,)) for w in WORDS])
     corners = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     coarse = torch.nn.functional.interpolate(corners, size=(8, 8), mode="bilinear")
     return {"image": embedding, "retrieval": embedding, "pixels": coarse}

@@ -18,13 +18,13 @@ import pytest
 import torch
 from worlds import config
 
+from decode.artefacts.media import write_media
 from decode.building import made
 from decode.cli import explain
 from decode.core import InputError, Media
 from decode.machine import in_words, is_memory
 from decode.pictures import write_picture
 from decode.plan import Run
-from decode.stages.reconstruct import write_media
 from decode.store import (
     fill_folder,
     read_json,

@@ -144,14 +144,14 @@ def test_stimuli_are_rows_with_captions(twin: Twin, tmp_path: Path, as_table: bo
     pixels = torch.from_numpy(twin.pictures[image]).permute(2, 0, 1) / 255
     torch.testing.assert_close(read_image(stimulus), pixels)
     texts = tuple(t.strip() for t in twin.captions[image])
-    assert (stimulus.text, stimulus.labels["captions"]) == (texts[0], texts)
+    assert (stimulus.text, stimulus.texts) == (texts[0], texts)
     assert stimulus.labels["coco_id"] == twin.coco[image]
     blank = next(s for s in stimuli.values() if s.text and s.text.startswith("picture"))
-    assert blank.labels["captions"] == (blank.text,)
+    assert blank.texts == (blank.text,)
     assert len(stimuli) == len(twin.pictures)
     assert "nsd/99999" not in stimuli
     assert "nsd/7" not in stimuli
-    assert NSD(str(twin.root)).stimuli()[stimulus.uid].text is None
+    assert NSD(str(twin.root)).stimuli()[stimulus.uid].text == ""
 
 
 @pytest.mark.parametrize("chunks", ["voxels", None, (1, 4, 5, 6), (2, 2, 5, 6)])

@@ -229,7 +229,7 @@ def test_captions_become_the_text(written: dict[str, Any], tmp_path: Path) -> No
     stimuli = _cached(BrainDiffuser)(written["brain_diffuser"][0]).stimuli()
     found = stimuli["brain_diffuser/subj01/test/00003"]
     assert found.text == "test 3"
-    assert found.labels["captions"] == ("test 3", "x", "y")
+    assert found.texts == ("test 3", "x", "y")
     said = np.array([["", f"picture {i}"] for i in range(180)])
     said[7] = ""
     np.save(tmp_path / "said.npy", said)

@@ -12,11 +12,12 @@ from PIL import Image
 from worlds import config
 
 from decode.core import InputError, Stimulus
+from decode.media.image import FRAMES, TRANSPARENT, TURNED
 from decode.metrics.image import ImageSuite
 from decode.metrics.lpips import Lpips
-from decode.pictures import FRAMES, TRANSPARENT, TURNED, look_at, open_image
+from decode.pictures import look_at, open_image
 from decode.plan import Run
-from decode.report.pictures import data_address
+from decode.report.pictures import view
 from decode.scoring.picture_scores import Resize
 from decode.stages.preprocess import describe_stimuli
 
@@ -127,7 +128,7 @@ def test_the_report_shows_what_was_seen(tmp_path: Path) -> None:
     import io
 
     Image.fromarray(_shape()).save(tmp_path / "a.png")
-    code = data_address(tmp_path / "a.png").partition(",")[2]
+    code = view(tmp_path / "a.png").partition("base64,")[2].partition('"')[0]
     shown = Image.open(io.BytesIO(base64.b64decode(code)))
     assert (np.asarray(shown) == np.asarray(open_image(_stimulus(tmp_path / "a.png")))).all()
 

@@ -178,7 +178,7 @@ def test_the_experiment_runs_on_the_twin_through_the_pictures(
 ) -> None:
     from PIL import Image
 
-    from decode.stages.reconstruct import picture
+    from decode.artefacts.media import place
 
     config = small(tmp_path, folder, vgg)
     run = Run(config)
@@ -187,7 +187,9 @@ def test_the_experiment_runs_on_the_twin_through_the_pictures(
     frame = Frame.read(places["predict"] / "shared982-00")
     assert frame.arrays["encoder.vgg5"].shape[1:] == (512, 2, 2)
     made = places["reconstruct"] / "shared982-00"
-    files = [np.asarray(Image.open(picture(made / "decoded", i))) for i in range(len(frame.table))]
+    files = [
+        np.asarray(Image.open(place(made / "decoded", i, "image"))) for i in range(len(frame.table))
+    ]
     assert len({f.tobytes() for f in files}) > 1
     scores = pd.read_parquet(places["evaluate"] / "scores.parquet")
     assert {"decoder", "oracle", "prior"} <= set(scores[scores["metric"] == "pixcorr"]["source"])

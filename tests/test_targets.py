@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -44,7 +45,7 @@ def stimuli(tmp_path_factory: pytest.TempPathFactory) -> list[Stimulus]:
         Image.fromarray(picture).save(folder / f"{i}.png")
         labels = {"category": ["face", "house"][i % 2], "number": i}
         path = str(folder / f"{i}.png")
-        made.append(Stimulus(f"s{i}", "image", path, f"a red thing {i}", labels=labels))
+        made.append(Stimulus(f"s{i}", "image", path, (f"a red thing {i}",), labels=labels))
     return made
 
 
@@ -512,7 +513,7 @@ def test_open_clip_takes_pictures_or_what_has_a_text() -> None:
 
 def test_a_sound_among_pictures_is_called_a_sound(tmp_path: Path) -> None:
     named = {"a": Stimulus("a", "image", path="a.png"), "b": Stimulus("b", "audio", path="b.wav")}
-    digests = {"a": "d1", "b": "d2"}
+    table = pd.DataFrame({"uid": ["a", "b"], "file": ["1", "2"], "text": "", "labels": ""})
     says = r"targets.image: OpenClip takes \['image'\], stimulus 'b' is of kind 'audio'; choose another"
     with pytest.raises(InputError, match=says):
-        features.run(tmp_path, target=OpenClip("any"), stimuli=named, digests=digests, name="image")
+        features.run(tmp_path, target=OpenClip("any"), stimuli=named, table=table, name="image")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,8 @@ from torch import Tensor
 from decode.core import InputError, Stimulus
 from decode.pictures import open_image, read_images
 from decode.stages import features
-from decode.store import FeatureStore
+from decode.stages.features import open_store
+from decode.stages.preprocess import describe_stimuli
 from decode.targets.depth import Depth
 from decode.targets.external import External
 from decode.targets.git import Git
@@ -165,6 +167,7 @@ class Long:
     """A target of given values, longer than one block of the projection."""
 
     accepts = frozenset({"image"})
+    reads = frozenset({"file"})
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
@@ -231,15 +234,13 @@ def test_features_are_kept_in_the_precision_asked_for(
     tmp_path: Path, stimuli: list[Stimulus]
 ) -> None:
     named = {s.uid: s for s in stimuli}
-    digests = {s.uid: s.digest() for s in stimuli}
+    table = describe_stimuli(pd.Series(list(named)), named)
     target = Projected(Pixels(8), size=16, store="float16")
     full = target(stimuli)
-    made = features.run(
-        tmp_path / "half", target=target, stimuli=named, digests=digests, name="image"
-    )
+    made = features.run(tmp_path / "half", target=target, stimuli=named, table=table, name="image")
     assert made == 3
     assert np.load(tmp_path / "half" / "values-0000.npy").dtype == np.float16
-    rows = FeatureStore(tmp_path / "half").rows(list(digests.values()))
+    rows = open_store(tmp_path / "half", table).rows([s.digest() for s in stimuli])
     assert rows.dtype == torch.float32
     assert torch.allclose(rows, full, rtol=1e-3, atol=1e-3)
     assert not torch.equal(rows, full)
@@ -247,4 +248,4 @@ def test_features_are_kept_in_the_precision_asked_for(
     with pytest.raises(InputError, match="float32 or float16"):
         Projected(target, size=4, store="bfloat16")
     with pytest.raises(InputError, match="store: float32"):
-        features.run(tmp_path / "loud", target=loud, stimuli=named, digests=digests, name="image")
+        features.run(tmp_path / "loud", target=loud, stimuli=named, table=table, name="image")

@@ -37,8 +37,7 @@ def stimuli(tmp_path_factory: pytest.TempPathFactory) -> list[Stimulus]:
     for i, caption in enumerate(CAPTIONS):
         path = str(places / f"{i}.png")
         Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(path)
-        labels = {"captions": (caption, "red a")}
-        made.append(Stimulus(f"s{i}", "image", path, caption, labels=labels))
+        made.append(Stimulus(f"s{i}", "image", path, (caption, "red a")))
     return made
 
 
@@ -147,7 +146,7 @@ def test_tokens_are_projected_and_divided_by_the_norm_of_the_embedding(
     assert ((text.norm(dim=2) - 1).abs().min(1).values < 1e-4).all()
     assert torch.equal(image_target(folder, class_token=False)(stimuli), image[:, 1:])
     mean = text_target(folder, average=True)(stimuli)
-    other = text_target(folder)([Stimulus("x", "text", text="red a")])
+    other = text_target(folder)([Stimulus("x", "text", texts=("red a",))])
     assert torch.allclose(mean, (text + other) / 2, atol=1e-5)
     first, second, third = (text_target(folder, caption=i)(stimuli) for i in range(3))
     assert torch.allclose((first + second) / 2, mean, atol=1e-5)
@@ -223,8 +222,8 @@ def test_what_does_not_fit_says_what_to_do(folder: Path) -> None:
         with pytest.raises(InputError, match=says):
             build(folder, **knobs)
     with pytest.raises(InputError, match="expected a caption"):
-        text_target(folder)([Stimulus("x", "image", text=" ")])
+        text_target(folder)([Stimulus("x", "image", texts=(" ",))])
     with pytest.raises(InputError, match="2 layers"):
-        text_target(folder, scaling="none", layer=5)([Stimulus("x", "text", text="a")])
+        text_target(folder, scaling="none", layer=5)([Stimulus("x", "text", texts=("a",))])
     with pytest.raises(InputError, match="set layer to -1"):
         text_target(folder, layer=3)

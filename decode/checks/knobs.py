@@ -70,7 +70,8 @@ RANGES: Mapping[str, Range] = {
         NOT_NEGATIVE,
     ),
     **_each(
-        """alpha clamp first frequencies high join last longest low rate reach sfreq step temperature tr""",
+        """alpha clamp first frame frequencies high join last longest low rate reach sfreq step temperature
+        tr""",
         POSITIVE,
     ),
     **_each(

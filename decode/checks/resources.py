@@ -9,7 +9,8 @@ from pathlib import Path
 from decode.building import PLACES
 from decode.checks.choices import told
 from decode.checks.frame import NODES, Config, nodes
-from decode.core import Generator, InputError, refusal
+from decode.core import Generator, InputError, Metric, refusal
+from decode.media.medium import KINDS
 from decode.weights.reading import PACKAGE, choose_device, find_weights
 
 # Which nodes a stage opens; training checks that the generator fits before it begins.
@@ -55,11 +56,34 @@ def check_made(config: Config, stages: Collection[str]) -> None:
     """
     if config["generator"] and {"train", "reconstruct"} & set(stages):
         generator = told("generator", config["generator"])
+        if generator.makes not in KINDS:
+            raise refusal(
+                "generator",
+                f"one that makes one of {list(KINDS)}",
+                generator.makes,
+                "choose another",
+            )
         Generator.check(generator, dict.fromkeys(config["targets"], ()))
     if "evaluate" in stages:
         from decode.scoring.tidy import measures_of
 
-        measures_of({k: told(f"metrics.{k}", node) for k, node in config["metrics"].items()})
+        metrics = {k: told(f"metrics.{k}", node) for k, node in config["metrics"].items()}
+        measures_of(metrics)
+        for name, metric in metrics.items():
+            _check_scored(f"metrics.{name}", metric, config)
+
+
+def _check_scored(where: str, metric: Metric, config: Config) -> None:
+    """Refuse a metric that cannot score what the generator makes."""
+    if metric.looks_at != "media" or not config["generator"]:
+        return
+    makes = told("generator", config["generator"]).makes
+    if makes not in metric.accepts:
+        wanted = " or ".join(sorted(metric.accepts))
+        raise refusal(
+            where, f"a generator of {wanted}, which it scores", f"one of {makes}",
+            f"drop it (~{where}) or choose a metric of {makes}",
+        )  # fmt: skip
 
 
 def check_rights(root: str | None) -> None:

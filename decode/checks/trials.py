@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 
 from decode.building import bound, build
 from decode.checks.frame import Config
-from decode.core import ComparesPictures, Generator, InputError, Shape, about, refusal
+from decode.core import ComparesPictures, Generator, InputError, Kind, Shape, about, refusal
 from decode.scoring.rows import galleries
 
 
@@ -38,23 +38,31 @@ def check_galleries(config: Config, trials: pd.DataFrame, manifest: pd.DataFrame
 
 
 def check_picture_sizes(config: Config, stimuli: pd.DataFrame, shapes: Mapping[str, Shape]) -> None:
-    """Raise InputError, before training, when a metric cannot compare pictures of the sizes that there
-    are: those shown, `height` and `width` in the table of stimuli, and those that will be made.
+    """Raise InputError, before training, when what was shown is not of a kind that the generator learns
+    from, or a metric cannot compare pictures of the sizes that there are: those shown, `height` and
+    `width` in the table of stimuli, and those that will be made.
     """
-    pictures = stimuli[stimuli["height"] > 0]
-    if not config["generator"] or pictures.empty:
+    if not config["generator"]:
         return
-    pairs = pictures[["height", "width"]].drop_duplicates().itertuples(index=False)
-    shown = {(int(height), int(width)) for height, width in pairs}
     generator: Generator = build(config["generator"], "generator")
-    if generator.makes != "image":
-        return
-    made = generator.size_of(shapes)
+    kinds = set(stimuli["kind"])
+    generator.check_shown(kinds)
+    pairs = stimuli[["height", "width"]].drop_duplicates().itertuples(index=False)
+    shown = {(int(height), int(width)) for height, width in pairs}
     for name, node in config["metrics"].items():
         metric = build(node, f"metrics.{name}")
         if isinstance(metric, ComparesPictures):
             with about(f"metrics.{name}"):
-                metric.check_sizes(shown, made)
+                _check_pictures(kinds)
+                metric.check_sizes(shown, generator.size_of(shapes))
+
+
+def _check_pictures(kinds: Collection[Kind]) -> None:
+    if others := sorted(set(kinds) - {"image"}):
+        raise refusal(
+            "stimuli", "pictures, beside which made ones are scored", f"some of kind {others[0]}",
+            "choose another metric or leave the generator out",
+        )  # fmt: skip
 
 
 def check_voxel_people(config: Config, manifest: pd.DataFrame) -> None:

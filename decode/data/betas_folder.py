@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Kind, Recording, Stimulus, Truth, refusal
+from decode.core import Facts, InputError, Kind, Recording, Stimulus, Truth
+from decode.media.medium import kind_of
 from decode.recordings import beta_files
-from decode.recordings.bids import SUFFIXES, read_text
 from decode.recordings.places import check_place
+from decode.recordings.stimuli import check_kind, from_file, from_name, needs_file
 from decode.recordings.tables import check_columns, read_words
 
 TABLE, VOXELS = "trials.tsv", "voxels.tsv"
 PARTS = ("train", "test", "")
-# Kinds whose column holds what was seen and no file.
-NO_FILE: tuple[Kind | None, ...] = ("text", "event")
 
 
 class BetasFolder:
@@ -58,10 +57,7 @@ class BetasFolder:
         outside: bool = False,
         kind: Kind | None = None,
     ) -> None:
-        if kind is not None and kind not in get_args(Kind):
-            raise refusal(
-                "data.kind", f"null or one of {list(get_args(Kind))}", repr(kind), "correct it"
-            )
+        check_kind(kind)
         self.outside, self.kind = outside, kind
         self.root, self.files_named, self.variable, self.mask = Path(root), files, variable, mask
         self.pictures, self.label_columns = self.root / pictures, tuple(label_columns)
@@ -117,7 +113,7 @@ class BetasFolder:
         folder, trials = self.root / subject, self._tables[subject]
         # Captions of a picture are those of all subjects together.
         said = [s for s, table in self._tables.items() if s == subject or "caption" in table]
-        shown = () if self.kind in NO_FILE else trials["stimulus"].unique()
+        shown = () if not needs_file(self.kind) else trials["stimulus"].unique()
         pictures = [self.pictures / name for name in shown]
         betas = beta_files.beta_paths(folder, self.files_named, self.mask)
         return [
@@ -149,7 +145,7 @@ class BetasFolder:
         return table.reset_index(drop=True)
 
     def _check_pictures(self, path: Path, trials: pd.DataFrame) -> None:
-        if self.kind in NO_FILE:
+        if not needs_file(self.kind):
             return
         shown = trials["stimulus"].unique()
         if not self.outside:
@@ -178,17 +174,11 @@ class BetasFolder:
                     "make the rows agree, or leave the column out of data.label_columns"
                 )
             labels[column] = values[0] if values else None
-        captions = rows["caption"].dropna().unique().tolist() if "caption" in rows else []
-        if captions:
-            labels["captions"] = tuple(captions)
-        text = captions[0] if captions else None
-        if self.kind == "text" or self.kind == "event":
-            said = name if self.kind == "text" else text
-            return Stimulus(name, self.kind, text=said, labels={"stimulus": name, **labels})
+        captions = tuple(rows["caption"].dropna().unique().tolist()) if "caption" in rows else ()
+        if self.kind is not None and not needs_file(self.kind):
+            return from_name(name, self.kind, "stimulus", captions, labels)
         path = self.pictures / name
-        kind = self.kind or SUFFIXES.get(path.suffix.lower().lstrip("."), "image")
-        text = read_text(path) if kind == "text" else text
-        return Stimulus(name, kind, path=str(path), text=text, labels=labels)
+        return from_file(name, self.kind or kind_of(path) or "image", path, captions, labels)
 
 
 def _events(rows: pd.DataFrame) -> pd.DataFrame:

@@ -41,6 +41,7 @@ from decode.recordings.bold import (
 from decode.recordings.masks import bright_voxels
 from decode.recordings.names import entities
 from decode.recordings.sidecars import sidecar, volume_timing
+from decode.recordings.stimuli import needs_file
 from decode.recordings.tables import numbers, read_words
 
 MODALITIES: dict[str, Modality] = {"eeg": "eeg", "meg": "meg", "ieeg": "ieeg", "func": "fmri"}
@@ -178,7 +179,7 @@ class Bids:
             found.append(run.events)
             if self.outside and self.datatype != "func":
                 found += files_of(run, self.root, self.datatype)
-            if self.columns.kind not in ("text", "event"):
+            if needs_file(self.columns.kind):
                 shown = bids.trials_of(run.events, self.columns)["stimulus"].unique()
                 found += [self.columns.folder / name for name in shown]
         masks = [] if self.mask is None else [self.root / self.mask.format(subject=subject)]

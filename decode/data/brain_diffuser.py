@@ -89,8 +89,7 @@ class BrainDiffuser:
             return Stimulus(uid, "image", path=path, labels={"row": row})
         captions = self._file(subject, split, "cap")
         said = packed.captions(NAME, captions, len(pictures))(row)
-        labels = {"row": row, "captions": said}
-        return Stimulus(uid, "image", path=path, text=said[0], labels=labels)
+        return Stimulus(uid, "image", path=path, texts=said, labels={"row": row})
 
     def _betas(self, subject: str, split: str) -> np.ndarray:
         return packed.open_npy(NAME, self._file(subject, split, "fmriavg_nsdgeneral"), ndim=2)

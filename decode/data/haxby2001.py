@@ -81,7 +81,7 @@ class Haxby2001:
         """One text stimulus per category: its name in words."""
         return {
             f"haxby2001/{c}": Stimulus(
-                f"haxby2001/{c}", "text", text=WORDS.get(c, c), labels={"category": c}
+                f"haxby2001/{c}", "text", texts=(WORDS.get(c, c),), labels={"category": c}
             )
             for c in CATEGORIES
         }

@@ -119,11 +119,8 @@ class MindEye2:
             target = folder / f"{number:05d}.png"
             where = f"{file}, row {number} of 'images'"
             path = packed.unpack(NAME, target, where, lambda: images[number], white=1.0)
-            labels: dict[str, Any] = {"nsd_id": number}
-            if said is None:
-                return Stimulus(uid, "image", path=path, labels=labels)
-            labels["captions"] = said(number)
-            return Stimulus(uid, "image", path=path, text=labels["captions"][0], labels=labels)
+            texts = () if said is None else said(number)
+            return Stimulus(uid, "image", path=path, texts=texts, labels={"nsd_id": number})
 
         return StimuliOnDemand([_uid(i) for i in range(len(images))], make)
 

@@ -39,7 +39,7 @@ def changed(picture: Image, stimulus: Stimulus, *, seed: int, size: int, change:
     """The picture with other colours, perhaps grey, solarised or blurred, and cut to (size, size).
 
     Colours change by .4 in brightness and contrast, .2 in saturation and .1 in hue; blur is by 7
-    pixels. `seed` and the content of the stimulus decide; torch's own random numbers are
+    pixels. `seed` and the file of the stimulus decide; torch's own random numbers are
     left as they were.
     """
     from torchvision.transforms import v2
@@ -53,7 +53,7 @@ def changed(picture: Image, stimulus: Stimulus, *, seed: int, size: int, change:
             v2.RandomResizedCrop(size, scale=change.area, ratio=change.ratio, antialias=True),
         ]
     )
-    told = hashlib.sha256(f"{seed}/{stimulus.digest()}".encode()).digest()
+    told = hashlib.sha256(f"{seed}/{stimulus.digest({'file'})}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(told[:7], "big"))
         made: Image = steps(picture)

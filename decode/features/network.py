@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Reads, Stimulus
 from decode.weights.reading import Precision, choose_device, choose_dtype, in_batches, quiet
 
 
@@ -29,6 +29,7 @@ class NetworkTarget:
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+    reads: ClassVar[frozenset[Reads]] = frozenset({"file"})
 
     model: str
     _: KW_ONLY

@@ -1,29 +1,44 @@
-"""The training picture whose target is nearest to the prediction."""
+"""The training stimulus whose target is nearest to the prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import Generator, InputError, Media, Stimulus, Tensors
-from decode.pictures import read_image
+from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors, refusal
+from decode.media.medium import KINDS
+
+
+def check_made(kind: Kind) -> Kind:
+    """The kind, if anything of it can be made."""
+    if kind not in KINDS:
+        raise refusal("generator.makes", f"one of {list(KINDS)}", repr(kind), "correct it")
+    return kind
 
 
 class Nearest(Generator):
-    """Nearest training picture by cosine similarity in the named target, ties to the first.
+    """Nearest training stimulus by cosine similarity in the named target, ties to the first.
+
+    `makes` is the kind of the stimuli that it shows again: pictures, sounds, films, meshes or texts.
 
     `learn` keeps the training stimuli and their targets; nothing is ever made that was not shown in
     training, which is why the same thing serves as a control.
     """
 
-    def __init__(self, target: str = "image") -> None:
+    def __init__(self, target: str = "image", *, makes: Kind = "image") -> None:
         self.target = target
+        self.makes = check_made(makes)  # type: ignore[misc]
         self.needs = (target,)
         self._shown: list[Stimulus] = []
         self._gallery: Tensor | None = None
+
+    def check_shown(self, kinds: Collection[Kind]) -> None:
+        if self.makes != "text" and set(kinds) != {self.makes}:
+            got = " and ".join(sorted(kinds))
+            raise refusal("generator.makes", f"{got}, as all stimuli are", self.makes, "correct it")
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Remember training stimuli and their targets (stimulus, *shape)."""
@@ -33,12 +48,18 @@ class Nearest(Generator):
                 f"stimulus, got {len(truth[self.target])} rows for {len(shown)} stimuli"
                 "; correct it"
             )
+        lacking = [s for s in shown if not s.is_there_as(self.makes)]
+        if lacking:
+            raise refusal(
+                "generator.makes", f"what training stimuli can be shown as ({lacking[0].kind})",
+                self.makes, "correct it",
+            )  # fmt: skip
         self._shown = list(shown)
         self._gallery = normalize(truth[self.target].float().flatten(1), dim=1)
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
-        """The chosen training pictures, at their own size; seeds do not matter."""
-        return [Media("image", read_image(self._shown[i])) for i in self.choose(predicted)]
+        """The chosen training stimuli as they are; seeds do not matter."""
+        return [self._shown[i].read_as(self.makes) for i in self.choose(predicted)]
 
     def choose(self, predicted: Tensors) -> list[int]:
         """Index of the nearest training stimulus, per row."""

@@ -72,7 +72,7 @@ class Refine(Diffusion):
         super().learn(shown, truth)
         if self.caption is None:
             return
-        self._captions = [s.text or "" for s in shown]
+        self._captions = [s.text for s in shown]
         if not all(self._captions):
             uid = shown[self._captions.index("")].uid
             raise InputError(

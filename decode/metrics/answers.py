@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure, Metric, Results, Stimulus
+from decode.core import InputError, Kind, Measure, Metric, Results, Stimulus
 from decode.recordings.answers import about, name_of, read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
 from decode.scoring.feature_networks import slug
@@ -40,6 +40,7 @@ class Answers(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"text"})
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure, Metric, Results, Stimulus
+from decode.core import InputError, Kind, Measure, Metric, Results, Stimulus
 from decode.progress import progress
 from decode.scoring.caption_clip import CaptionClip
 from decode.scoring.captions import (
@@ -98,6 +98,7 @@ class Captions(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"text"})
 
     def __init__(
         self,
@@ -207,12 +208,10 @@ def _of(measure: Measure, what: object) -> Measure:
 
 def references(stimulus: Stimulus) -> list[str]:
     """The captions of a stimulus that hold a word; InputError when there is none."""
-    given = stimulus.labels.get("captions") or (stimulus.text or "")
-    listed = [given] if isinstance(given, str) else [str(text) for text in given]
-    kept = [text for text in listed if tokens(text)]
+    kept = [text for text in stimulus.texts if tokens(text)]
     if not kept:
         raise InputError(
-            f"metric captions: expected captions of stimulus {stimulus.uid!r} (label 'captions' or "
-            "its text), got none; give the data set its caption files or drop this metric"
+            f"metric captions: expected captions of stimulus {stimulus.uid!r}, got none; give the "
+            "data set its caption files or drop this metric"
         )
     return kept

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Measure, Metric, Results
+from decode.core import InputError, Kind, Measure, Metric, Results
 from decode.scoring.album import Album
 from decode.scoring.describer import Describer
 from decode.scoring.picture_scores import Resize
@@ -53,6 +53,7 @@ class Details(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
 
     def __init__(
         self,

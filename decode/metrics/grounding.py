@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure, Metric, Results, Stimulus
+from decode.core import InputError, Kind, Measure, Metric, Results, Stimulus
 from decode.recordings.coco_boxes import WHOLE, Boxes, read_boxes, read_crops
 from decode.scoring.answers import answer_lines
 from decode.scoring.boxes import area, overlap, parse_boxes
@@ -43,6 +43,7 @@ class Grounding(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"text"})
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Measure, Metric, Results, Size
+from decode.core import InputError, Kind, Measure, Metric, Results, Size
 from decode.scoring.album import Album, batches, check_sizes, class_codes
 from decode.scoring.feature_networks import FeatureNetwork, Pixels
 from decode.scoring.identification import References, references, share_beaten
@@ -80,6 +80,7 @@ class ImageSuite(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import InputError, Measure, Metric, Results, Size
+from decode.core import InputError, Kind, Measure, Metric, Results, Size
 from decode.machine import DISTRIBUTION
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.picture_scores import Resize
@@ -34,6 +34,7 @@ class Lpips(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
 
     def __init__(
         self,

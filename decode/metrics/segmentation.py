@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Measure, Metric, Results, Size
+from decode.core import InputError, Kind, Measure, Metric, Results, Size
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.picture_scores import Resize
@@ -32,6 +32,7 @@ class Segmentation(Metric):
     """
 
     looks_at: ClassVar[Literal["media"]] = "media"
+    accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
 
     def __init__(
         self,

@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
-from decode.content import open_picture
-from decode.core import InputError, Kind, Stimulus, refusal
+from decode.core import InputError, Kind, Stimulus, about, refusal
+from decode.media.medium import MEDIA, SUFFIXES, kind_of
 from decode.recordings.names import entities, in_order, meant
 from decode.recordings.places import check_place
 from decode.recordings.sidecars import check_seconds, read_json_object, sidecar
+from decode.recordings.stimuli import check_kind, from_file, from_name, needs_file
 from decode.recordings.tables import read_events
-
-SUFFIXES: dict[str, Kind] = {
-    **dict.fromkeys(("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp"), "image"),
-    **dict.fromkeys(("wav", "flac", "mp3", "ogg"), "audio"),
-    **dict.fromkeys(("mp4", "avi", "mkv", "mov", "webm"), "video"),
-    **dict.fromkeys(("obj", "ply", "stl", "glb"), "mesh"),
-    "txt": "text",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +55,7 @@ class Columns:
     within: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind is not None and self.kind not in get_args(Kind):
-            raise InputError(
-                f"data.kind: expected null or one of {', '.join(get_args(Kind))}, got {self.kind!r}"
-                "; correct it"
-            )
+        check_kind(self.kind)
 
 
 def description(root: Path) -> dict[str, Any]:
@@ -207,12 +196,10 @@ def check_labels(known: Shown, labels: Mapping[str, Any], path: Path) -> None:
 
 
 def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) -> Stimulus:
-    if columns.kind == "event":
-        return Stimulus(uid, "event", labels={columns.stimulus: uid, **labels})
-    if columns.kind == "text":
-        return Stimulus(uid, "text", text=uid, labels={columns.stimulus: uid, **labels})
+    if columns.kind is not None and not needs_file(columns.kind):
+        return from_name(uid, columns.kind, columns.stimulus, (), labels)
     path = columns.folder / PurePosixPath(uid)
-    kind = columns.kind or SUFFIXES.get(path.suffix.lower().lstrip("."))
+    kind = columns.kind or kind_of(path)
     if kind is None:
         raise InputError(
             f"{events}: column {columns.stimulus!r} names {uid!r}, whose ending says no kind; "
@@ -225,29 +212,6 @@ def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) 
             f"{events}: column {columns.stimulus!r} names {uid!r}, but there is no file {path}; "
             "put it there or correct data.stimuli or the events"
         )
-    text = None
-    if kind == "image":
-        _check_image(path, events)
-    elif kind == "text":
-        text = read_text(path)
-    return Stimulus(uid, kind, path=str(path), text=text, labels=labels)
-
-
-def _check_image(path: Path, events: Path) -> None:
-    try:
-        # Reads the header only: enough to tell a picture from something else, and quick.
-        with open_picture(path):
-            return
-    except Exception as e:
-        raise InputError(
-            f"{path}, named in {events.name}: expected a picture, got {' '.join(str(e).split())}; "
-            "replace the file"
-        ) from e
-
-
-def read_text(path: Path) -> str:
-    """The words of a text file in UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: expected a text in UTF-8, got: {e}; replace the file") from e
+    with about(f"{path}, named in {events.name}"):
+        MEDIA[kind].glance(str(path))
+    return from_file(uid, kind, path, (), labels)

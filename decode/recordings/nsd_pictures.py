@@ -31,8 +31,8 @@ def uid(image: int) -> str:
 class Pictures(Mapping[str, Stimulus]):
     """Every picture of the stimulus file as a stimulus, made on demand; no pixel is read here.
 
-    A stimulus' text is its first caption that is not empty; `labels` holds nsd_id, coco_id, shared
-    and, when captions were given, all of them as the tuple `captions`; `sources` are their files.
+    A stimulus' texts are its captions that are not empty, when captions were given (`sources` are
+    their files); `labels` holds nsd_id, coco_id and shared.
     """
 
     def __init__(
@@ -66,19 +66,17 @@ class Pictures(Mapping[str, Stimulus]):
             "coco_id": int(self._coco[image]),
             "shared": image in self._shared,
         }
-        text = None
+        texts: tuple[str, ...] = ()
         if self._captions is not None:
-            words = self._captions.get(image, ())
-            text = next((w for w in words if w), None)
-            if text is None:
+            texts = tuple(w for w in self._captions.get(image, ()) if w)
+            if not texts:
                 files = " and ".join(str(path) for path in self._sources)
                 raise InputError(
                     f"{files}: expected a caption of picture {image} (COCO {labels['coco_id']}), got "
                     "none; add the other COCO file (train or val) to data.captions or set it to null"
                 )
-            labels["captions"] = tuple(w for w in words if w)
         path = content.address(self._file, KEY, image, outside=self._outside)
-        return Stimulus(name, "image", path=path, text=text, labels=labels)
+        return Stimulus(name, "image", path=path, texts=texts, labels=labels)
 
 
 def files_of(root: Path, captions: Sequence[Path]) -> list[Path]:

@@ -20,7 +20,7 @@ from decode.report.content import (
     overall,
     shown_beside,
 )
-from decode.report.pictures import data_address
+from decode.report.pictures import view
 from decode.sources import SHUFFLED, Source
 
 PACKAGE = "decode.report"
@@ -129,8 +129,6 @@ def render(template: str, **content: Any) -> str:
     )
     environment.filters["number"] = number
     environment.filters["count"] = count
-    environment.globals.update(
-        span=span, chart=chart, scale_of=scale_of, picture=data_address, known=known
-    )
+    environment.globals.update(span=span, chart=chart, scale_of=scale_of, show=view, known=known)
     style = resources.files(PACKAGE).joinpath("templates", "style.css").read_text("utf-8")
     return environment.get_template(template).render(style=Markup(style), **content)

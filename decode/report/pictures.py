@@ -1,50 +1,33 @@
-"""Pictures inside the page, as data addresses."""
+"""What was shown and made, inside the page."""
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from decode.content import open_picture
-from decode.core import InputError
-from decode.pictures import on_ground, upright
-
-# Larger pictures are shrunk and stored as JPEG, so that a page of a hundred stays a few MB.
-LARGEST = 256
+from decode.core import InputError, Media, Stimulus, about
+from decode.media.image import tag
+from decode.media.medium import MEDIA, kind_of
 
 
-def data_address(picture: Any) -> str:
-    """A picture as a `data:` address: PNG up to 256 pixels, JPEG of that size beyond.
+def view(thing: Any, label: str = "") -> Markup:
+    """Something shown or made as HTML that needs no other file.
 
-    `picture` is a path, a uint8 array (h, w, 3) or (h, w), or floats (3, h, w) in [0, 1].
+    `thing` is a stimulus, media, a path (of a picture where its ending says nothing else), or a picture:
+    an array (h, w, 3) or (h, w) of uint8, or floats (3, h, w) in [0, 1].
     """
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(picture, str | Path):
-        try:
-            with open_picture(picture) as opened:
-                image = on_ground(upright(opened))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as e:
-            raise InputError(
-                f"report: {picture} is not a readable picture ({e})"
-                "; fetch the file again or correct it"
-            ) from e
-    else:
-        image = Image.fromarray(as_bytes(np.asarray(picture))).convert("RGB")
-    large = max(image.size) > LARGEST
-    if large:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if large:
-        image.save(buffer, "JPEG", quality=88)
-    else:
-        image.save(buffer, "PNG", optimize=True)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/{'jpeg' if large else 'png'};base64,{code}"
+    with about("report"):
+        if isinstance(thing, Stimulus):
+            thing = thing.read()
+        elif isinstance(thing, str | Path):
+            kind = kind_of(thing) or "image"
+            thing = Media(kind, *MEDIA[kind].read(str(thing), 0.0, None))
+        if isinstance(thing, Media):
+            return Markup(thing.view(label))
+        return Markup(tag(as_bytes(np.asarray(thing)), label))
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:

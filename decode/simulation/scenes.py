@@ -197,6 +197,6 @@ def as_stimulus(
         uid=f"scene/{part}/{seed}/{index:05d}",
         kind="image",
         path=str(path),
-        text=scene.caption,
+        texts=(scene.caption,),
         labels=scene.labels,
     )

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.media import read_media
 from decode.artefacts.predictions import pooled
 from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
 from decode.progress import progress
@@ -20,7 +21,7 @@ from decode.scoring.rows import galleries
 from decode.scoring.summary import summarise
 from decode.scoring.tidy import measures_of, tidy
 from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, folder_of, in_order
-from decode.stages.reconstruct import read_media, shuffled_rows
+from decode.stages.reconstruct import shuffled_rows
 from decode.stages.respond import read_responses
 from decode.store import Frame, write_json, write_table
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from decode.core import InputError, Stimulus, Target
+from decode.core import PARTS, InputError, Reads, Stimulus, Target, joint_digest
 from decode.progress import progress
-from decode.store import FeatureStore
+from decode.store import FeatureStore, read_json, write_json
 
 SHARD = 512
+READS = "reads.json"
 
 
 def run(
@@ -19,20 +21,22 @@ def run(
     *,
     target: Target,
     stimuli: Mapping[str, Stimulus],
-    digests: Mapping[str, str],
+    table: pd.DataFrame,
     name: str,
 ) -> int:
     """Append what is missing in `out`; returns how many stimuli were computed.
 
-    `stimuli` and `digests` are by uid; stimuli of equal content are computed once.
+    `stimuli` are by uid, `table` has a row for each with the digests of its parts; those that are equal
+    in what the target reads are computed once.
     """
     from filelock import FileLock
 
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
+        write_reads(out, target.reads)
         store = FeatureStore(out)
-        missing = store.missing(list(digests.values()))
-        uid_of = {d: uid for uid, d in digests.items()}
+        uid_of = dict(zip(keys_of(table, target.reads), table["uid"], strict=True))
+        missing = store.missing(list(uid_of))
         _accepts(target, [stimuli[uid_of[d]] for d in missing], name)
         chunks = [missing[i : i + SHARD] for i in range(0, len(missing), SHARD)]
         for chunk in progress(chunks, f"features {name}"):
@@ -46,6 +50,30 @@ def run(
                 )
             store.append(chunk, values)
     return len(missing)
+
+
+def write_reads(out: Path, reads: Collection[Reads]) -> None:
+    """Keep beside the features what of stimuli they were made of, for those who only look them up."""
+    if not (out / READS).is_file():
+        write_json(out / READS, [part for part in PARTS if part in reads])
+
+
+def keys_of(table: pd.DataFrame, reads: Collection[Reads]) -> list[str]:
+    """What the features of each stimulus in a table (stimulus, parts) are known by."""
+    rows = table[list(PARTS)].to_dict("records")
+    return [joint_digest({part: row[part] for part in PARTS}, reads) for row in rows]
+
+
+def open_store(folder: Path, table: pd.DataFrame) -> FeatureStore:
+    """The features in a folder, asked for by the digests of whole stimuli.
+
+    Those of tables without parts, from before features were known by what they read, are known by
+    the whole.
+    """
+    if not (folder / READS).is_file() or not set(PARTS) <= set(table.columns):
+        return FeatureStore(folder)
+    keys = keys_of(table, read_json(folder / READS))
+    return FeatureStore(folder, dict(zip(table["digest"], keys, strict=True)))
 
 
 def _accepts(target: Target, stimuli: list[Stimulus], name: str) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import Dataset, InputError, Layout, Recording, Stimulus
+from decode.core import PARTS, Dataset, InputError, Layout, Recording, Stimulus, joint_digest
 from decode.notices import tell
-from decode.pictures import look_at
 from decode.preprocessing.prepared import Cut, Prepared
 from decode.preprocessing.streams import stretches
 from decode.progress import progress
@@ -79,9 +78,10 @@ def _tell_dropped(subject: str, dropped: Mapping[str, int], n_kept: int) -> None
 
 
 def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
-    """One row per stimulus: uid, the digest of its content and, of a picture, height and width (else 0).
+    """One row per stimulus: uid, kind, the digest of its content and of each part of it and, of a picture
+    or film, height and width (else 0).
 
-    Raises InputError for a stimulus that is not known, and for a picture that is missing or cannot be
+    Raises InputError for a stimulus that is not known, and for a file that is missing or cannot be
     read to its end: it would be found hours later, when targets are computed.
     """
     rows, changed = [], Counter[str]()
@@ -92,13 +92,16 @@ def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataF
                 "correct the events or add the stimulus"
             )
         stimulus = known[uid]
-        width, height = 0, 0
-        if stimulus.kind == "image":
-            picture, peculiar = look_at(stimulus)
-            width, height = picture.size
-            changed.update(peculiar)
-        digest = stimulus.digest()
-        rows.append({"uid": uid, "digest": digest, "height": height, "width": width})
+        seen, parts = stimulus.look(), stimulus.digests()
+        changed.update(seen.peculiar)
+        row: dict[str, Any] = {
+            "uid": uid,
+            "kind": stimulus.kind,
+            "digest": joint_digest(parts, PARTS),
+        }
+        row |= {"height": seen.height, "width": seen.width}
+        row |= {str(part): hashed for part, hashed in parts.items()}
+        rows.append(row)
     for what, n in changed.items():
         tell("stimuli", f"{n} of {len(rows)} pictures have {what}")
     return pd.DataFrame(rows)

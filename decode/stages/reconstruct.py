@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ import torch
 from torch import Tensor
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.media import place, write_media
 from decode.artefacts.trained import tuned_with
-from decode.checksums import check_finished
-from decode.core import Generator, InputError, Kind, Media, Stimulus, Tensors
+from decode.core import Generator, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs
-from decode.pictures import read_image
+from decode.media.medium import MEDIA
 from decode.progress import progress
+from decode.sources import MEAN, NEAREST
 from decode.splitting import TRAIN
 from decode.store import Frame, whole_file
 
 CHUNK = 50
 SHUFFLED = "shuffled"
 NEAREST_BLOCK = 256
-ENDINGS: dict[Kind, str] = {"image": ".png", "text": ".txt"}
 
 
 def run(
@@ -41,12 +42,13 @@ def run(
     baselines: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """Per fold, one folder of files per source: decoded, each baseline and the controls. Pictures
-    are PNG, texts plain UTF-8.
+    """Per fold, one folder of files per source: decoded, each baseline and the controls, in the format
+    of what the generator makes (`decode.media`).
 
     Controls: `oracle` drives the generator with the true targets (how good it can get), `prior` with
-    the mean training target (what it makes of no brain at all), `mean_image` shows the mean training
-    picture and `nearest_image` the training picture nearest to the prediction; where texts are made,
+    the mean training target (what it makes of no brain at all). Where training stimuli are of the kind
+    that is made, `mean_image` (or the mean of that kind, where it has one) is their mean and
+    `nearest_image` (or that kind) the one nearest to the prediction; where texts are made,
     `nearest_text` is the first text of that training stimulus, unless texts answer its own questions.
 
     A generator that asks about each stimulus also answers from another trial's prediction,
@@ -56,11 +58,6 @@ def run(
     one of the decoder; `oracle` comes from the generator as published, whose conditions the true
     targets are.
     """
-    if generator.makes not in ENDINGS:
-        raise InputError(
-            f"generator {type(generator).__name__} makes {generator.makes}, which cannot be kept yet; "
-            f"choose one that makes one of {list(ENDINGS)}"
-        )
     n = 0
     for split, fold in inputs.folds():
         frame = Frame.read(fold_folder(predicted, split, fold))
@@ -183,16 +180,13 @@ def _controls(
         rows = [row_of[u] for u in table["stimulus"]]
         _link(shared, folder / name, rows, generator.makes)
     nearest = nearest_rows(frame.tensors("encoder")[key], truth[key])
-    if generator.makes == "text":
-        texts = [first_text(s) for s in shown]
-        if all(texts) and not generator.asks:
-            _write_once(folder / "nearest_text", [Media("text", texts[i]) for i in nearest])
+    kind = generator.makes
+    if generator.asks or not all(s.is_there_as(kind) for s in shown):
         return
-    pictures = [s for s in shown if s.kind == "image"]
-    if len(pictures) == len(shown):
-        near = [Media("image", read_image(shown[i])) for i in nearest]
-        _write_once(folder / "nearest_image", near)
-        _write_once(folder / "mean_image", [Media("image", mean_picture(shown))] * len(table))
+    near = (shown[i].read_as(kind) for i in nearest)
+    _write_once(folder / NEAREST[kind].tag, near, len(table), kind)
+    if kind in MEAN:
+        _write_once(folder / MEAN[kind].tag, repeat(mean_of(kind, shown)), len(table), kind)
 
 
 def nearest_rows(predicted: Tensor, truth: Tensor) -> list[int]:
@@ -208,30 +202,18 @@ def nearest_rows(predicted: Tensor, truth: Tensor) -> list[int]:
     return [int(i) for i in likeness.argmax(dim=1)]
 
 
-def mean_picture(shown: Sequence[Stimulus]) -> Tensor:
-    """Pixelwise mean, at the size of the first picture."""
-    size = read_image(shown[0]).shape[1:]
-    total = torch.zeros(3, *size, dtype=torch.float64)
-    for stimulus in progress(shown, "mean training picture", total=len(shown)):
-        image = read_image(stimulus)
-        if image.shape[1:] != size:
-            image = torch.nn.functional.interpolate(
-                image[None], size, mode="bilinear", antialias=True
-            )[0]
-        total += image
-    return (total / len(shown)).float()
+def mean_of(kind: Kind, shown: Sequence[Stimulus]) -> Media:
+    """The mean of stimuli of a kind that has one."""
+    mean = MEDIA[kind].mean
+    assert mean is not None
+    told = progress(shown, f"mean training {kind}", total=len(shown))
+    return Media(kind, *mean((m.data, m.rate) for m in (s.read_as(kind) for s in told)))
 
 
-def first_text(stimulus: Stimulus) -> str:
-    """What was said first about a stimulus; "" where nothing was."""
-    captions = stimulus.labels.get("captions") or (stimulus.text or "",)
-    return captions if isinstance(captions, str) else str(captions[0])
-
-
-def _write_once(folder: Path, made: Sequence[Media]) -> None:
+def _write_once(folder: Path, made: Iterable[Media], n: int, kind: Kind) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for row, media in enumerate(made):
-        if not place(folder, row, media.kind).is_file():
+    for row, media in zip(range(n), made, strict=False):
+        if not place(folder, row, kind).is_file():
             write_media(folder, row, media)
 
 
@@ -243,42 +225,3 @@ def _link(source: Path, folder: Path, rows: Sequence[int], kind: Kind) -> None:
             with whole_file(path) as part:
                 part.unlink()
                 os.link(place(source, row, kind), part)
-
-
-def place(folder: Path, row: int, kind: Kind) -> Path:
-    """Where the media of a row lies."""
-    return folder / f"{row:05d}{ENDINGS[kind]}"
-
-
-def picture(folder: Path, row: int) -> Path:
-    return place(folder, row, "image")
-
-
-def write_media(folder: Path, row: int, media: Media) -> None:
-    path = place(folder, row, media.kind)
-    if isinstance(media.data, str):
-        with whole_file(path) as part:
-            part.write_text(media.data, encoding="utf-8")
-    else:
-        write_picture(path, media)
-
-
-def write_picture(path: Path, media: Media) -> None:
-    """8-bit PNG of an image in [0, 1]."""
-    from PIL import Image
-
-    assert isinstance(media.data, Tensor)
-    array = (media.data.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    with whole_file(path) as part:
-        Image.fromarray(array).save(part, format="PNG")
-
-
-def read_media(folder: Path, n: int) -> list[Media]:
-    """The pictures or texts of `n` rows."""
-    kind: Kind = "text" if n and place(folder, 0, "text").is_file() else "image"
-    paths = [place(folder, i, kind) for i in range(n)]
-    for path in paths:
-        check_finished(path)
-    if kind == "text":
-        return [Media("text", path.read_text(encoding="utf-8")) for path in paths]
-    return [Media("image", read_image(Stimulus(p.stem, "image", path=str(p)))) for p in paths]

@@ -12,10 +12,12 @@ from typing import Any
 import pandas as pd
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.media import kept_kind, place
 from decode.artefacts.predictions import pooled
 from decode.checksums import check_finished
 from decode.content import is_there
 from decode.core import Dataset, Measure, Ranking, Stimulus
+from decode.media.medium import kind_of
 from decode.report.ceilings import read_ceilings
 from decode.report.classes import ClassCard, class_cards, class_names
 from decode.report.content import (
@@ -36,20 +38,17 @@ from decode.scoring.rows import is_one_hot
 from decode.scoring.summary import is_current
 from decode.sources import (
     DECODER,
-    NEAREST_IMAGE,
-    NEAREST_TEXT,
+    NEAREST,
     ORACLE,
     PRIOR,
     SHOWN,
     Source,
     folder_of,
 )
-from decode.stages.reconstruct import first_text
-from decode.stages.reconstruct import place as media_file
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
 
 # Controls whose media are shown beside those of the decoder and its baselines; of some, texts alone.
-BESIDE = (NEAREST_IMAGE, NEAREST_TEXT, PRIOR, ORACLE)
+BESIDE = (*NEAREST.values(), PRIOR, ORACLE)
 TEXTS_ONLY = (PRIOR,)
 
 
@@ -158,8 +157,9 @@ def _with_repeats(
     for split in splits:
         table = pooled(predicted, split, ()).table
         shown = table["stimulus"].unique()
-        events = all(stimuli[u].kind == "event" for u in shown)
-        if not events and not are_classes(len(table), len(shown), table["subject"].nunique()):
+        if any(stimuli[u].has_content for u in shown) and not are_classes(
+            len(table), len(shown), table["subject"].nunique()
+        ):
             found.append(split)
     return found
 
@@ -284,16 +284,20 @@ def _shot(
     folder = fold_folder(made, row["split"], row["fold"])
     at, stimulus = int(row["row"]), stimuli[row["stimulus"]]
     pictures: dict[str, Any] = {}
-    if stimulus.kind == "image" and stimulus.path is not None:
-        pictures[SHOWN.name] = stimulus.path
+    if stimulus.can_be_seen:
+        pictures[SHOWN.name] = stimulus
     texts = {}
     for source in sources:
-        place = folder / folder_of(source)
-        if source not in TEXTS_ONLY and (path := media_file(place, at, "image")).is_file():
-            pictures[source.name] = path
-        if (path := media_file(place, at, "text")).is_file():
+        where = folder / folder_of(source)
+        if not where.is_dir():
+            continue
+        kind = kept_kind(where)
+        path = place(where, at, kind)
+        if kind == "text":
             texts[source.name] = path.read_text(encoding="utf-8")
-    written = first_text(stimulus) if texts else ""
+        elif source not in TEXTS_ONLY:
+            pictures[source.name] = path
+    written = stimulus.text if texts else ""
     return Shot(row["subject"], row["stimulus"], value, pictures, texts, written)
 
 
@@ -302,10 +306,16 @@ def _thumbnails(galleries: Sequence[Gallery]) -> dict[str, Any]:
     for gallery in galleries:
         shots = gallery.groups.get("median")
         if shots:
-            first = (SHOWN.name, DECODER.name)
-            seen = {k: str(shots[0].pictures[k]) for k in first if k in shots[0].pictures}
-            return {"pictures": seen, "text": shots[0].texts.get(DECODER.name, "")}
+            text = shots[0].texts.get(DECODER.name, "")
+            return {"pictures": _stills(shots[0].pictures), "text": text}
     return {"pictures": {}, "text": ""}
+
+
+def _stills(seen: Mapping[str, Any]) -> dict[str, str]:
+    """Addresses of what was shown and made, where they are pictures: an index plays nothing."""
+    paths = {k: v.path if isinstance(v, Stimulus) else str(v) for k, v in seen.items()}
+    named = {k: str(p) for k, p in paths.items() if k in (SHOWN.name, DECODER.name)}
+    return {k: p for k, p in named.items() if (kind_of(p) or "image") == "image"}
 
 
 def _present(pictures: Mapping[str, str]) -> dict[str, str]:

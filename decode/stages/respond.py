@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.media import kept_kind, place
 from decode.artefacts.trained import load_scaler
 from decode.ceilings import from_repeats
 from decode.checksums import check_finished
@@ -19,7 +20,6 @@ from decode.folds import Inputs, Protocol
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
 from decode.splitting import TEST, TRAIN
-from decode.stages.reconstruct import picture
 from decode.store import (
     FeatureStore,
     Frame,
@@ -54,11 +54,6 @@ def run(
     subject is a ridge from these to the voxels, on training rows with repeats averaged; `measured`
     are the test rows as predictions are made from them. Beside it, `ceiling/<subject>.npy`.
     """
-    if "image" not in target.accepts:
-        raise InputError(
-            f"voxel_model: expected a target that takes pictures, {type(target).__name__} takes "
-            f"{sorted(target.accepts)}; choose another"
-        )
     for split, fold in inputs.folds():
         states = load_scaler(fold_folder(trained, split, fold))
         train, singles = (
@@ -68,7 +63,7 @@ def run(
         test = singles if protocol.test_repeats == "single" else singles.average("stimulus")
         models = _fit(train.average("stimulus"), inputs, features, f"voxel model {split} {fold}")
         arrays = {"measured": measured(test)}
-        pictures = _Pictures(target)
+        pictures = _Made(target)
         for folder in _sources(fold_folder(made, split, fold), len(test)):
             arrays[f"expected.{folder.name}"] = expect(
                 models, test, pictures(folder, len(test)), folder.name
@@ -143,28 +138,30 @@ def expect(
 
 
 def _sources(folder: Path, n: int) -> list[Path]:
-    """Folders of one picture per row: decoded, baselines and controls."""
+    """Folders of one made thing per row: decoded, baselines and controls."""
     found = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.endswith("-once")]
     for path in found:
-        if not picture(path, n - 1).is_file():
+        if not place(path, n - 1, kept_kind(path)).is_file():
             raise InputError(
-                f"voxel_model: expected {n} made pictures in {path}, found fewer or none; use a "
-                "generator of images, or leave voxel_model out"
+                f"voxel_model: expected {n} made things in {path}, found fewer or none; make them "
+                "again with force=[reconstruct], or leave voxel_model out"
             )
     return found
 
 
-class _Pictures:
-    """Features of made pictures (row, feature); equal files are read by the target once."""
+class _Made:
+    """Features of made things (row, feature); equal files are read by the target once."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self._known: dict[str, np.ndarray] = {}
 
     def __call__(self, folder: Path, n: int) -> np.ndarray:
-        for i in range(n):
-            check_finished(picture(folder, i))
-        made = [Stimulus(str(i), "image", path=str(picture(folder, i))) for i in range(n)]
+        kind = kept_kind(folder)
+        paths = [place(folder, i, kind) for i in range(n)]
+        for path in paths:
+            check_finished(path)
+        made = [Stimulus(str(i), kind, path=str(path)) for i, path in enumerate(paths)]
         digests = [s.digest() for s in made]
         new = {d: s for d, s in zip(digests, made, strict=True) if d not in self._known}
         names = list(new)

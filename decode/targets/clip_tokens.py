@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus, refusal
+from decode.core import InputError, Kind, Reads, Stimulus, refusal
 from decode.features.clip_tokens import versatile_image, versatile_text, words_of
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
@@ -26,15 +26,13 @@ class ClipTokens(NetworkTarget):
     the hidden state of `layer`, negative from the end: -1 is the last (for text after the final
     norm: the context of Stable Diffusion 1), -2 the one before, which LLaVA reads. `class_token`
     false leaves the image's first token out. `average` takes the mean over all captions of a
-    stimulus (its label `captions`), else its first is read, or the one with the number `caption` (from
+    stimulus, else its first is read, or the one with the number `caption` (from
     0, counted around where there are fewer).
 
     `tower` and `prepared` are subfolders of the network and of its image processor or tokeniser, for
     models that carry a CLIP beside other networks; `prepared_by` is the model whose folder holds
     `prepared`, where that is another. Captions longer than the context are cut.
     """
-
-    accepts: ClassVar[frozenset[Kind]] = frozenset({"image", "text"})
 
     output: Literal["image", "text"] = "image"
     scaling: Literal["versatile", "none"] = "versatile"
@@ -64,6 +62,16 @@ class ClipTokens(NetworkTarget):
                 f"clip_tokens target: scaling=versatile reads the last layer, got layer={self.layer};"
                 " set layer to -1 or scaling to none"
             )
+
+    @property
+    def accepts(self) -> frozenset[Kind]:  # type: ignore[override]
+        """Pictures, or whatever has a text."""
+        return frozenset(get_args(Kind)) if self.output == "text" else frozenset({"image"})
+
+    @property
+    def reads(self) -> frozenset[Reads]:  # type: ignore[override]
+        """The file, or what was said of it."""
+        return frozenset({"text"} if self.output == "text" else {"file"})
 
     def open(self) -> Any:
         import transformers
@@ -117,12 +125,10 @@ class ClipTokens(NetworkTarget):
 
 def captions_of(stimulus: Stimulus, every: bool, number: int | None = None) -> list[str]:
     """All captions of a stimulus, one by its number, or its first one alone."""
-    given = stimulus.labels.get("captions") if every or number is not None else None
-    found = [str(t) for t in given] if given else [stimulus.text or ""]
-    found = [t for t in found if t.strip()]
+    found = [t for t in stimulus.texts if t.strip()]
     if not found:
         raise InputError(
             f"clip_tokens target: expected a caption of stimulus {stimulus.uid!r}, it has none; "
             "choose output=image or data that carry captions"
         )
-    return found if number is None else [found[number % len(found)]]
+    return found if every else [found[(number or 0) % len(found)]]

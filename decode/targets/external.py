@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Reads, Stimulus
 from decode.features.network import check_store
 from decode.pictures import read_images
 from decode.weights.reading import Precision, choose_device, in_batches
@@ -25,6 +25,7 @@ class External:
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+    reads: ClassVar[frozenset[Reads]] = frozenset({"file"})
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Reads, Stimulus
 
 
 class Labels:
@@ -18,6 +18,7 @@ class Labels:
     accepts: ClassVar[frozenset[Kind]] = frozenset(
         {"image", "text", "audio", "video", "mesh", "event"}
     )
+    reads: ClassVar[frozenset[Reads]] = frozenset({"labels"})
 
     def __init__(self, column: str, classes: Sequence[Any]) -> None:
         self.column = column

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Reads, Stimulus
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
 from decode.weights.hub import from_hub, opening
@@ -69,6 +69,11 @@ class OpenClip(NetworkTarget):
     def accepts(self) -> frozenset[Kind]:  # type: ignore[override]
         """Pictures, or whatever has a text."""
         return EVERYTHING if self.output == "text" else frozenset({"image"})
+
+    @property
+    def reads(self) -> frozenset[Reads]:  # type: ignore[override]
+        """The file, or what was said of it."""
+        return frozenset({"text"} if self.output == "text" else {"file"})
 
     def open(self) -> Any:
         with from_hub(self.model):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from decode.core import InputError, Kind, Stimulus
+from decode.core import InputError, Kind, Reads, Stimulus
 from decode.pictures import read_images, to_grey
 from decode.weights.reading import in_batches
 
@@ -19,6 +19,7 @@ class Pixels:
     """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset({"image"})
+    reads: ClassVar[frozenset[Reads]] = frozenset({"file"})
 
     def __init__(self, size: int = 64, *, colour: Literal["rgb", "grey"] = "rgb") -> None:
         if colour not in ("rgb", "grey"):

@@ -34,6 +34,7 @@ class Projected:
         self.target, self.size, self.seed = target, size, seed
         self.store = check_store(store)
         self.accepts: Any = target.accepts
+        self.reads: Any = target.reads
 
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
         """(stimulus, size) float32."""

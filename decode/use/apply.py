@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from decode.artefacts.media import write_media
 from decode.building import build
 from decode.core import Dataset, Media, Stimulus
 from decode.notices import collected, tell
-from decode.stages.reconstruct import CHUNK, seed_of, write_media
+from decode.stages.reconstruct import CHUNK, seed_of
 from decode.store import Frame, write_json, write_table
 from decode.use.decoder import Decoder
 from decode.use.fits import REFUSED, Fit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.content import read_bytes
+from decode.content import identity
 from decode.core import InputError, Stimulus, refusal
-from decode.recordings.bids import SUFFIXES
+from decode.media.medium import NO_FILE, kind_of
 from decode.report.classes import class_names
 from decode.store import Frame
 from decode.use.decoder import Decoder
@@ -71,17 +70,17 @@ def stimuli_in(place: str | Path) -> list[Stimulus]:
     path = Path(place).expanduser()
     if path.is_file() and path.suffix.lower() == ".txt":
         lines = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
-        return [Stimulus(line, "text", text=line) for line in lines if line.strip()]
+        return [Stimulus(line, "text", texts=(line,)) for line in lines if line.strip()]
     if not path.is_dir():
         raise refusal(
             "gallery", "shown, run, none, a folder of stimuli or a .txt file with one on each line",
             repr(str(place)), "correct it",
         )  # fmt: skip
-    found = [(p, SUFFIXES.get(p.suffix.lower().lstrip("."))) for p in sorted(path.rglob("*"))]
+    found = [(p, kind_of(p)) for p in sorted(path.rglob("*"))]
     return [
         Stimulus(p.relative_to(path).as_posix(), kind, path=str(p))
         for p, kind in found
-        if kind is not None and kind != "text" and p.is_file()
+        if kind is not None and kind not in NO_FILE and p.is_file()
     ]
 
 
@@ -147,4 +146,4 @@ def content(stimulus: Stimulus) -> str:
     if stimulus.path is None:
         return f"said {stimulus.text or stimulus.uid}"
     part = f"{stimulus.start} {stimulus.duration}"
-    return f"{hashlib.sha256(read_bytes(stimulus.path)).hexdigest()} {part}"
+    return f"{identity(stimulus.path)} {part}"

@@ -13,15 +13,14 @@ import numpy as np
 import pandas as pd
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.media import read_media
 from decode.artefacts.predictions import pooled
 from decode.building import build
 from decode.core import Dataset, InputError, Media, Stimulus, refusal
-from decode.pictures import read_image
 from decode.plan import Run
 from decode.runs import newest_run, recorded_run
 from decode.scoring.compare import compare
 from decode.splitting import TEST
-from decode.stages.reconstruct import read_media
 from decode.store import read_json, read_table
 from decode.use.apply import Applied, Asked, apply
 from decode.use.decoder import Decoder
@@ -214,10 +213,10 @@ def _tag(source: str) -> str:
 
 def as_media(stimulus: Stimulus) -> Media:
     """What is behind a stimulus, to be looked at."""
-    if stimulus.kind == "image" and stimulus.path is not None:
-        return Media("image", read_image(stimulus))
+    if stimulus.can_be_seen:
+        return stimulus.read()
     if stimulus.text:
-        return Media("text", stimulus.text)
+        return stimulus.read_as("text")
     raise refusal(
-        f"stimulus {stimulus.uid}", "a picture or a text", stimulus.kind, "look at its labels"
+        f"stimulus {stimulus.uid}", "a file or a text", stimulus.kind, "look at its labels"
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from decode.core import Media, Stimulus
 from decode.report.page import render
@@ -19,7 +18,7 @@ MOST_ROWS = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Something to look at: a picture, or words."""
+    """Something to look at or listen to, or words."""
 
     picture: Any = None
     text: str = ""
@@ -84,17 +83,12 @@ def _matches(applied: Applied, row: int) -> list[tuple[str, float, View | None]]
 def _shown(stimulus: Stimulus | None) -> View | None:
     if stimulus is None:
         return None
-    if stimulus.kind == "image" and stimulus.path is not None:
-        return View(picture=stimulus.path)
+    if stimulus.can_be_seen:
+        return View(picture=stimulus)
     return View(text=stimulus.text) if stimulus.text else None
 
 
-def _made(media: Media) -> View | None:
+def _made(media: Media) -> View:
     if isinstance(media.data, str):
         return View(text=media.data)
-    return View(picture=_array(media.data)) if media.kind == "image" else None
-
-
-def _array(picture: Tensor) -> np.ndarray:
-    array: np.ndarray = picture.detach().cpu().numpy()
-    return array
+    return View(picture=media)

@@ -1,0 +1,1 @@
+"""What is shown and made, one file per kind: its endings, checks, reading, writing, mean and view."""
