@@ -54,9 +54,12 @@ def collected() -> Iterator[list[str]]:
 
 
 @contextmanager
-def heard(where: object, *, wrong: str = "$.", expected: str = "a complete file") -> Iterator[None]:
+def heard(
+    where: object, *, wrong: str = "$.", expected: str = "a complete file", silent: str = "$."
+) -> Iterator[None]:
     """Turn every warning of a reading library inside the block into a line to the user, or, where it
     matches the pattern `wrong` (case aside), into an InputError: `expected` is what `where` should be.
+    What matches `silent` is left out.
     """
     listener = _Listener()
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in LOGGERS}
@@ -77,7 +80,7 @@ def heard(where: object, *, wrong: str = "$.", expected: str = "a complete file"
     for line in (" ".join(line.split()) for line in lines):
         if re.search(wrong, line, re.IGNORECASE):
             raise refusal(where, expected, line[:300], "fetch the file again or correct it")
-        if OPTIONAL.search(line):
+        if OPTIONAL.search(line) or re.search(silent, line, re.IGNORECASE):
             continue
         # What is said of many files alike is told once, so it does not name its own.
         tell(where, line.replace(str(where), "it")[:300])

@@ -38,6 +38,7 @@ from decode.recordings.bold import (
     usable,
     with_confounds,
 )
+from decode.recordings.electrodes import Asked
 from decode.recordings.masks import bright_voxels
 from decode.recordings.names import entities
 from decode.recordings.sidecars import sidecar, volume_timing
@@ -68,6 +69,10 @@ class Bids:
     in percent signal change, or with `scale` "as_is" in the unit of the files (residuals, z-scores:
     what has no mean to take percent of), M/EEG in V and T with sensor positions in metres.
 
+    For "ieeg", `region_columns` are columns of electrodes.tsv that say the region of a contact, the first
+    that is not n/a; `space` is that of the electrodes.tsv whose positions are taken (None: the only one),
+    in metres by the unit in coordsystem.json. EEG has `region_columns` too.
+
     Raises InputError for what is missing, unreadable or does not fit together.
     """
 
@@ -95,6 +100,7 @@ class Bids:
         confounds: Sequence[str] = (),
         scale: Scale = "percent",
         outside: bool = False,
+        region_columns: Sequence[str] = (),
     ) -> None:
         self.root, self.datatype, self.task = Path(root), datatype, task
         self.outside = outside
@@ -108,7 +114,12 @@ class Bids:
                 f"bids: expected a BIDS data set (sub-01/{datatype}/...) at {self.root}, found no "
                 "such folder; set data.root or paths.data"
             )
-        if derivatives is None and (space is not None or confounds):
+        if datatype == "func" and region_columns:
+            raise refusal(
+                "data.region_columns", "none for func", list(region_columns), "use masks of regions"
+            )
+        self.electrodes = Asked(space, tuple(region_columns))
+        if derivatives is None and ((space is not None and datatype != "ieeg") or confounds):
             raise InputError(
                 "data.space and data.confounds: expected fMRIPrep's folder in data.derivatives, "
                 "got null; set data.derivatives=derivatives/fmriprep or leave both out"
@@ -159,6 +170,7 @@ class Bids:
                 self.datatype,
                 MODALITIES[self.datatype],
                 partial(bids.trials_of, columns=self.columns),
+                self.electrodes,
                 outside=self.outside,
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from decode.recordings.complete import (
     check_fdt,
     tell_pauses,
 )
+from decode.recordings.electrodes import Asked, contacts_of, with_contacts
 from decode.recordings.meeg import KINDS, WHOLE, WRONG, as_recording, unreadable
 from decode.recordings.names import entities
 from decode.recordings.sidecars import sidecar
@@ -38,6 +39,8 @@ TYPES = frozenset(
         *("SYSCLOCK", "EYEGAZE", "PUPIL", "PD", "ADC", "DAC", "OTHER"),
     )
 )
+# What MNE-BIDS says of positions of contacts, which are read from the table itself.
+PLACES = "electrodes.tsv|coordsystem.json|coordinate (frame|unit)|channels without locations|fiducial point"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +65,7 @@ def read_runs(
     datatype: str,
     modality: Modality,
     trials_of: Callable[[Path], pd.DataFrame],
+    electrodes: Asked = Asked(),  # noqa: B008 (frozen)
     *,
     outside: bool = False,
 ) -> Iterator[Recording]:
@@ -73,11 +77,14 @@ def read_runs(
     for a file that is shorter than its header says or paused, for channels
     without a known unit, and for channel types that BIDS does not have.
     """
+    # Before MNE-BIDS meets the same tables, which it leaves with fewer words.
+    wanted = datatype == "ieeg" or bool(electrodes.regions)
+    contacts = [contacts_of(run.path, root, electrodes) if wanted else None for run in runs]
     opened = [open_run(run, root, datatype, outside=outside) for run in runs]
     check_own_files(opened)
     names = common_channels(opened)
-    for one in opened:
-        yield as_recording(
+    for one, table in zip(opened, contacts, strict=True):
+        recording = as_recording(
             one.raw,
             trials_of(one.run.events),
             subject=one.run.subject,
@@ -88,6 +95,18 @@ def read_runs(
             gains=_gains(one),
             whole=one.header is not None and one.header.mixed_rates,
         )
+        channels = _with_groups(recording.channels, one.channels)
+        if table is not None:
+            channels = with_contacts(channels, table, one.run.path, positions=datatype == "ieeg")
+        yield replace(recording, channels=channels)
+
+
+def _with_groups(channels: pd.DataFrame, told: pd.DataFrame) -> pd.DataFrame:
+    """The channel table with the column `group` of channels.tsv, where that has one."""
+    if "group" not in told:
+        return channels
+    groups = dict(zip(told["name"], told["group"], strict=True))
+    return channels.assign(group=[groups.get(name, "") for name in channels["name"]])
 
 
 def open_run(run: Run, root: Path, datatype: str, *, outside: bool = False) -> Opened:
@@ -171,7 +190,8 @@ def open_bids(path: Path, root: Path, datatype: str) -> mne.io.BaseRaw:
     import mne_bids
 
     try:
-        with heard(path, wrong=WRONG, expected=WHOLE):
+        silent = PLACES if datatype == "ieeg" else "$."
+        with heard(path, wrong=WRONG, expected=WHOLE, silent=silent):
             name = mne_bids.get_bids_path_from_fname(path, check=False)
             name = name.update(root=root, datatype=datatype)
             return mne_bids.read_raw_bids(name, verbose="warning")
@@ -192,7 +212,8 @@ def read_channels(path: Path, root: Path) -> pd.DataFrame:
     table = pd.DataFrame(columns=["name"]) if place is None else read_words(place)
     if place is not None:
         check_columns(place, table, ["name", "type"], "add the column {}")
-    return table.reindex(columns=["name", "type", "units", "status"], fill_value="").fillna("")
+    wanted = ["name", "type", "units", "status", *(["group"] if "group" in table else [])]
+    return table.reindex(columns=wanted, fill_value="").fillna("")
 
 
 def check_types(table: pd.DataFrame, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from decode import scratch
 from decode.core import InputError, Modality, Recording, refusal
 from decode.notices import heard
 from decode.recordings import tables
@@ -128,7 +129,7 @@ def _samples(raw: mne.io.BaseRaw, picks: list[int], *, whole: bool) -> np.ndarra
     """(time, channel) float32, read a piece at a time because MNE reads float64: a stretch of time of
     all channels, or the whole of a few channels.
     """
-    signal = np.empty((raw.n_times, len(picks)), np.float32)
+    signal = scratch.empty((len(picks), raw.n_times)).T
     path = Path(raw.filenames[0])
     many = max(1, CHUNK_BYTES // (8 * raw.n_times)) if whole else len(picks)
     step = raw.n_times if whole else max(1, CHUNK_BYTES // (8 * len(raw.ch_names)))
