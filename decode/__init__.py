@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decode.use.opened import open_run as open_run
+    from decode.use.share import open_decoder as open_decoder
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     if name == "open_run":
-        from decode.use import opened
+        from decode.use.opened import open_run
 
-        return getattr(opened, name)
+        return open_run
+    if name == "open_decoder":
+        from decode.use.share import open_decoder
+
+        return open_decoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from decode.core import InputError, about
+from decode.core import about, refusal
 from decode.kinds import as_annotated, hints, locate
 from decode.machine import is_memory
 from decode.weights.reading import PACKAGE, find_weights
@@ -60,9 +60,11 @@ def made(target: Any, where: str, /, *arguments: Any, **named: Any) -> Any:
             raise
         of = target.func if isinstance(target, partial) else target
         reason = " ".join(str(e).split()) or type(e).__name__
-        raise InputError(
-            f"config.{where}: {of.__module__}.{of.__qualname__} refused its arguments ({reason}); "
-            "correct them (debug=true shows where it happened)"
+        raise refusal(
+            f"config.{where}",
+            f"arguments that {of.__module__}.{of.__qualname__} takes",
+            f"a refusal ({reason})",
+            "correct them (debug=true shows where it happened)",
         ) from e
 
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 
 MANIFEST = "manifest.json"
 WHOLE_BYTES = 4 * 2**30
@@ -174,7 +174,7 @@ def _look_once(path: Path, known: Check, remedy: str) -> None:
     if place in _SEEN:
         return
     if fault := differs(path, known):
-        raise InputError(f"{path}: {fault}; it was damaged or changed: {remedy}")
+        raise refusal(path, "what was written there", fault, f"it was damaged or changed: {remedy}")
     _SEEN.add(place)
 
 

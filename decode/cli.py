@@ -22,7 +22,8 @@ HELP = """decode: from brain recordings to what was seen, in one command
   decode [experiment=NAME] [key=value ...]     run what is not yet done, up to the report
   decode dry=true                              print the plan, touch nothing
   decode -m experiment=NAME seed=0,1,2         a sweep (launcher=local|joblib|slurm)
-  decode apply RUN data=NAME [key=value ...]   the decoder of a finished run on new recordings
+  decode apply RUN data=NAME [key=value ...]   the decoder of a finished run or a shared one on new recordings
+  decode share RUN FOLDER [key=value ...]      the decoder of a finished run as a folder to give away
 
 Keys: paths.data paths.outputs subjects=[..] seed until=STAGE force=[STAGE,..] dry debug
 Stages: preprocess split features train predict reconstruct respond evaluate report
@@ -86,25 +87,35 @@ def _hydra() -> None:
     hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(_job)()
 
 
-USES = ("apply",)
+# What a finished run is used for, and the folders that stand behind each word.
+USES = {"apply": ("RUN",), "share": ("RUN", "FOLDER")}
 
 
 def _use(arguments: Sequence[str]) -> None:
-    """`decode apply RUN key=value ...`: compose configs/apply.yaml and use a finished run."""
-    from decode.core import refusal
+    """`decode apply RUN key=value ...` and the like: compose the config of that name and use a run."""
+    from decode.refusals import refusal
 
     verb, *rest = arguments
-    given = [a for a in rest if "=" not in a and not a.startswith(("~", "+"))]
-    if len(given) != 1:
+    folders = [a for a in rest if "=" not in a and not a.startswith(("~", "+"))]
+    if len(folders) != len(USES[verb]):
+        wanted = " ".join(USES[verb])
         raise refusal(
-            f"decode {verb}", "the folder of one run", f"{given or 'none'}",
-            f"write decode {verb} RUN key=value ..., RUN as `decode` prints it",
+            f"decode {verb}", wanted, " ".join(folders) or "none",
+            f"write decode {verb} {wanted} key=value ..., RUN being what `decode` prints",
         )  # fmt: skip
-    config = _composed(verb, [a for a in rest if a not in given])
-    from decode.use.commands import run_apply
+    config = _composed(verb, [a for a in rest if a not in folders])
+    from decode.use import commands
 
     _quiet()
-    print(run_apply(given[0], config, lambda line: print(line, file=sys.stderr)).resolve())
+    if verb == "share":
+        made = commands.run_share(folders[0], folders[1], config)
+    else:
+        made = commands.run_apply(folders[0], config, _to_user)
+    print(made.resolve())
+
+
+def _to_user(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -168,11 +179,10 @@ def run(config: dict[str, Any]) -> float | None:
     """Check the whole config, then plan or execute it; prints the run folder last."""
     unknown = set(config) - KEYS
     if unknown:
-        from decode.core import InputError
+        from decode.core import refusal
 
-        raise InputError(
-            f"unknown key {sorted(unknown)[0]!r}; {_nearest(sorted(unknown)[0], KEYS)}"
-        )
+        wrong = sorted(unknown)[0]
+        raise refusal(wrong, "a key of the config", f"unknown key {wrong!r}", _nearest(wrong, KEYS))
     for key in sorted(KEYS - set(config)):
         from decode.core import refusal
 
@@ -194,7 +204,7 @@ def run(config: dict[str, Any]) -> float | None:
         planned,
         until=config["until"],
         force=config["force"],
-        say=lambda line: print(line, file=sys.stderr),
+        say=_to_user,
     )
     return _tell(planned, folder, config)
 

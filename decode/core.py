@@ -47,7 +47,7 @@ class Recording:
     `channels` has one row per channel: name, kind, x, y, z (m; nan = unknown), roi ("" = none).
     `events` has one row per trial: onset (s), duration (s), stimulus (uid), split ("train", "test" or
     "" when nothing is published) and any label columns. The first sample stands for the moment
-    `offset` s after the one that onsets count from.
+    `offset` s after the one that onsets count from. `source` is the file that it was read from.
     """
 
     subject: str
@@ -59,11 +59,13 @@ class Recording:
     channels: pd.DataFrame
     events: pd.DataFrame
     offset: float = 0.0
+    source: Path | None = None
 
     @property
     def where(self) -> str:
         """How messages name this recording."""
-        return f"subject {self.subject}, session {self.session or '-'}, run {self.run or '-'}"
+        names = f"subject {self.subject}, session {self.session or '-'}, run {self.run or '-'}"
+        return names if self.source is None else f"{names} ({self.source})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -329,9 +331,11 @@ class Generator:
         """Raise InputError, before any training, when the targets' shapes do not fit."""
         missing = [name for name in self.needs if name not in shapes]
         if missing:
-            raise InputError(
-                f"generator {type(self).__name__} needs targets {list(self.needs)}, the experiment has "
-                f"{sorted(shapes)}; add a target named {missing[0]!r} or choose another generator"
+            raise refusal(
+                f"generator {type(self).__name__}",
+                f"targets {list(self.needs)}",
+                sorted(shapes),
+                f"add a target named {missing[0]!r} or choose another generator",
             )
 
     def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
@@ -346,12 +350,23 @@ class Generator:
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Learn from the fold's training stimuli and their targets (stimulus, *shape), if it must."""
 
+    def kept(self) -> Tensors | None:
+        """What `learn` keeps, for a decoder that is given to others: numbers learnt from training stimuli,
+        never the stimuli themselves. None where there is no other way, or nothing is said of it.
+        """
+        return {} if type(self).learn is Generator.learn else None
+
+    def recall(self, kept: Tensors) -> None:
+        """Take what `kept` gave, in place of learning."""
+
     def tune(self, weights: Tensors) -> None:
         """Take what `Objective.tuned` gave in this fold; {} is the generator as it was published."""
         if weights:
-            raise InputError(
-                f"generator {type(self).__name__} takes no weights trained with the encoder; choose "
-                "the one that the objective belongs to or drop the objective"
+            raise refusal(
+                f"generator {type(self).__name__}",
+                "no weights trained with the encoder",
+                f"{len(weights)} such arrays",
+                "choose the generator that the objective belongs to or drop the objective",
             )
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:

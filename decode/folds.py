@@ -55,7 +55,7 @@ class Protocol:
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"protocol.{name}: expected one of {list(choices)}, got {getattr(self, name)!r}"
-                    "; correct it"
+                    "; choose one of these"
                 )
 
     @property

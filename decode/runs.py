@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decode.checksums import MANIFEST, read_manifest
-from decode.core import InputError, refusal
+from decode.core import refusal
 from decode.kinds import renewed
 from decode.plan import Run, short_name
 from decode.store import is_finished, read_json
@@ -26,8 +26,8 @@ def recorded_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise InputError(
-            f"expected a run folder with config.json, got {folder}; give the path that `decode` prints"
+        raise refusal(
+            folder, "a run folder with config.json", "none", "give the path that `decode` prints"
         )
     config = renewed(read_json(path))
     check_trusted(config, path, packages)
@@ -67,5 +67,5 @@ def newest_run(outputs: str | Path) -> Path:
     """The run folder that was finished last."""
     found = [p for p in (Path(outputs) / "report").glob("*-*") if is_finished(p)]
     if not found:
-        raise InputError(f"{outputs} holds no finished run; run `decode` first")
+        raise refusal(outputs, "a finished run", "none", "run `decode` first")
     return max(found, key=lambda p: (p / "manifest.json").stat().st_mtime)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, State
+from decode.core import InputError, State, refusal
 
 ALL = "all"
 MISSING = "missing_channels"
@@ -116,7 +116,9 @@ def check_rows(brain: np.ndarray, table: pd.DataFrame) -> None:
     if len(brain) != len(table):
         raise ValueError(f"{len(brain)} windows do not belong to {len(table)} table rows")
     if len(table) == 0:
-        raise InputError("a scaler needs training rows, got none; check the split")
+        raise refusal(
+            "scaler", "training rows", "none", "choose a split whose training part is not empty"
+        )
 
 
 def missing_channels(brain: np.ndarray, table: pd.DataFrame) -> np.ndarray:
@@ -124,16 +126,20 @@ def missing_channels(brain: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     missing = np.zeros(brain.shape[1], bool)
     for channels, rows in marks(table, brain.shape[1]):
         if len(rows) < len(table):
-            raise InputError(
-                f"{len(rows)} of {len(table)} training rows lack channels that others have (the first is "
-                f"number {channels[0]}); leave those runs out, give all the same mask, or set scaler=none"
+            raise refusal(
+                "scaler",
+                "training rows with the same channels",
+                f"{len(rows)} of {len(table)} that lack some (the first is number {channels[0]})",
+                "leave those runs out, give all the same mask, or set scaler=none",
             )
         missing[channels] = True
     wrong = [c for c in np.flatnonzero(missing) if np.any(brain[:, c] != 0)]
     if wrong:
-        raise InputError(
-            f"{MISSING}: expected channels that are 0 throughout, {len(wrong)} are not (counted from 0: "
-            f"{wrong[0]}); correct the column or leave it out"
+        raise refusal(
+            MISSING,
+            "channels that are 0 throughout",
+            f"{len(wrong)} that are not (counted from 0: {wrong[0]})",
+            "correct the column or leave it out",
         )
     return missing
 
@@ -169,14 +175,17 @@ def refuse_constant(spread: np.ndarray, verb: str, group: str = ALL, n: int | No
             )
         )
     some = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
-    raise InputError(
-        f"{len(bad)} of {len(spread)} channels are constant or NaN in the training rows{of} "
-        f"(counted from 0: {some}) and cannot be {verb}; "
-        "drop them in preprocessing or set scaler=none"
+    raise refusal(
+        "scaler",
+        f"channels that vary in the training rows{of}",
+        f"{len(bad)} of {len(spread)} that are constant or NaN (counted from 0: {some}) and cannot be {verb}",
+        "drop them in preprocessing or set scaler=none",
     )
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise InputError(f"{key}: expected one of {', '.join(allowed)}, got {value!r}; correct it")
+        raise InputError(
+            f"{key}: expected one of {', '.join(allowed)}, got {value!r}; choose one of these"
+        )
     return value

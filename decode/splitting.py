@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, InputError
+from decode.core import Fold, refusal
 
 # What a value counts within: an onset from the start of its run, runs from the start of their session.
 # Subjects' first runs stay one group, so that a fold tests everyone.
@@ -31,8 +31,11 @@ def instead(by: str) -> str:
 
 def groups_of(table: pd.DataFrame, by: str) -> np.ndarray:
     if by not in table.columns:
-        raise InputError(
-            f"a split by {by!r} needs that column in the trials; they have {sorted(table.columns)}"
+        raise refusal(
+            "split.by",
+            f"a column of the trials, {sorted(table.columns)}",
+            f"{by!r}",
+            "name one of them",
         )
     columns = [c for c in WITHIN.get(by, ()) if c in table]
     return np.array(
@@ -48,8 +51,11 @@ def distinct(groups: np.ndarray) -> np.ndarray:
 def hold_out(part: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Move a share of the training groups to validation; 0 leaves none."""
     if not 0 <= share < 1:
-        raise InputError(
-            f"validation is a share of the training groups in [0, 1), got {share}; correct it"
+        raise refusal(
+            "split.validation",
+            "a share of the training groups in [0, 1)",
+            share,
+            "give a share below 1",
         )
     names = distinct(groups[part == TRAIN])
     n = round(share * len(names))
@@ -95,13 +101,17 @@ def check(table: pd.DataFrame, fold: Fold, *, name: str) -> None:
                 values[known & (fold.part == other)]
             )
             if both:
-                raise InputError(
-                    f"split {name}: {column} {sorted(both)[0]!r} is in {one} and in {other} "
-                    f"({len(both)} such); split by {column!r} so that parts share none"
+                raise refusal(
+                    f"split {name}",
+                    f"each {column} in one part",
+                    f"{sorted(both)[0]!r} in {one} and in {other} ({len(both)} such)",
+                    f"split by {column!r} so that parts share none",
                 )
     for part in (TRAIN, TEST):
         if not (fold.part == part).any():
-            raise InputError(f"split {name}: its {part} part is empty; choose another split")
+            raise refusal(
+                f"split {name}", f"trials in its {part} part", "none", "choose another split"
+            )
 
 
 def digest(manifest_table: pd.DataFrame, table: pd.DataFrame) -> str:

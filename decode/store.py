@@ -34,7 +34,7 @@ from decode.checksums import (
     read_manifest,
     sealed,
 )
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.machine import in_words
 from decode.notices import tell
 
@@ -107,7 +107,7 @@ def unreadable(path: Path, expected: str, e: Exception, remedy: str) -> InputErr
     said = in_words(e, path)
     if said is not None:
         return InputError(said)
-    return InputError(f"expected {expected} at {path}, got: {e}; {remedy}")
+    return refusal(path, f"{expected}", e, f"{remedy}")
 
 
 def read_json(path: Path) -> Any:
@@ -230,9 +230,11 @@ class Frame:
         arrays = {from_file_name(p.stem): read_array(p) for p in found}
         for name, array in arrays.items():
             if len(array) != len(table):
-                raise InputError(
-                    f"{folder}: array {name!r} has {len(array)} rows, its table {len(table)}; "
-                    "delete the folder and run again"
+                raise refusal(
+                    folder,
+                    f"as many rows of array {name!r} as of its table, {len(table)}",
+                    len(array),
+                    "delete the folder and run again",
                 )
         return cls(table, arrays)
 
@@ -314,7 +316,7 @@ class FeatureStore:
     def shape(self) -> tuple[int, ...]:
         """Shape of one stimulus' vector."""
         if not self._shards:
-            raise InputError(f"{self.folder} holds no features; run `until=features` first")
+            raise refusal(self.folder, "features", "none", "run `until=features` first")
         return tuple(self._first.shape[1:])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
@@ -397,7 +399,12 @@ class _Shard:
     @cached_property
     def values(self) -> np.ndarray:
         if fault := differs(self.path, self.check):
-            raise InputError(f"{self.path}: {fault}; it was damaged or changed: {self.remedy}")
+            raise refusal(
+                self.path,
+                "what was written there",
+                fault,
+                f"it was damaged or changed: {self.remedy}",
+            )
         return self.array
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -12,6 +12,8 @@ from decode.core import Batch, Tensors
 from decode.kinds import defaults
 
 Learned = Mapping[str, frozenset[str]]
+# Brain signals of single trials, and what was shown in them.
+Held = Literal["signals", "stimuli"]
 
 
 class Encoder(nn.Module):
@@ -72,6 +74,21 @@ class Encoder(nn.Module):
         pass per batch, not asking none. An encoder around others passes on what they have.
         """
         return {}
+
+
+@runtime_checkable
+class HoldsData(Protocol):
+    """A module whose weights may be data themselves, not only what was learnt from them."""
+
+    def holds(self) -> frozenset[Held]:
+        """What of the training data could be read out of its weights as they are."""
+        ...
+
+
+def held_by(encoder: nn.Module) -> frozenset[Held]:
+    """What of the training data lies in the weights of an encoder and of all that is inside it."""
+    parts = (module.holds() for module in encoder.modules() if isinstance(module, HoldsData))
+    return frozenset[Held]().union(*parts)
 
 
 def own(term: str) -> str:

@@ -59,14 +59,17 @@ class Trainer:
 
     def __post_init__(self) -> None:
         if self.keep not in ("best", "last"):
-            raise InputError(f"trainer.keep: expected best or last, got {self.keep!r}; correct it")
+            raise InputError(
+                f"trainer.keep: expected best or last, got {self.keep!r}; choose one of these"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(
-                f"trainer.precision: expected float32 or bfloat16, got {self.precision!r}; correct it"
+                f"trainer.precision: expected float32 or bfloat16, got {self.precision!r}; choose one of "
+                "these"
             )
         if self.schedule not in ("cosine", "onecycle"):
             raise refusal(
-                "trainer.schedule", "cosine or onecycle", repr(self.schedule), "correct it"
+                "trainer.schedule", "cosine or onecycle", repr(self.schedule), "choose one of these"
             )
         self.way("each")
         for name, good, wanted in (
@@ -83,7 +86,8 @@ class Trainer:
         ):
             if not good:
                 raise InputError(
-                    f"trainer.{name}: expected {wanted}, got {getattr(self, name)!r}; correct it"
+                    f"trainer.{name}: expected {wanted}, got {getattr(self, name)!r}; bring it into that "
+                    "range"
                 )
 
     def way(self, repeats: Repeats) -> Pass:
@@ -408,7 +412,9 @@ def _whole_checkpoint(folder: Path, epoch: int) -> dict[str, Any]:
     path = folder / f"last-{epoch}.json"
     saved = read_json(path)
     if not is_sealed(saved):
-        raise InputError(f"{path}: expected what was written, got something else; correct it")
+        raise InputError(
+            f"{path}: expected what was written, got something else; train again with force=[train]"
+        )
     for name, check in saved["files"].items():
         file = folder / name
         fault = differs(file, check) if file.is_file() else "expected a file, found none"

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import Batch, InputError, Layout, Scaler, Tensors
+from decode.core import Batch, Layout, Scaler, Tensors, refusal
 from decode.passes import Pass, Plan, drawn, padded, units
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
@@ -99,9 +99,12 @@ class Trials:
             return 0
         first = max(0, round((self.after - layout.start) * layout.sfreq))
         if first >= layout.n_times:
-            raise InputError(
-                f"protocol.after: windows end {layout.start + layout.n_times / layout.sfreq:g} s after "
-                f"the stimulus, got {self.after:g}; lower it or lengthen preprocess.trials.window"
+            raise refusal(
+                "protocol.after",
+                f"less than where windows end, {layout.start + layout.n_times / layout.sfreq:g} s after "
+                "the stimulus",
+                f"{self.after:g}",
+                "lower it or lengthen preprocess.trials.window",
             )
         return first
 

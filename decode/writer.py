@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Kind, Media, Shape, Stimulus, Tensors
+from decode.core import Generator, Kind, Media, Shape, Stimulus, Tensors, refusal
 from decode.diffusion.pipelines import (
     Offload,
     agreed_width,
@@ -62,16 +62,17 @@ class Writer(Generator):
 
     def __post_init__(self) -> None:
         if self.norm not in ("train", "keep"):
-            raise InputError(f"generator: norm is train or keep, got {self.norm!r}; correct it")
+            raise refusal("generator.norm", "train or keep", f"{self.norm!r}", "choose one")
         if self.offload not in ("none", "model", "sequential"):
-            raise InputError(
-                f"generator: offload is none, model or sequential, got {self.offload!r}; correct it"
+            raise refusal(
+                "generator.offload", "none, model or sequential", f"{self.offload!r}", "choose one"
             )
         if min(self.batch_size, self.max_new_tokens) < 1:
-            raise InputError(
-                "generator: batch_size and max_new_tokens are at least 1, got "
-                f"{self.batch_size} and {self.max_new_tokens}"
-                "; correct it"
+            raise refusal(
+                "generator",
+                "batch_size and max_new_tokens of at least 1",
+                f"{self.batch_size} and {self.max_new_tokens}",
+                "raise the one that is below 1",
             )
         choose_dtype(self.precision)
         self.needs = (self.image,)
@@ -98,19 +99,23 @@ class Writer(Generator):
         config = self.told()
         tokens, width = (None, None) if config is None else self.reads(config)
         if self.tokens is not None and tokens not in (None, self.tokens):
-            raise InputError(
-                f"generator: tokens={self.tokens}, but the folder {self.model!r} reads {tokens}; "
-                "remove tokens or correct model"
+            raise refusal(
+                "generator.tokens",
+                f"{tokens}, which the folder {self.model!r} reads",
+                self.tokens,
+                "remove tokens or correct model",
             )
         tokens = self.tokens if tokens is None else tokens
         width = agreed_width(width, self.width, self.model)
         shape = tuple(shapes[self.image])
         fits = len(shape) == 2 and tokens in (None, shape[0]) and width in (None, shape[1])
         if not fits:
-            raise InputError(
-                f"generator: {self.model!r} reads image tokens of shape ({tokens or 'token'}, "
-                f"{width or 'width'}), target {self.image!r} has {shape}; choose the target made "
-                "by the model's own image encoder"
+            raise refusal(
+                "generator.image",
+                f"image tokens of shape ({tokens or 'token'}, {width or 'width'}), which {self.model!r} "
+                "reads",
+                f"target {self.image!r} of shape {shape}",
+                "choose the target made by the model's own image encoder",
             )
 
     def told(self) -> Any:
@@ -120,9 +125,11 @@ class Writer(Generator):
             return None
         known = self.kind().config_class
         if raw.get("model_type") != known.model_type:
-            raise InputError(
-                f"generator: expected a model of type {known.model_type!r} in {self.model!r}, its "
-                f"config.json says {raw.get('model_type')!r}; correct model"
+            raise refusal(
+                "generator.model",
+                f"a model of type {known.model_type!r} in {self.model!r}",
+                f"{raw.get('model_type')!r} in its config.json",
+                "correct model",
             )
         with loading(self.model):
             return known.from_dict(raw)
@@ -167,16 +174,20 @@ class Writer(Generator):
 
     def _conditioned(self, tokens: Tensor) -> Tensor:
         if not bool(torch.isfinite(tokens).all()):
-            raise InputError(
-                f"generator: predictions of target {self.image!r} are not all finite; look for "
-                "dead channels in the signal or a fit that diverged"
+            raise refusal(
+                "generator",
+                f"finite predictions of target {self.image!r}",
+                "NaN or infinite ones",
+                "look for dead channels in the signal or a fit that diverged",
             )
         if self.norm == "keep":
             return tokens
         if self._norm is None:
-            raise InputError(
-                "generator: norm=train needs the training tokens; call learn(shown, truth) first or "
-                "set norm to keep"
+            raise refusal(
+                "generator.norm",
+                "training tokens, which norm=train needs",
+                "none yet",
+                "call learn(shown, truth) first or set norm to keep",
             )
         return with_norm(tokens, self._norm)
 
@@ -245,7 +256,7 @@ def at_work(network: Any, offload: Offload, device: torch.device) -> Iterator[to
 def no_nan(words: Tensor, scores: Tensor) -> Tensor:
     """Scores as they are; InputError where half precision has overflowed, which would go unseen."""
     if bool(scores.isnan().any()):
-        raise InputError(
-            "expected a score for each word, got NaN; set precision to bfloat16 or float32"
+        raise refusal(
+            "generator", "a score for each word", "NaN", "set precision to bfloat16 or float32"
         )
     return scores

@@ -5,8 +5,10 @@
 Without RUN (a run folder), every finished run below outputs/report whose name the page has. A table of
 the page belongs to the run that the comment above it names, <!-- run: NAME -->. It has a column `metric`,
 may have `split`, `part` and `subject`, and every column named by a source, `chance` or `ceiling` holds
-`value` or `value [low, high]`; other columns are words. With --write the page takes the
-numbers of the runs; otherwise the exit code is 1 where one differs.
+`value` or `value [low, high]`; other columns are words. A table with a column `run` needs no comment:
+each row belongs to the run that it names, and the other columns are named by what they hold of its
+decoder, `SPLIT METRIC` or `SPLIT METRIC SUBJECT`. With --write the page takes the numbers of the runs;
+otherwise the exit code is 1 where one differs.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Claim:
     keys: Mapping[str, str]
     numbers: tuple[float, ...]
     text: str
+    source: str = ""  # where it is not the column
 
     def __str__(self) -> str:
         where = ", ".join(self.keys.values())
@@ -63,7 +66,7 @@ def claims(page: str) -> list[Claim]:
         mark = MARK.fullmatch(line.strip())
         if mark:
             run, head = mark.group(1), []
-        elif run and line.startswith("|"):
+        elif line.startswith("|") and (run or head or "run" in cells(line)):
             row = cells(line)
             if not head:
                 head = row
@@ -75,6 +78,8 @@ def claims(page: str) -> list[Claim]:
 
 
 def row_claims(run: str, line: int, row: Mapping[str, str]) -> list[Claim]:
+    if "run" in row:
+        return claims_of_runs(line, row)
     keys = {k: row[k] for k in KEYS if k in row}
     if "metric" not in keys:
         raise refusal(
@@ -88,10 +93,21 @@ def row_claims(run: str, line: int, row: Mapping[str, str]) -> list[Claim]:
     return made
 
 
+def claims_of_runs(line: int, row: Mapping[str, str]) -> list[Claim]:
+    """Those of a row that names its run: each column is a split, a metric and perhaps a subject."""
+    made = []
+    for column, text in row.items():
+        words, numbers = column.split(), tuple(float(n) for n in NUMBER.findall(text))
+        if len(words) in (2, 3) and numbers:
+            keys = dict(zip(("split", "metric", "subject"), words, strict=False))
+            made.append(Claim(row["run"], line, column, keys, numbers, text, DECODER.name))
+    return made
+
+
 def measured(claim: Claim, summary: Summary) -> tuple[float, ...]:
     """What the run found in the place of the claim: as many numbers."""
     column = claim.column
-    source = DECODER.name if column in OF_DECODER else column
+    source = claim.source or (DECODER.name if column in OF_DECODER else column)
     part = claim.keys.get("part") or None
     rows = [r for r in summary if (r["source"], r["part"]) == (source, part)]
     rows = [r for r in rows if r["metric"] == claim.keys["metric"]]

@@ -248,18 +248,35 @@ class MoreTones(Tones):
     subjects: ClassVar[tuple[str, ...]] = ("c",)
 
 
+def steps(
+    sfreq: float | None = 50.0,
+    window: tuple[float, float] = (0.0, 0.5),
+    baseline: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """A chain of steps from the recording to trials, without resampling where `sfreq` is None."""
+    named = {
+        "pick": {"_target_": "decode.steps.pick.Pick", "kinds": ["eeg"]},
+        "filter": {"_target_": "decode.steps.filter.Filter", "low": 1.0, "high": 20.0},
+        "resample": {"_target_": "decode.steps.resample.Resample", "sfreq": sfreq},
+    }
+    cut = {"window": list(window), "baseline": None if baseline is None else list(baseline)}
+    return {
+        "_target_": "decode.preprocessing.chain.Chain",
+        "steps": {**named, "resample": named["resample"] if sfreq else None},
+        "trials": {"_target_": "decode.steps.epoch.Epoch", **cut},
+    }
+
+
 def tones(folder: Path, **protocol: str) -> OpenedRun:
     labels = {
         "_target_": "decode.targets.labels.Labels",
         "column": "tone",
         "classes": ["low", "high"],
     }
-    window = {"sfreq": 50.0, "window": [0.0, 0.5], "baseline": None, "l_freq": 1.0, "h_freq": 20.0}
-    meeg = {"_target_": "decode.preprocessing.meeg.meeg", "_partial_": True, **window}
     settings = config(
         folder,
         data={"_target_": "test_apply.Tones"},
-        preprocess=meeg,
+        preprocess=steps(),
         targets={"tone": labels},
         encoder={"_target_": "decode.encoders.ridge.Ridge", "_partial_": True},
         baselines={}, objectives={}, generator=None,
@@ -285,13 +302,12 @@ def test_another_sampling_rate_is_resampled_or_refused(heard: OpenedRun) -> None
     applied = heard.apply(Changed(Tones(), twice_as_fast), trials=TESTED)
     assert np.allclose(applied.predicted["tone"], heard.predicted("tone"), atol=0.02)
     assert any("recorded at 200 Hz, read at 50 Hz" in f.said for f in applied.fits)
-    kept = {**heard.config["preprocess"], "sfreq": None}
     with pytest.raises(InputError, match="expected 50 samples a second, got 200"):
-        heard.apply(Changed(Tones(), twice_as_fast), preprocess=kept)
+        heard.apply(Changed(Tones(), twice_as_fast), preprocess=steps(sfreq=None))
     with pytest.raises(InputError, match="expected windows of 25 samples from 0 s, got 20"):
-        heard.apply(preprocess={**heard.config["preprocess"], "window": [0.0, 0.4]})
+        heard.apply(preprocess=steps(window=(0.0, 0.4)))
     with pytest.raises(InputError, match="baseline"):
-        heard.apply(preprocess={**heard.config["preprocess"], "baseline": [0.0, 0.1]})
+        heard.apply(preprocess=steps(baseline=(0.0, 0.1)))
 
 
 @pytest.mark.slow

@@ -231,7 +231,9 @@ def test_rows_are_those_of_the_predictions(plain: Path, tmp_path: Path, repeats:
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metrics\.brain needs a model of the voxels"):
         Run(config(tmp_path, metrics=METRICS))
-    with pytest.raises(InputError, match="generator is null"):
+    with pytest.raises(
+        InputError, match="a generator, whose pictures it reads, got generator=null"
+    ):
         Run(config(tmp_path, voxel_model=VOXELS, generator=None))
 
 

@@ -75,6 +75,27 @@ def test_what_differs_is_named_with_both_numbers() -> None:
     assert differences(TEXT, "digits", other, metrics=("mse",)) == []
 
 
+def test_rows_may_belong_to_runs_of_their_own() -> None:
+    table = """
+| network | run | kfold pixcorr | kfold pixcorr b |
+|---|---|---|---|
+| wide: 64 | first | .812 [.794, .828] | .500 |
+| deep: 2 | second | .700 | - |
+"""
+    found = claims(table)
+    assert [(c.run, c.keys, c.numbers) for c in found] == [
+        ("first", {"split": "kfold", "metric": "pixcorr"}, (0.812, 0.794, 0.828)),
+        ("first", {"split": "kfold", "metric": "pixcorr", "subject": "b"}, (0.5,)),
+        ("second", {"split": "kfold", "metric": "pixcorr"}, (0.7,)),
+    ]
+    assert claims(f"{TEXT}{table}")[-3:] == claims("\n" * TEXT.count("\n") + table)
+    run = [score("pixcorr", 0.8121, "all"), score("pixcorr", 0.4, "b")]
+    assert differences(table, "first", run) == [
+        "line 4: first, kfold, pixcorr, b, kfold pixcorr b: the page says .500, the run .400"
+    ]
+    assert rewritten(table, "first", run) == table.replace(".500", ".400")
+
+
 def test_a_line_without_its_score_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"line 10: digits, pixcorr, kfold, ridge: expected one score"
@@ -110,6 +131,8 @@ def test_numbers_are_written_as_on_the_page() -> None:
 
 def test_the_page_says_something_of_every_experiment_that_comes_with_its_data() -> None:
     runs = {claim.run for claim in claims(PAGE.read_text())}
-    assert runs == {"digits69", "haxby2001", "p300_speller", "feis"} | {
+    of_networks = {f"digits69_{n}" for n in ("mlp", "umbrae", "mindbridge", "voxel_tokens")}
+    of_people = {f"p300_people_{n}" for n in ("shared", "mean", "own")}
+    assert runs == of_networks | of_people | {"digits69", "haxby2001", "p300_speller", "feis"} | {
         f"quickstart{kind}" for kind in ("", "_eeg", "_meg")
     }

@@ -291,8 +291,8 @@ def test_what_does_not_fit_says_what_to_do(folder: Path, tmp_path: Path) -> None
     batch = world(4, seed=0)
     encoder = brain_module(batch)
     for knobs, says in [
-        ({"levels": "low"}, "levels is one of"),
-        ({"drop": 1.0}, "drop lies in"),
+        ({"levels": "low"}, "expected levels out of"),
+        ({"drop": 1.0}, r"drop in \[0, 1\)"),
         ({"rank": 0}, "rank: expected 1"),
         ({"model": str(tmp_path / "none")}, "found none there"),
     ]:
@@ -307,9 +307,11 @@ def test_what_does_not_fit_says_what_to_do(folder: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"reads tokens \(token, 8\)"):
         loss(Denoising(model=str(folder), image="wide"), Wide(), batch)
     weights = objective.tuned()
-    with pytest.raises(InputError, match="takes no weights"):
+    with pytest.raises(InputError, match="no weights trained with the encoder"):
         Nearest().tune(weights)
-    with pytest.raises(InputError, match="image is null"):
+    with pytest.raises(
+        InputError, match=r"generator\.image: expected the target of the tokens .* got null"
+    ):
         sampler(folder, image=None, text="text").tune(weights)
 
 

@@ -107,6 +107,19 @@ def test_p300_speller(data_root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.slow
+def test_p300_of_people_never_trained_on(data_root: Path, tmp_path: Path) -> None:
+    split = ("~split@splits.contiguous", "+split@splits.people=leave_one_subject_out")
+    for name, protocol in {"shared": (), "own": ("protocol.unseen_scaling=own",)}.items():
+        made = f"p300_people_{name}"
+        summary = run(
+            tmp_path, "experiment=p300_speller", f"paths.data={data_root}", f"name={made}",
+            *split, "protocol.unseen=shared", *protocol,
+        )  # fmt: skip
+        agrees_with_the_page(summary, made)
+
+
+@pytest.mark.data
+@pytest.mark.slow
 def test_feis_finds_nothing(data_root: Path, tmp_path: Path) -> None:
     """160 trials a subject: three standard errors around chance are .005 to .12."""
     summary = run(tmp_path, "experiment=feis", f"paths.data={data_root}")

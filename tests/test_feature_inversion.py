@@ -149,5 +149,5 @@ def test_what_does_not_fit_is_said(folder: Path, wanted: Tensors) -> None:
         make(folder)(wanted, seeds=SEEDS)
     generator = make(folder)
     generator.learn([], wanted)
-    with pytest.raises(InputError, match="not all finite"):
+    with pytest.raises(InputError, match="expected finite predictions of target"):
         generator({**wanted, "one": wanted["one"] * float("nan")}, seeds=SEEDS)

@@ -186,6 +186,11 @@ def test_a_row_depends_on_its_prediction_and_seed_only(
     generator = build(**knobs, batch_size=2)
     made = pixels(generator(predicted, seeds=SEEDS))
     assert made.shape == (3, 3, 16, 16)
+    shapes = {name: tuple(values.shape[1:]) for name, values in predicted.items()}
+    assert generator.size_of(shapes) == (16, 16)
+    wide = build(**knobs, size=32)
+    if low_level != "latents":
+        assert wide.size_of(shapes) == tuple(pixels(wide(predicted, seeds=SEEDS)).shape[2:])
     again = pixels(build(**knobs, batch_size=3)(some(predicted, [2, 0]), seeds=[13, 11]))
     assert torch.allclose(again, made[[2, 0]], atol=1e-4)
     other = pixels(generator(predicted, seeds=[11, 12, 99]))
@@ -456,11 +461,11 @@ def test_published_models_are_checked_by_their_stated_width() -> None:
 
 def test_wrong_knobs_say_what_to_do(build: Build) -> None:
     for knobs, says in [
-        ({"strength": 0.5}, "low_level is null"),
-        ({"strength": 0.0, "low_level": "latents"}, "strength lies in"),
+        ({"strength": 0.5}, r"generator\.low_level: .* got null"),
+        ({"strength": 0.0, "low_level": "latents"}, r"strength: expected a share in \(0, 1\]"),
         ({"strength": 0.1, "low_level": "latents"}, "reaches 1"),
-        ({"norm": "none"}, "norm is train, keep or first"),
-        ({"offload": "disk"}, "offload is none"),
+        ({"norm": "none"}, "norm: expected train, keep or first, got 'none'"),
+        ({"offload": "disk"}, "offload: expected none, model or sequential, got 'disk'"),
         ({"precision": "half"}, "precision"),
         ({"batch_size": 0}, "at least 1"),
     ]:
@@ -472,7 +477,7 @@ def test_wrong_knobs_say_what_to_do(build: Build) -> None:
 
 def test_predictions_that_are_not_finite_are_refused(build: Build, predicted: Tensors) -> None:
     predicted["image"][1, 0] = torch.nan
-    with pytest.raises(InputError, match="not all finite"):
+    with pytest.raises(InputError, match="expected finite predictions of target"):
         build()(predicted, seeds=SEEDS)
 
 
@@ -481,7 +486,7 @@ def test_incomplete_folders_are_named(
 ) -> None:
     with pytest.raises(InputError, match="expected a configuration at"):
         Unclip(str(tmp_path)).check({"image": (WIDTH,)})
-    with pytest.raises(InputError, match="could not be loaded"):
+    with pytest.raises(InputError, match="expected a model that can be loaded"):
         Unclip(str(tmp_path), norm="keep")(predicted, seeds=SEEDS)
 
 

@@ -199,7 +199,7 @@ def test_texts_without_lines_have_no_box_and_a_category_not_asked_for_is_named()
     assert captions["grounding_iou"]["value"].tolist() == [0, 0, 0, 0]
     with pytest.raises(InputError, match=r"line for 'horse' .* \['cat', 'dog'\]"):
         Grounding(category=["cat", "horse", "dog"])(results(SEVERAL))
-    with pytest.raises(InputError, match=r"box of category \['horse'\]"):
+    with pytest.raises(InputError, match=r"has a box of, got \['horse'\], of which none"):
         Grounding(category=["horse"])(results(["horse: [0, 0, 1, 1]"] * 4))
     for wrong in ([], ["dog", "dog"]):
         with pytest.raises(InputError, match="list of different names"):

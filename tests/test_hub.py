@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_fetched_is_one_line(tmp_path: Path) -> None:
     assert len(lines) == len(OPEN), done.stderr
     for line in lines:
         assert line.startswith("error: model ")
-        assert f"is not on this machine and {NOBODY} cannot be reached: no network" in line
+        assert f"it on this machine, or {NOBODY} within reach, got neither: no network" in line
         assert line.endswith("or give a local folder")
         assert "spelling" not in line
 

@@ -93,7 +93,7 @@ def test_it_is_the_published_definition(results: Results, batch: int) -> None:
 def test_pictures_are_resized_first_or_refused(results: Results) -> None:
     small = [Media("image", torch.rand(3, 32, 32)) for _ in results.trials.index]
     other = Results(results.trials, {}, {}, results.shown, small)
-    with pytest.raises(InputError, match=r"made ones are \(32, 32\), shown ones \(70, 70\)"):
+    with pytest.raises(InputError, match=r"made ones of \(32, 32\) and shown ones of \(70, 70\)"):
         Lpips(imagenet=False, device="cpu")(other)
     rows = Lpips(imagenet=False, device="cpu", first=Resize(64))(other)
     assert rows["value"].min() > 0

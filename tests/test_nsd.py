@@ -386,7 +386,7 @@ def test_windows_hold_the_response(twin: Twin) -> None:
     ("change", "message"),
     [
         ("missing", "design_session01_run02.tsv: expected the run's design"),
-        ("foreign", "its design shows picture .* names 0 times in session 1"),
+        ("foreign", "names them, 0 times in session 1 .* got picture"),
         ("rows", "expected 20 volumes and as many rows.*got 24 volumes and 20 rows|24.*20"),
         ("words", "expected one number per volume"),
         ("run", r"timeseries: expected runs with the \d+ trials of session 1, got \d+ in the runs"),

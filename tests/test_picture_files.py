@@ -186,7 +186,7 @@ def test_a_png_whose_checksum_is_wrong_is_no_picture(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[at] ^= 1
         path.write_bytes(bytes(damaged))
-        with pytest.raises(InputError, match="not a readable image"):
+        with pytest.raises(InputError, match="expected a readable image"):
             open_image(_stimulus(path))
     path.write_bytes(whole)
     assert np.array_equal(np.asarray(open_image(_stimulus(path))), pixels)

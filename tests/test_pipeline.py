@@ -162,7 +162,7 @@ def test_unknown_subject_is_refused(tmp_path: Path) -> None:
 
 def test_shapes_that_do_not_fit_are_found_before_training(tmp_path: Path) -> None:
     generator = {"_target_": "decode.generators.pixels.PixelGenerator", "target": "image"}
-    with pytest.raises(InputError, match="needs targets"):
+    with pytest.raises(InputError, match="expected targets"):
         _run(tmp_path, generator=generator)
     assert not list((tmp_path / "outputs" / "train").glob("*/published-00"))
 
@@ -178,7 +178,7 @@ def test_weights_of_another_voxel_count_are_refused(finished: Path, tmp_path: Pa
     np.save(signal, np.c_[values, values[:, :1]])
     sign_again(signal.parent)
     shutil.rmtree(run.of("predict")[0].folder)
-    with pytest.raises(InputError, match="saved weights do not fit"):
+    with pytest.raises(InputError, match="expected saved weights that fit"):
         _run(tmp_path)
 
 

@@ -260,8 +260,8 @@ def test_selection_finds_the_features_that_know_the_targets():
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda x, y: (np.where(x == x[3, 3], np.nan, x), y), "features hold NaN"),
-        (lambda x, y: (x, np.where(y == y[3, 3], np.nan, y)), "targets hold NaN"),
+        (lambda x, y: (np.where(x == x[3, 3], np.nan, x), y), "expected finite features, got NaN"),
+        (lambda x, y: (x, np.where(y == y[3, 3], np.nan, y)), "expected finite targets, got NaN"),
         (lambda x, y: (x[:-1], y), "align"),
         (lambda x, y: (x[0], y), "trial, feature"),
     ],

@@ -92,7 +92,7 @@ def test_weights_survive_the_layout_of_the_original(tmp_path: Path) -> None:
     generator.check({"image": (6, 12)})
     made = generator({"image": torch.randn(1, 6, 12)}, seeds=[1])
     assert torch.as_tensor(made[0].data).shape == (3, 16, 16)
-    with pytest.raises(InputError, match="not the expected SDXL"):
+    with pytest.raises(InputError, match="expected a denoiser of the SDXL"):
         load_denoiser(original(network))
 
 

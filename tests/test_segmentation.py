@@ -109,7 +109,7 @@ def test_a_class_of_one_picture_alone_counts_as_missed() -> None:
 def test_what_cannot_be_compared_is_refused(folder: Path, results: Results, tmp_path: Path) -> None:
     small = [Media("image", torch.rand(3, 32, 32)) for _ in range(N)]
     other = Results(results.trials, {}, {}, results.shown, small)
-    with pytest.raises(InputError, match=r"made ones are \(32, 32\), shown ones \(64, 64\)"):
+    with pytest.raises(InputError, match=r"made ones of \(32, 32\) and shown ones of \(64, 64\)"):
         Segmentation(str(folder), device="cpu")(other)
     rows = Segmentation(str(folder), device="cpu", first=Resize(64))(other)
     assert rows["value"].between(0, 1).all()

@@ -109,7 +109,7 @@ def test_a_block_never_crosses_a_split(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda t: published(t.assign(split="")), "expects 'train' and 'test'"),
+        (lambda t: published(t.assign(split="")), "expected 'train' and 'test'"),
         (
             lambda t: kfold(t, folds=31),
             "expected 31 groups of 'stimulus', .* got 30; lower folds, or",
@@ -120,7 +120,7 @@ def test_a_block_never_crosses_a_split(table: pd.DataFrame) -> None:
             ),
             "expected 3 groups of 'run' of subject b, one for each fold or more, got 1; .* by=onset",
         ),
-        (lambda t: kfold(t, by="concept"), "needs that column"),
+        (lambda t: kfold(t, by="concept"), r"split\.by: expected a column of the trials"),
         (
             lambda t: leave_one_out(t.assign(run="1")),
             "3 groups or more, .* got 1; choose split=kfold, or .* with by=onset",

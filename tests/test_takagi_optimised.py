@@ -147,7 +147,9 @@ def test_what_does_not_fit_is_found_before_weights_are_read(folder: Path, vgg: P
     with pytest.raises(InputError, match="add a target named 'vgg1'"):
         started.check({k: v for k, v in shapes.items() if k != "vgg1"})
     for wrong in (3, {"model": "torchvision"}):
-        with pytest.raises(InputError, match="low_level is a target, a generator of pictures"):
+        with pytest.raises(
+            InputError, match="low_level: expected a target, a generator of pictures"
+        ):
             sampler(folder, low_level=wrong)
 
 

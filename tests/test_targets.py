@@ -248,7 +248,7 @@ def test_open_clip_equals_the_network_by_hand(clip_folder: Path, stimuli: list[S
         (lambda f: OpenClip("package:tiny/none"), r"make_tiny_models"),
         (lambda f: OpenClip("./not/here"), r"expected a folder"),
         (lambda f: OpenClip(str(f), output="tokens", layer=7), r"no block 7"),
-        (lambda f: Dinov2(str(f)), r"(?s)could not be loaded.*incomplete"),
+        (lambda f: Dinov2(str(f)), r"(?s)a model that can be loaded.*incomplete"),
         (lambda f: Autoencoder(str(f), size=32), r"expected a configuration at"),
         (lambda f: Timm("vit_larg_patch14_dinov2"), r"did you mean 'vit_large_patch14_dinov2"),
     ],
@@ -269,7 +269,7 @@ def test_broken_weight_files_are_refused(
     (tmp_path / "open_clip_config.json").write_bytes(
         (clip_folder / "open_clip_config.json").read_bytes()
     )
-    with pytest.raises(InputError, match="could not be loaded"):
+    with pytest.raises(InputError, match="a model that can be loaded"):
         OpenClip(str(tmp_path))(stimuli)
     whole = (clip_folder / "open_clip_model.safetensors").read_bytes()
     (tmp_path / "open_clip_model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -283,8 +283,8 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.bmp").write_bytes((tmp_path / "whole.bmp").read_bytes()[:900])
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
     for name, says in [
-        ("text.png", "not a readable image"),
-        ("cut.bmp", "not a readable image"),
+        ("text.png", "expected a readable image"),
+        ("cut.bmp", "expected a readable image"),
         ("none.png", "found no file"),
         ("deep.png", "8 bits"),
     ]:
@@ -316,7 +316,7 @@ def test_labels_are_one_hot_in_the_given_order(stimuli: list[Stimulus]) -> None:
 
 
 def test_text_is_asked_for(clip_folder: Path) -> None:
-    with pytest.raises(InputError, match="needs a text"):
+    with pytest.raises(InputError, match="expected a text for each stimulus"):
         OpenClip(str(clip_folder), output="text")([Stimulus("x", "event")])
 
 

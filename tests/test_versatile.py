@@ -129,6 +129,7 @@ def test_a_row_depends_on_its_prediction_and_seed_only(folder: Path, predicted: 
     generator.learn([], {name: 2 * values for name, values in predicted.items()})
     made = pixels(generator(predicted, seeds=SEEDS))
     assert made.shape == (3, 3, 16, 16)
+    assert generator.size_of({}) == build(folder, size=16).size_of({}) == (16, 16)
     last = {name: values[2:] for name, values in predicted.items()}
     assert torch.allclose(pixels(generator(last, seeds=SEEDS[2:])), made[2:], atol=1e-4)
     moved = {**predicted, "latents": predicted["latents"].flip(0)}
@@ -216,7 +217,7 @@ def test_what_does_not_fit_says_what_to_do(folder: Path) -> None:
     with pytest.raises(InputError, match="remove width"):
         build(folder, width=768).check(shapes)
     for knobs, says in [
-        ({"image": None}, "both null"),
+        ({"image": None}, "got null in both"),
         ({"text": "text", "text_share": 1.0}, "set it to null"),
     ]:
         with pytest.raises(InputError, match=says):

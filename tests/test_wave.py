@@ -96,7 +96,7 @@ def test_a_width_is_a_number_of_features(width: Any) -> None:
         made.width = width
         return made
 
-    with pytest.raises(InputError, match="must say its width"):
+    with pytest.raises(InputError, match="a network that says its width"):
         Wave(layouts(), SHAPES, network=network)
 
 

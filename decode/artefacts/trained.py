@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from decode.core import InputError, State, Tensors
+from decode.core import State, Tensors, refusal
 from decode.folds import Inputs
 from decode.store import as_file_name, from_file_name, read_tensors, write_tensors
 from decode.trainable import Encoder
@@ -52,9 +52,11 @@ def load_encoder(make: MakeEncoder, trials: Trials, inputs: Inputs, path: Path) 
         encoder.load_state_dict(saved)
     except RuntimeError as e:
         reason = " ".join(str(e).split())[:300]
-        raise InputError(
-            f"{path}: saved weights do not fit the data or the encoder ({reason}); "
-            "train again with force=[train] or choose the data it was trained on"
+        raise refusal(
+            path,
+            "saved weights that fit the data and the encoder",
+            f"others ({reason})",
+            "train again with force=[train] or choose the data it was trained on",
         ) from e
     return encoder.eval()
 

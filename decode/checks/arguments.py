@@ -9,7 +9,7 @@ from typing import Any
 
 from decode.building import arguments
 from decode.checks.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
-from decode.core import InputError, refusal
+from decode.core import refusal
 from decode.kinds import defaults, fits, hints, in_words, is_node, locate
 
 
@@ -36,13 +36,11 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
     for name in given:
         if name not in signature.parameters and not takes_any:
             near = difflib.get_close_matches(str(name), signature.parameters, 1)
-            raise InputError(
-                f"config.{where}: {node['_target_']} takes no {name!r}"
-                + (
-                    f"; did you mean {near[0]!r}?"
-                    if near
-                    else f"; it takes {list(signature.parameters)}"
-                )
+            raise refusal(
+                f"config.{where}",
+                f"what {node['_target_']} takes",
+                f"{name!r}",
+                f"did you mean {near[0]!r}?" if near else f"it takes {list(signature.parameters)}",
             )
     if node.get("_partial_"):
         return
@@ -53,7 +51,12 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
     ]
     missing = [name for name in missing if name not in given]
     if missing:
-        raise InputError(f"config.{where}: {node['_target_']} needs {missing[0]!r}; add it there")
+        raise refusal(
+            f"config.{where}",
+            f"{missing[0]!r}, which {node['_target_']} needs",
+            "none",
+            "add it there",
+        )
 
 
 def _check_kinds(node: Mapping[str, Any], where: str) -> None:

@@ -68,7 +68,10 @@ def _drawn(config: Config, known: Sequence[str]) -> set[str]:
         where = f"protocol.drawn.{target}"
         if not names or set(names) & set(drawn):
             raise refusal(
-                where, "a list of other targets, which are drawn in its place", names, "correct it"
+                where,
+                "a list of other targets, which are drawn in its place",
+                names,
+                "name other targets of the config",
             )
         for name in (target, *names):
             _check_target(where, name, known)
@@ -98,14 +101,18 @@ def check_brain(config: Config) -> None:
     for name, node in config["metrics"].items():
         looks_at = getattr(locate(node["_target_"], f"metrics.{name}"), "looks_at", None)
         if looks_at == "brain" and not config.get("voxel_model"):
-            raise InputError(
-                f"metrics.{name} needs a model of the voxels, voxel_model is null; set it to a target "
-                "that takes pictures, for example +target@voxel_model=pixels_8"
+            raise refusal(
+                f"metrics.{name}",
+                "a model of the voxels",
+                "voxel_model=null",
+                "set it to a target that takes pictures, for example +target@voxel_model=pixels_8",
             )
     if config.get("voxel_model") and not config["generator"]:
-        raise InputError(
-            "voxel_model: expects the pictures of a generator, generator is null; set one or leave "
-            "voxel_model out"
+        raise refusal(
+            "voxel_model",
+            "a generator, whose pictures it reads",
+            "generator=null",
+            "set one or leave voxel_model out",
         )
 
 
@@ -116,7 +123,9 @@ def check_tuning(config: Config) -> None:
         return
     for name, objective in config["objectives"].items():
         if getattr(locate(objective["_target_"], f"objectives.{name}"), "tunes", False):
-            raise InputError(
-                f"objectives.{name} trains weights of the generator, generator {node['_target_']} "
-                "takes none; choose the one that the objective belongs to or set it to null"
+            raise refusal(
+                f"objectives.{name}",
+                "a generator that takes the weights which it trains",
+                f"generator {node['_target_']}, which takes none",
+                "choose the one that the objective belongs to or set it to null",
             )

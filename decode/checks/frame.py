@@ -145,7 +145,8 @@ def check_seed(seed: Any) -> None:
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     if not whole or not 0 <= seed <= LARGEST_SEED:
         raise InputError(
-            f"seed: expected a whole number from 0 to {LARGEST_SEED}, got {seed!r}; correct it"
+            f"seed: expected a whole number from 0 to {LARGEST_SEED}, got {seed!r}; take a number in "
+            "that range"
         )
 
 

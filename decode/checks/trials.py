@@ -8,7 +8,7 @@ import pandas as pd
 
 from decode.building import bound, build
 from decode.checks.frame import Config
-from decode.core import ComparesPictures, Generator, InputError, Kind, Shape, about, refusal
+from decode.core import ComparesPictures, Generator, Kind, Shape, about, refusal
 from decode.scoring.rows import galleries
 
 
@@ -30,10 +30,11 @@ def check_galleries(config: Config, trials: pd.DataFrame, manifest: pd.DataFrame
         if fewest.n_stimuli < asked:
             first = rows.iloc[fewest.rows[0]]
             here = ", ".join(f"{c} {first[c]}" for c in within)
-            raise InputError(
-                f"metrics.{name}.n_way: {asked:g}-way needs {asked:g} different test stimuli, {here} has "
-                f"{fewest.n_stimuli}; lower n_way, use other columns in metrics.{name}.within or give "
-                "the data more test trials"
+            raise refusal(
+                f"metrics.{name}.n_way",
+                f"at most {fewest.n_stimuli}, the different test stimuli that {here} has",
+                f"{asked:g}",
+                f"lower n_way, use other columns in metrics.{name}.within or give the data more test trials",
             )
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Kind, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Kind, Recording, Stimulus, Truth, refusal
 from decode.media.medium import kind_of
 from decode.recordings import beta_files
 from decode.recordings.places import check_place
@@ -103,7 +103,9 @@ class BetasFolder:
                     "leave the voxel out or the trial"
                 )
             events = _events(trials.iloc[rows].reset_index(drop=True))
-            yield Recording(subject, session, run, "fmri", signal, 1.0, channels, events)
+            yield Recording(
+                subject, session, run, "fmri", signal, 1.0, channels, events, source=folder / TABLE
+            )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """What any subject saw, by the value of the column `stimulus`."""
@@ -140,7 +142,8 @@ class BetasFolder:
         wrong = sorted(set(table["split"]) - set(PARTS))
         if wrong:
             raise InputError(
-                f"{path}: expected train, test or n/a in the column split, got {wrong[0]!r}; correct it"
+                f"{path}: expected train, test or n/a in the column split, got {wrong[0]!r}; write one of "
+                "these in the column split"
             )
         return table.reset_index(drop=True)
 
@@ -154,9 +157,11 @@ class BetasFolder:
         gone = [s for s in shown if not (self.pictures / s).is_file()]
         if gone:
             row = int(np.flatnonzero((trials["stimulus"] == gone[0]).to_numpy())[0])
-            raise InputError(
-                f"{path}: row {row + 1} names the picture {gone[0]!r}, which is not in "
-                f"{self.pictures} ({len(gone)} such pictures); put it there or set data.pictures"
+            raise refusal(
+                f"{path}, row {row + 1}",
+                f"pictures that lie in {self.pictures}",
+                f"{gone[0]!r}, which does not ({len(gone)} such pictures)",
+                "put it there or set data.pictures",
             )
 
     @cached_property

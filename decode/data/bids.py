@@ -107,7 +107,7 @@ class Bids:
         if datatype not in MODALITIES:
             raise InputError(
                 f"data.datatype: expected one of {', '.join(MODALITIES)}, got {datatype!r}"
-                "; correct it"
+                "; choose one of these"
             )
         if not self.root.is_dir():
             raise InputError(
@@ -154,9 +154,11 @@ class Bids:
     def recordings(self, subject: str) -> Iterator[Recording]:
         """One recording per run, read when it is asked for."""
         if subject not in self.subjects:
-            raise InputError(
-                f"bids: no subject {subject!r} with {self.datatype} recordings in "
-                f"{self.folder}; choose from {', '.join(self.subjects)}"
+            raise refusal(
+                "subjects",
+                f"subjects with {self.datatype} recordings in {self.folder}",
+                f"{subject!r}",
+                f"choose from {', '.join(self.subjects)}",
             )
         # A stimulus that is not there is better found before an hour of filtering.
         self._shown(subject)
@@ -240,9 +242,11 @@ class Bids:
             if subject in self._files and subject not in there:
                 bids.of_task(self._files[subject], self.task, self.folder / subject, self.datatype)
             if subject not in self._files:
-                raise InputError(
-                    f"bids: no subject {subject!r} with {self.datatype} recordings in "
-                    f"{self.folder}; choose from {', '.join(there)}"
+                raise refusal(
+                    "data.subjects",
+                    f"subjects with {self.datatype} recordings in {self.folder}",
+                    f"{subject!r}",
+                    f"choose from {', '.join(there)}",
                 )
         return tuple(named)
 
@@ -259,9 +263,11 @@ class Bids:
             spaces = sorted({entities(p).get("space", "null") for p in files})
             files = [p for p in files if entities(p).get("space") == self.space]
             if not files:
-                raise InputError(
-                    f"{where}: no {PREPROCESSED} in space {self.space}, only in "
-                    f"{', '.join(spaces)}; correct data.space"
+                raise refusal(
+                    where,
+                    f"{PREPROCESSED} in space {self.space}",
+                    f"it only in {', '.join(spaces)}",
+                    "correct data.space",
                 )
         return bids.as_runs(self.root, self.folder, files)
 
@@ -322,9 +328,11 @@ def common_mask(images: Sequence[Path]) -> Voxels:
     inside = set(map(tuple, first.ijk.tolist()))
     for image, mask in zip(images[1:], masks[1:], strict=True):
         if mask.grid != first.grid:
-            raise InputError(
-                f"{image}: its mask has grid {mask.grid}, the first run's has {first.grid}; "
-                "set data.space to a space that all runs share"
+            raise refusal(
+                image,
+                f"a mask on the grid of the first run's, {first.grid}",
+                mask.grid,
+                "set data.space to a space that all runs share",
             )
         inside &= set(map(tuple, mask.ijk.tolist()))
     return first.take(pd.Series(list(map(tuple, first.ijk.tolist()))).isin(inside).to_numpy(bool))

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth, reading
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, reading, refusal
 from decode.pictures import StimuliOnDemand
 from decode.recordings import packed
 
@@ -47,8 +47,11 @@ class BOLD5000:
 
     def __init__(self, root: str, *, trials_per_run: int | None = 37) -> None:
         if trials_per_run is not None and trials_per_run < 1:
-            raise InputError(
-                f"{NAME}: data.trials_per_run is 1 or more, got {trials_per_run}; correct it"
+            raise refusal(
+                "data.trials_per_run",
+                "null, or 1 or more",
+                trials_per_run,
+                "give the trials of a run, 37 as published",
             )
         self.root, self.trials_per_run = Path(root), trials_per_run
         self._files = packed.files_below(self.root)
@@ -76,9 +79,11 @@ class BOLD5000:
         channels = packed.voxels(len(regions), regions)
         size = self.trials_per_run or len(names)
         if len(names) % size:
-            raise InputError(
-                f"{NAME}: expected runs of {size} trials, {subject} has {len(names)}; set "
-                "data.trials_per_run to a divisor or to null"
+            raise refusal(
+                "data.trials_per_run",
+                f"a divisor of the {len(names)} trials of {subject}",
+                size,
+                "set it to one or to null",
             )
         for number, first in enumerate(range(0, len(names), size), start=1):
             rows = slice(first, first + size)

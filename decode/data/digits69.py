@@ -108,9 +108,11 @@ class Digits69:
 
     def recordings(self, subject: str) -> Iterator[Recording]:
         if subject not in self.subjects:
-            raise InputError(
-                f"digits69: expected a subject of {self.subjects}, got {subject!r}"
-                "; fetch the file again or correct it"
+            raise refusal(
+                "subjects",
+                f"one of {list(self.subjects)}",
+                f"{subject!r}",
+                "name it, or null for all",
             )
         content = read(self.file, outside=self.outside)
         n_trials, n_voxels = content["brain"].shape
@@ -125,7 +127,9 @@ class Digits69:
                 "digit": content["digit"],
             }
         )
-        yield Recording(subject, "", "01", "fmri", content["brain"], 1.0, channels, events)
+        yield Recording(
+            subject, "", "01", "fmri", content["brain"], 1.0, channels, events, source=self.file
+        )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         content = read(self.file, outside=self.outside)

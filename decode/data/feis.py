@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 
 SFREQ = 256.0
 ELECTRODES = (
@@ -81,7 +81,9 @@ class Feis:
                 }
             )
             signal = epochs[rows].reshape(-1, len(ELECTRODES))
-            yield Recording(subject, "", f"{run:02d}", "eeg", signal, SFREQ, channels, events)
+            yield Recording(
+                subject, "", f"{run:02d}", "eeg", signal, SFREQ, channels, events, source=path
+            )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         return {
@@ -96,8 +98,11 @@ class Feis:
 
     def _check(self, subject: str, known: Sequence[str]) -> None:
         if subject not in known:
-            raise InputError(
-                f"feis: no subject {subject!r} in {self.root}; choose from {list(known)}"
+            raise refusal(
+                "subjects",
+                f"subjects that lie in {self.root}",
+                f"{subject!r}",
+                f"choose from {list(known)}",
             )
 
 
@@ -119,16 +124,20 @@ def read_epochs(path: Path) -> tuple[np.ndarray, list[str]]:
     length = int(sizes.iloc[0])
     if not (sizes == length).all():
         short = sizes.index[(sizes != length).to_numpy()][0]
-        raise InputError(
-            f"{path}: expected {length} samples in every epoch, epoch {short} has {sizes[short]}; "
-            "the csv is probably truncated, get it again"
+        raise refusal(
+            path,
+            f"{length} samples in every epoch",
+            f"{sizes[short]} in epoch {short}",
+            "the csv is probably truncated, get it again",
         )
     labels = table["Label"].to_numpy(str)[::length].tolist()
     unknown = sorted(set(labels) - set(PHONEMES))
     if unknown:
-        raise InputError(
-            f"{path}: expected the labels {list(PHONEMES)}, got {unknown} as well"
-            "; fetch the file again or correct it"
+        raise refusal(
+            path,
+            f"the labels {list(PHONEMES)}",
+            f"{unknown} as well",
+            "take the csv of one stage as it was published",
         )
     volts = table[list(ELECTRODES)].to_numpy(np.float64).reshape(len(sizes), length, -1) * 1e-6
     volts -= volts.mean(axis=1, keepdims=True)

@@ -78,13 +78,21 @@ class GOD:
         self.layout = _layout(self.root, layout)
         self.roi, self.imagery, self.test, self.pictures = roi, imagery, test, pictures
         if test not in ("single", "averaged"):
-            raise InputError(
-                f"{NAME}: data.test is 'single' or 'averaged', got {test!r}; correct it"
-            )
+            raise refusal("data.test", "'single' or 'averaged'", f"{test!r}", "choose one")
         if self.layout == "bdpy" and test == "averaged":
-            raise InputError(f"{NAME}: the bdpy files hold single trials; set data.test=single")
+            raise refusal(
+                "data.test",
+                "'single', which is what the bdpy files hold",
+                "'averaged'",
+                "set data.test=single",
+            )
         if self.layout == "mind-vis" and imagery:
-            raise InputError(f"{NAME}: mind-vis files hold no imagery; set data.imagery=false")
+            raise refusal(
+                "data.imagery",
+                "false, as mind-vis files hold no imagery",
+                "true",
+                "set data.imagery=false",
+            )
         pattern = "Subject*.h5" if self.layout == "bdpy" else "sbj_*.npz"
         self.subjects: tuple[str, ...] = tuple(sorted(p.stem for p in self.root.glob(pattern)))
 
@@ -158,10 +166,11 @@ class GOD:
         train, single, means = (_trials(npz, f"arr_{i}", mask) for i in range(3))
         shown, tested = npz.read("arr_3").astype(int), np.arange(len(means))
         if len(shown) != len(train):
-            raise InputError(
-                f"{NAME}: expected a picture for each of the {len(train)} training trials in "
-                f"{npz.path}, key 'arr_3', got {len(shown)}"
-                "; fetch the file again or correct it"
+            raise refusal(
+                f"{npz.path}, key 'arr_3'",
+                f"a picture for each of the {len(train)} training trials",
+                len(shown),
+                "take all files from one release",
             )
         pictures = packed.Npz(NAME, self.root / self.pictures)
         for part, ids in (("train", shown), ("test", tested)):
@@ -176,7 +185,7 @@ class GOD:
         signal = np.concatenate([train, test]).astype(np.float32)
         masks = {r: np.asarray(npz.read(r), bool)[mask] for r in REGIONS if r in npz.names()}
         channels = packed.voxels(signal.shape[1], packed.first_region(masks, signal.shape[1]))
-        return Recording(subject, "", "", "fmri", signal, 1.0, channels, events)
+        return Recording(subject, "", "", "fmri", signal, 1.0, channels, events, source=npz.path)
 
 
 def _trials(npz: packed.Npz, key: str, mask: np.ndarray) -> np.ndarray:
@@ -197,14 +206,19 @@ def _layout(root: Path, layout: str | None) -> str:
         if any(root.glob(pattern))
     ]
     if layout not in (None, "bdpy", "mind-vis"):
-        raise InputError(f"{NAME}: data.layout is 'bdpy' or 'mind-vis', got {layout!r}; correct it")
+        raise refusal(
+            "data.layout",
+            "'bdpy', 'mind-vis' or null",
+            f"{layout!r}",
+            f"choose what lies in {root}",
+        )
     if not there or layout not in (None, *there):
         raise InputError(
             f"{NAME}: expected Subject1.h5 ... (bdpy) or sbj_1.npz ... (mind-vis) in {root}, found "
             f"{there or 'neither'}; put the files there, set paths.data or correct data.layout"
         )
     if layout is None and len(there) > 1:
-        raise InputError(f"{NAME}: {root} holds both layouts; set data.layout to one of {there}")
+        raise refusal(root, "one layout", "files of both", f"set data.layout to one of {there}")
     return layout or there[0]
 
 
@@ -216,9 +230,11 @@ def single_order(single: np.ndarray, means: np.ndarray, file: Path) -> np.ndarra
     """
     n, rest = len(means), len(single) % len(means)
     if rest or not len(single):
-        raise InputError(
-            f"{NAME}: expected a multiple of {n} trials in {file}, key 'arr_1', got {len(single)}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            f"{file}, key 'arr_1'",
+            f"a multiple of {n} trials",
+            len(single),
+            "take all files from one release",
         )
     orders = (np.repeat(np.arange(n), len(single) // n), np.tile(np.arange(n), len(single) // n))
     fits = []
@@ -227,9 +243,11 @@ def single_order(single: np.ndarray, means: np.ndarray, file: Path) -> np.ndarra
         a, b = (x - x.mean(axis=0) for x in (found, means))
         fits.append(float((a * b).sum() / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30)))
     if max(fits) < 0.9:
-        raise InputError(
-            f"{NAME}: expected the means of 'arr_1' in {file} to be 'arr_2', they correlate "
-            f"{max(fits):.2f} at best, so that trials cannot be told apart; set data.test=averaged"
+        raise refusal(
+            file,
+            "means of 'arr_1' that are 'arr_2'",
+            f"a correlation of {max(fits):.2f} at best, so that trials cannot be told apart",
+            "set data.test=averaged",
         )
     return orders[int(np.argmax(fits))]
 
@@ -248,10 +266,7 @@ def _runs(data: BData, subject: str, roi: str, imagery: bool) -> Iterator[Record
     kinds, runs = data.column("DataType").astype(int), data.column("Run").astype(int)
     unknown = set(kinds.tolist()) - set(CONDITIONS)
     if unknown:
-        raise InputError(
-            f"{NAME}: expected DataType 1, 2 or 3 in {data.file}, got {unknown}"
-            "; fetch the file again or correct it"
-        )
+        raise refusal(data.file, "DataType 1, 2 or 3", unknown, "take the file as it was published")
     uids = np.array([f"{NAME}/{_picture_name(x)}" for x in _labels(data)])
     channels = _channels(data, columns)
     seen: dict[int, Counter[str]] = {kind: Counter() for kind in CONDITIONS}
@@ -269,7 +284,9 @@ def _runs(data: BData, subject: str, roi: str, imagery: bool) -> Iterator[Record
             )
             signal = data.matrix[np.ix_(rows, columns)].astype(np.float32)
             label = f"{condition}-{run:02d}"
-            yield Recording(subject, "", label, "fmri", signal, 1.0, channels, events)
+            yield Recording(
+                subject, "", label, "fmri", signal, 1.0, channels, events, source=data.file
+            )
 
 
 def _channels(data: BData, columns: np.ndarray) -> pd.DataFrame:

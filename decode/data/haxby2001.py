@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.preprocessing.blocks import GAP_S, joined
 from decode.recordings.bold import Voxels, read_bold, read_mask, usable
 from decode.recordings.masks import bright_voxels
@@ -96,8 +96,11 @@ class Haxby2001:
 
     def _check(self, subject: str, known: Sequence[str]) -> None:
         if subject not in known:
-            raise InputError(
-                f"haxby2001: no subject {subject!r} in {self.root}; choose from {list(known)}"
+            raise refusal(
+                "subjects",
+                f"subjects that lie in {self.root}",
+                f"{subject!r}",
+                f"choose from {list(known)}",
             )
 
     def _runs(self, subject: str) -> list[Path]:
@@ -109,9 +112,11 @@ class Haxby2001:
                     f"{sorted(p.name for p in run.glob('*.nii.gz'))}; correct data.image"
                 )
         if not runs:
-            raise InputError(
-                f"haxby2001: expected task001_run<nnn> in {self.root / subject}/BOLD"
-                "; fetch the file again or correct it"
+            raise refusal(
+                f"{self.root / subject}/BOLD",
+                "folders task001_run<nnn>",
+                "none",
+                "unpack the runs of that subject there",
             )
         return runs
 
@@ -127,9 +132,11 @@ def read_blocks(path: Path, *, gap_s: float = GAP_S) -> pd.DataFrame:
     events = read_events(path, shows="trial_type")
     unknown = sorted(set(events["trial_type"]) - set(CATEGORIES))
     if unknown:
-        raise InputError(
-            f"{path}: expected the categories {list(CATEGORIES)}, got {unknown} as well"
-            "; fetch the file again or correct it"
+        raise refusal(
+            path,
+            f"the categories {list(CATEGORIES)}",
+            f"{unknown} as well",
+            "correct trial_type, or read the study with data=bids",
         )
     return joined(events[["onset", "duration", "trial_type"]], gap_s, by="trial_type")
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.pictures import StimuliOnDemand
 from decode.progress import progress
 from decode.recordings import packed
@@ -187,10 +187,7 @@ def _id(key: str, sample: dict[str, Part]) -> int:
     where = f"{part.file}, {key}.coco73k.npy"
     number = packed.parse_npy(NAME, where, part.read()).ravel()
     if len(number) != 1 or not 0 <= int(number[0]) < 73_000:
-        raise InputError(
-            f"{NAME}: expected one picture number from 0 to 72999 in {where}, got {number}"
-            "; fetch the file again or correct it"
-        )
+        raise refusal(where, "one picture number from 0 to 72999", number, "fetch the tar again")
     return int(number[0])
 
 
@@ -199,18 +196,16 @@ def _trials(where: str, key: str, sample: dict[str, Part]) -> np.ndarray:
     data = member(NAME, sample, key, "nsdgeneral.npy").read()
     rows = np.atleast_2d(packed.parse_npy(NAME, f"{where}, {key}.nsdgeneral.npy", data))
     if rows.ndim != 2:
-        raise InputError(
-            f"{NAME}: expected (trial, voxel) in {where}, {key}.nsdgeneral.npy, got {rows.shape}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            f"{where}, {key}.nsdgeneral.npy", "(trial, voxel)", rows.shape, "fetch the tar again"
         )
     if "num_uniques.npy" not in sample:
         return rows
     data = sample["num_uniques.npy"].read()
     n = int(packed.parse_npy(NAME, f"{where}, {key}.num_uniques.npy", data).ravel()[0])
     if not 1 <= n <= len(rows):
-        raise InputError(
-            f"{NAME}: expected 1 to {len(rows)} in {where}, {key}.num_uniques.npy, got {n}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            f"{where}, {key}.num_uniques.npy", f"1 to {len(rows)}", n, "fetch the tar again"
         )
     distinct = {row.tobytes(): row for row in rows}
     return np.stack(list(distinct.values())[:n])
@@ -221,7 +216,4 @@ def _picture(where: str, key: str, sample: dict[str, Part]) -> tuple[Part, str]:
     for ending in PICTURES:
         if ending in sample:
             return sample[ending], ending
-    raise InputError(
-        f"{NAME}: expected {key}.jpg or {key}.png in {where}, found {sorted(sample)}"
-        "; fetch the file again or correct it"
-    )
+    raise refusal(where, f"{key}.jpg or {key}.png", sorted(sample), "fetch the tar again")

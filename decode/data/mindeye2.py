@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.pictures import StimuliOnDemand
 from decode.progress import progress
 from decode.recordings import packed
@@ -68,9 +68,14 @@ class MindEye2:
         outside: bool = False,
     ) -> None:
         if test not in TESTS:
-            raise InputError(f"{NAME}: data.test is one of {list(TESTS)}, got {test!r}; correct it")
+            raise refusal("data.test", f"one of {list(TESTS)}", f"{test!r}", "choose one")
         if sessions is not None and sessions < 1:
-            raise InputError(f"{NAME}: data.sessions is 1 or more, got {sessions}; correct it")
+            raise refusal(
+                "data.sessions",
+                "null, or 1 or more",
+                sessions,
+                "give a number of sessions or null for all",
+            )
         self.root, self.cache, self.outside = Path(root), Path(cache), outside
         self.folder, self.last_session = TESTS[test]
         self.sessions = sessions
@@ -104,7 +109,7 @@ class MindEye2:
             signal = packed.read_rows(betas, rows["row"].to_numpy())
             channels = packed.voxels(betas.shape[1], "nsdgeneral")
             name = f"{int(str(session)):02d}"
-            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events)
+            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events, source=file)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the file by their number from 0; only those asked for are unpacked."""
@@ -141,10 +146,7 @@ class MindEye2:
         folder = self.root / "wds" / subject
         train = numbered(NAME, (folder / "train").glob("*.tar"))
         if not train:
-            raise InputError(
-                f"{NAME}: expected 0.tar, 1.tar, ... in {folder / 'train'}, found none"
-                "; fetch the file again or correct it"
-            )
+            raise refusal(folder / "train", "0.tar, 1.tar, ...", "none", "fetch that folder")
         test = packed.need_file(NAME, folder / self.folder / "0.tar")
         files = [(p, "train") for p in train] + [(test, "test")]
         tables = [
@@ -166,16 +168,20 @@ class MindEye2:
     def _check(self, subject: str, table: pd.DataFrame, n_tars: int, folder: Path) -> None:
         sides = table.groupby("image")["split"].nunique()
         if (sides > 1).any():
-            raise InputError(
-                f"{NAME}: picture {sides.idxmax()} is in train and in {self.folder} of "
-                f"{folder}; the tars do not belong together"
+            raise refusal(
+                folder,
+                f"pictures either in train or in {self.folder}",
+                f"picture {sides.idxmax()} in both",
+                "the tars do not belong together: fetch them from one release",
             )
         trained = table.loc[table["split"] == "train", "session"]
         if (wanted := self.sessions or 0) > trained.nunique():
-            raise InputError(
-                f"{NAME}: data.sessions is {wanted}, but {subject} has training trials of "
-                f"{trained.nunique()} sessions ({n_tars} tars in {folder / 'train'})"
-                "; correct it"
+            raise refusal(
+                "data.sessions",
+                f"at most {trained.nunique()}, the sessions of {subject} with training trials ({n_tars} "
+                f"tars in {folder / 'train'})",
+                wanted,
+                "lower it or fetch the other tars",
             )
 
 
@@ -190,9 +196,11 @@ def _behaviour(path: Path) -> pd.DataFrame:
         part = member(NAME, sample, key, "behav.npy")
         row = packed.parse_npy(NAME, f"{path}, {key}.behav.npy", part.read())
         if row.size != WIDTH:
-            raise InputError(
-                f"{NAME}: expected {WIDTH} values in {path}, {key}.behav.npy, got shape {row.shape}"
-                "; fetch the file again or correct it"
+            raise refusal(
+                f"{path}, {key}.behav.npy",
+                f"{WIDTH} values",
+                f"shape {row.shape}",
+                "fetch the tar again",
             )
         rows.append(row.ravel()[list(COLUMNS.values())])
     return pd.DataFrame(np.stack(rows).astype(np.int64), columns=list(COLUMNS))

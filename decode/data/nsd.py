@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.recordings import nsd, nsd_betas, nsd_pictures, nsd_surface
 
 BETAS = ("betas_fithrf_GLMdenoise_RR", "betas_fithrf")
@@ -77,13 +77,11 @@ class NSD:
         ):
             if value not in allowed:
                 raise InputError(
-                    f"data.{key}: expected one of {list(allowed)}, got {value!r}; correct it"
+                    f"data.{key}: expected one of {list(allowed)}, got {value!r}; choose one of these"
                 )
         for key, number in (("sessions", sessions), ("last_session", last_session)):
             if number is not None and number < 1:
-                raise InputError(
-                    f"data.{key}: expected at least 1 session, got {number}; correct it"
-                )
+                raise InputError(f"data.{key}: expected at least 1 session, got {number}; raise it")
         self.betas, self.test, self.space = betas, test, space
         self.mask, self.rois = mask, tuple(rois)
         self.ncsnr_above, self.sessions, self.last_session = ncsnr_above, sessions, last_session
@@ -127,7 +125,7 @@ class NSD:
             signal = read(session, path, len(table))
             name = f"{session:02d}"
             events = self._events(table, session)
-            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events)
+            yield Recording(subject, name, "", "fmri", signal, 1.0, channels, events, source=path)
 
     def _folder(self, subject: str) -> Path:
         return nsd.beta_folder(self.root, subject, self.betas, self.space)
@@ -199,15 +197,15 @@ class NSD:
         missing = [s for s in range(1, last + 1) if s not in found]
         if missing:
             before = missing[0] - 1
-            raise InputError(
-                f"{folder}: expected betas_session01 to betas_session{last:02d} ({kind}), "
-                f"betas_session{missing[0]:02d} is missing ({len(missing)} such); fetch it"
-                # Sessions are counted from the first: without it there is nothing to go on with.
-                + (
-                    f", or set data.last_session={before} to go without, which makes another test set"
-                    if before
-                    else ""
-                )
+            # Sessions are counted from the first: without it there is nothing to go on with.
+            without = (
+                f", or set data.last_session={before} to go without, which makes another test set"
+            )
+            raise refusal(
+                folder,
+                f"betas_session01 to betas_session{last:02d} ({kind})",
+                f"no betas_session{missing[0]:02d} ({len(missing)} missing)",
+                "fetch it" + (without if before else ""),
             )
         return {s: found[s] for s in range(1, last + 1)}
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.recordings import nsd, nsd_pictures
 from decode.recordings.bold import check_mean, percent_change, read_run
 
@@ -63,12 +63,15 @@ class NSDTimeseries:
     ) -> None:
         self.root, self.outside = Path(root), outside
         if not 0.05 < tr < 60:
-            raise InputError(f"data.tr: expected a repetition time in s, got {tr:g}; correct it")
+            raise InputError(
+                f"data.tr: expected a repetition time in s, got {tr:g}; write 1.3333333333333333 for the "
+                "1.8 mm files"
+            )
         for key, number in (
             ("volumes", volumes), ("sessions", sessions), ("last_session", last_session)
         ):  # fmt: skip
             if number is not None and number < 1:
-                raise InputError(f"data.{key}: expected at least 1, got {number}; correct it")
+                raise InputError(f"data.{key}: expected at least 1, got {number}; raise it")
         self.tr, self.volumes, self.mask, self.rois = float(tr), volumes, mask, tuple(rois)
         self.sessions, self.last_session = sessions, last_session
         given = [captions] if isinstance(captions, str) else list(captions or ())
@@ -106,7 +109,9 @@ class NSDTimeseries:
                 check_mean(path, signal)
                 signal = percent_change(signal[: self.volumes])
                 names = f"{session:02d}", f"{run:02d}"
-                yield Recording(subject, *names, "fmri", signal, 1 / self.tr, channels, events)
+                yield Recording(
+                    subject, *names, "fmri", signal, 1 / self.tr, channels, events, source=path
+                )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """All pictures of the stimulus file, made when asked for."""
@@ -175,10 +180,12 @@ class NSDTimeseries:
             known = trials[trials["image"] == image]
             number = shown.get(image, 0)
             if number >= len(known):
-                raise InputError(
-                    f"{path.name}: its design shows picture {image} (from 0) at volume {volume}, "
-                    f"which {self.design.path.name} names {len(known)} times in session {session} "
-                    "of this subject; fetch both files again"
+                raise refusal(
+                    path.name,
+                    f"pictures as often as {self.design.path.name} names them, {len(known)} times in session "
+                    f"{session} of this subject",
+                    f"picture {image} (from 0) once more at volume {volume} of its design",
+                    "fetch both files again",
                 )
             shown[image] = number + 1
             rows.append(known.iloc[number])
@@ -230,9 +237,7 @@ def read_run_design(path: Path) -> np.ndarray:
             f"{path}: expected the run's design, found no such file; put it there"
         ) from e
     except (OSError, ValueError) as e:
-        raise InputError(
-            f"{path}: expected one number per volume, got: {e}; fetch the file again or correct it"
-        ) from e
+        raise refusal(path, "one number per volume", e, "fetch the design file again") from e
     if values.ndim != 1 or (values < 0).any() or (values % 1 != 0).any():
         raise InputError(
             f"{path}: expected one column of picture numbers from 0, got shape {values.shape}; "

@@ -73,7 +73,15 @@ class P300Speller:
                 }
             )
             yield Recording(
-                subject, "", f"{run:02d}", "eeg", volts[first:last], sfreq, channels, events
+                subject,
+                "",
+                f"{run:02d}",
+                "eeg",
+                volts[first:last],
+                sfreq,
+                channels,
+                events,
+                source=path,
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
@@ -88,8 +96,11 @@ class P300Speller:
 
     def _check(self, subject: str, known: Sequence[str]) -> None:
         if subject not in known:
-            raise InputError(
-                f"p300_speller: no subject {subject!r} in {self.root}; choose from {list(known)}"
+            raise refusal(
+                "subjects",
+                f"subjects that lie in {self.root}",
+                f"{subject!r}",
+                f"choose from {list(known)}",
             )
 
 

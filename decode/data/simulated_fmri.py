@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decode.core import Facts, InputError, Recording, Stimulus, Truth
+from decode.core import Facts, InputError, Recording, Stimulus, Truth, refusal
 from decode.preprocessing.bold import Method
 from decode.progress import progress
 from decode.recordings import bold
@@ -82,12 +82,13 @@ class SimulatedFMRI:
         for name, least in LEAST.items():
             if self.knobs[name] < least:
                 got = self.knobs[name]
-                raise InputError(f"data.{name}: expected at least {least}, got {got}; correct it")
+                raise InputError(f"data.{name}: expected at least {least}, got {got}; raise it")
         if not 0 <= shared <= 1 or noise <= 0 or not 0.2 <= tr <= 4:
-            raise InputError(
-                f"simulated_fmri: expected 0 <= shared <= 1, noise > 0 and 0.2 <= tr <= 4, got "
-                f"shared={shared}, noise={noise}, tr={tr}"
-                "; fetch the file again or correct it"
+            raise refusal(
+                "data",
+                "0 <= shared <= 1, noise > 0 and 0.2 <= tr <= 4",
+                f"shared={shared}, noise={noise}, tr={tr}",
+                "bring them into these ranges",
             )
         self.n_train, self.n_test, self.seed, self.tr = n_train, n_test, seed, float(tr)
         self.n_shared = round(shared * n_train)
@@ -147,8 +148,11 @@ class SimulatedFMRI:
 
     def _ready(self, subject: str) -> Path:
         if subject not in self.subjects:
-            raise InputError(
-                f"simulated_fmri: no subject {subject!r}; choose from {list(self.subjects)}"
+            raise refusal(
+                "subjects",
+                "people of the simulation",
+                f"{subject!r}",
+                f"choose from {list(self.subjects)}",
             )
         self._simulate()
         return self.folder

@@ -85,6 +85,7 @@ class ThingsFMRI:
         channels, kept = self._voxels(subject, len(betas))
         self._check(subject, betas, trials)
         seen: Counter[str] = Counter()
+        file = self._file(subject, "responses")
         for session, rows in trials.groupby("session", sort=True):
             signal = _read(betas, kept, rows["trial_id"].to_numpy(), f"{NAME} session {session}")
             for run, part in rows.groupby("run", sort=True):
@@ -98,7 +99,9 @@ class ThingsFMRI:
                     concept=part["concept"].to_numpy(),
                 )
                 name = f"{int(str(session)):02d}", f"{int(str(run)):02d}"
-                yield Recording(subject, *name, "fmri", signal[at], 1.0, channels, events)
+                yield Recording(
+                    subject, *name, "fmri", signal[at], 1.0, channels, events, source=file
+                )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """The pictures that any subject's table names, labelled with their concept."""
@@ -183,9 +186,11 @@ class ThingsFMRI:
         if self.min_ceiling is not None:
             keep &= numbers(file, table, "nc_testset") >= self.min_ceiling
         if not keep.any():
-            raise InputError(
-                f"{NAME}: no voxel of {file} lies in {list(rois)} with a ceiling of "
-                f"{self.min_ceiling}; change data.rois or data.min_ceiling"
+            raise refusal(
+                "data.rois",
+                f"regions with voxels in {file}",
+                f"none in {list(rois)} with a ceiling of {self.min_ceiling}",
+                "change data.rois or data.min_ceiling",
             )
         rows = np.flatnonzero(keep)
         channels = packed.voxels(len(rows), region[rows].tolist())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.features.clip_tokens import versatile_image
 from decode.pictures import normalised, to_grey
 from decode.weights.hub import opening
@@ -42,9 +42,11 @@ class PictureDistance:
         """Raise InputError when the target is no picture."""
         shape = tuple(shapes[self.target])
         if len(shape) != 3 or shape[0] not in (1, 3):
-            raise InputError(
-                f"energy: target {self.target!r} is expected to be (1 or 3, h, w), got {shape}; "
-                "name a pixels target"
+            raise refusal(
+                "energy.target",
+                "a target of pictures (1 or 3, h, w)",
+                f"{self.target!r} of shape {shape}",
+                "name a pixels target",
             )
 
     def __call__(self, pictures: Tensor, predicted: Tensors) -> Tensor:
@@ -75,9 +77,11 @@ class EmbeddingDistance:
         width = getattr(self.tower, "width", lambda: None)()
         shape = tuple(shapes[self.target])
         if width is not None and shape[-1] != width:
-            raise InputError(
-                f"energy: the {self.tower} has width {width}, target {self.target!r} is {shape}; "
-                "name the target made with the same tower"
+            raise refusal(
+                "energy.target",
+                f"a target as wide as the {self.tower}, {width}",
+                f"{self.target!r} of shape {shape}",
+                "name the target made with the same tower",
             )
 
     def __call__(self, pictures: Tensor, predicted: Tensors) -> Tensor:
@@ -85,9 +89,11 @@ class EmbeddingDistance:
         found = self.tower(pictures).float().flatten(1)
         wanted = predicted[self.target].to(found).flatten(1)
         if found.shape != wanted.shape:
-            raise InputError(
-                f"energy: the {self.tower} gives {found.shape[1]} values, target {self.target!r} "
-                f"has {wanted.shape[1]}; name the target made with the same tower"
+            raise refusal(
+                "energy.target",
+                f"{found.shape[1]} values, as the {self.tower} gives",
+                f"{wanted.shape[1]} of {self.target!r}",
+                "name the target made with the same tower",
             )
         return 1 - cosine_similarity(found, wanted, dim=1)
 
@@ -107,9 +113,7 @@ class OpenClipTower:
         output: Literal["pooled", "tokens"] = "pooled",
     ) -> None:
         if output not in ("pooled", "tokens"):
-            raise InputError(
-                f"open_clip tower: output is pooled or tokens, got {output!r}; correct it"
-            )
+            raise refusal("energy.output", "pooled or tokens", f"{output!r}", "choose one")
         self.model, self.pretrained, self.output = model, pretrained, output
         self._network: Any = None
 

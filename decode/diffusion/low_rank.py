@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from decode.core import InputError, Tensors
+from decode.core import InputError, Tensors, refusal
 from decode.networks.adaptation import LowRankLinear, add_low_rank
 
 # How diffusers names the attention that reads the condition, and its four linear layers.
@@ -29,7 +29,7 @@ def cross_attention(denoiser: nn.Module) -> list[str]:
 def add_products(denoiser: nn.Module, *, rank: int) -> dict[str, LowRankLinear]:
     """Freeze a denoiser and put trainable products, in float32, into its cross-attention."""
     if rank < 1:
-        raise InputError(f"objective.rank: expected 1 or more, got {rank}; correct it")
+        raise InputError(f"objective.rank: expected 1 or more, got {rank}; raise it")
     denoiser.requires_grad_(False)
     return add_low_rank(denoiser, cross_attention(denoiser), rank=rank, dtype=torch.float32)
 
@@ -48,9 +48,11 @@ def attach(denoiser: nn.Module, weights: Tensors) -> None:
         down, up = weights.get(name + _DOWN, nothing), weights.get(name + _UP, nothing)
         layer = layers.get(name)
         if not isinstance(layer, nn.Linear) or not _fits(layer, down, up):
-            raise InputError(
-                f"generator: the low-rank products of layer {name} do not fit the denoiser; choose "
-                "the model that they were trained in (objectives.*.model) or train again"
+            raise refusal(
+                "generator",
+                "low-rank products that fit the denoiser",
+                f"others for its layer {name}",
+                "choose the model that they were trained in (objectives.*.model) or train again",
             )
         added = add_low_rank(denoiser, [name], rank=len(down))[name].requires_grad_(False)
         added.lora_down.copy_(down)

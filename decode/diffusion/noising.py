@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Tensors
+from decode.core import InputError, Tensors, refusal
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
@@ -23,18 +23,22 @@ def fitting(
     Raises InputError where `known` lacks the target and where it has another shape.
     """
     if name not in known:
-        raise InputError(
-            f"objective {objective}: expected a target {name!r}, the experiment has {sorted(known)}; "
-            "add it or name another one"
+        raise refusal(
+            f"objective {objective}",
+            f"a target {name!r}",
+            sorted(known),
+            "add it or name another one",
         )
     found = tuple(known[name].shape[1:])
     free = [isinstance(wanted, str) for wanted in shape]
     if len(found) != len(shape) or any(
         not f and size != wanted for f, size, wanted in zip(free, found, shape, strict=True)
     ):
-        raise InputError(
-            f"objective {objective}: the denoiser {takes} ({', '.join(map(str, shape))}), target "
-            f"{name!r} has {found}; choose the tokens and latents of its model"
+        raise refusal(
+            f"objective {objective}",
+            f"a target of what the denoiser {takes} ({', '.join(map(str, shape))})",
+            f"{name!r} of {found}",
+            "choose the tokens and latents of its model",
         )
     return known[name]
 

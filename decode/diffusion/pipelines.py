@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Media, Shape
+from decode.core import Media, Shape, refusal
 from decode.pictures import resize
 from decode.progress import progress
 from decode.weights.hub import opening
@@ -42,9 +42,11 @@ def check_place(knobs: Knobs) -> torch.device:
     """The device; InputError when parts are to be offloaded from something that is not a GPU."""
     device = choose_device(knobs.device)
     if knobs.offload != "none" and device.type != "cuda":
-        raise InputError(
-            f"generator: offload={knobs.offload} moves parts between a CUDA device and the CPU, "
-            f"the device is {device}; set offload to none or device to cuda"
+        raise refusal(
+            "generator.offload",
+            f"none on the device {device}, as it moves parts between a CUDA device and the CPU",
+            knobs.offload,
+            "set offload to none or device to cuda",
         )
     return device
 
@@ -57,9 +59,11 @@ def check_embedding(
     shape = tuple(shapes[name])
     if len(shape) != 1 or (expected is not None and shape[0] != expected):
         wanted = f"({expected},)" if expected is not None else "one vector"
-        raise InputError(
-            f"generator: {model!r} is conditioned on an image embedding of shape {wanted}, target "
-            f"{name!r} has {shape}; choose the target whose embedding the model was trained with"
+        raise refusal(
+            "generator",
+            f"an image embedding of shape {wanted}, which conditions {model!r}",
+            f"target {name!r} of shape {shape}",
+            "choose the target whose embedding the model was trained with",
         )
 
 
@@ -71,18 +75,22 @@ def check_tokens(
     shape = tuple(shapes[name])
     if len(shape) != 2 or (expected is not None and shape[1] != expected):
         wanted = f"(token, {expected})" if expected is not None else "(token, width)"
-        raise InputError(
-            f"generator: {model!r} is conditioned on tokens of shape {wanted}, target {name!r} has "
-            f"{shape}; choose the target whose tokens the model was trained with"
+        raise refusal(
+            "generator",
+            f"tokens of shape {wanted}, which condition {model!r}",
+            f"target {name!r} of shape {shape}",
+            "choose the target whose tokens the model was trained with",
         )
 
 
 def agreed_width(width: int | None, said: int | None, model: str) -> int | None:
     """The width that the folder gives or, if that is unknown, the one said; they may not differ."""
     if width is not None and said is not None and width != said:
-        raise InputError(
-            f"generator: width={said}, but the folder {model!r} is conditioned on {width}; "
-            "remove width or correct model"
+        raise refusal(
+            "generator.width",
+            f"{width}, by which the folder {model!r} is conditioned",
+            said,
+            "remove width or correct model",
         )
     return width if width is not None else said
 
@@ -101,9 +109,11 @@ def check_low_level(
         fits = shape[1:] == (side, side)
     if not fits:
         where = f"{side}, {side}" if side is not None else "h, w"
-        raise InputError(
-            f"generator: a low-level start is a picture (3, h, w) or latents ({channels}, {where})"
-            f", target {name!r} has {shape}; set the target's `size` to the generator's"
+        raise refusal(
+            "generator.low_level",
+            f"a start that is a picture (3, h, w) or latents ({channels}, {where})",
+            f"target {name!r} of shape {shape}",
+            "set the target's `size` to the generator's",
         )
 
 
@@ -269,10 +279,12 @@ def clean_estimate(found: Any, scheduler: Any) -> Tensor:
     for name in ("pred_original_sample", "denoised"):
         if getattr(found, name, None) is not None:
             return torch.as_tensor(getattr(found, name))
-    raise InputError(
-        f"generator: an energy needs a scheduler that tells its estimate of the clean latents, "
-        f"{type(scheduler).__name__} does not; set scheduler to DDIMScheduler, DDPMScheduler, "
-        "EulerDiscreteScheduler or LCMScheduler, or energy to null"
+    raise refusal(
+        "generator.scheduler",
+        "one that tells its estimate of the clean latents, which an energy needs",
+        f"{type(scheduler).__name__}, which does not",
+        "set scheduler to DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler or LCMScheduler, "
+        "or energy to null",
     )
 
 
@@ -298,7 +310,10 @@ def as_media(pictures: Tensor) -> list[Media]:
     """(row, 3, h, w) in [0, 1] -> Media; InputError when half precision has overflowed."""
     pictures = pictures.detach().float().cpu()
     if not bool(torch.isfinite(pictures).all()):
-        raise InputError(
-            "generator: decoded pictures hold NaN; set precision to bfloat16 or float32"
+        raise refusal(
+            "generator",
+            "finite pictures",
+            "decoded ones that hold NaN",
+            "set precision to bfloat16 or float32",
         )
     return [Media("image", picture.clone()) for picture in pictures.clamp(0, 1)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Stimulus, Tensors
+from decode.core import Generator, Media, Shape, Size, Stimulus, Tensors, refusal
 from decode.diffusion.energies import Energy
 from decode.diffusion.pipelines import (
     Norm,
@@ -61,6 +61,8 @@ class Diffusion(Generator):
     judge knows the prediction only, and the report says how many there were.
     """
 
+    # Folders of the denoiser and of the autoencoder.
+    parts: ClassVar[tuple[str, str]] = ("unet", "vae")
     model: str
     _: KW_ONLY
     low_level: str | Generator | None = None
@@ -99,45 +101,53 @@ class Diffusion(Generator):
 
     def _check_knobs(self) -> None:
         if self.norm not in ("train", "keep", "first"):
-            raise InputError(
-                f"generator: norm is train, keep or first, got {self.norm!r}; correct it"
-            )
+            raise refusal("generator.norm", "train, keep or first", f"{self.norm!r}", "choose one")
         if self.offload not in ("none", "model", "sequential"):
-            raise InputError(
-                f"generator: offload is none, model or sequential, got {self.offload!r}; correct it"
+            raise refusal(
+                "generator.offload", "none, model or sequential", f"{self.offload!r}", "choose one"
             )
         if min(self.batch_size, self.steps, self.candidates, self.energy_every) < 1:
-            raise InputError(
-                "generator: steps, batch_size, candidates and energy_every are at least 1, got "
-                f"{self.steps}, {self.batch_size}, {self.candidates} and {self.energy_every}"
-                "; correct it"
+            raise refusal(
+                "generator",
+                "steps, batch_size, candidates and energy_every of at least 1",
+                f"{self.steps}, {self.batch_size}, {self.candidates} and {self.energy_every}",
+                "raise the one that is below 1",
             )
         if not 0 < self.strength <= 1 or int(self.steps * self.strength) < 1:
-            raise InputError(
-                f"generator: strength lies in (0, 1] and steps * strength reaches 1, got "
-                f"{self.strength} with {self.steps} steps"
-                "; correct it"
+            raise refusal(
+                "generator.strength",
+                "a share in (0, 1] of which steps * strength reaches 1",
+                f"{self.strength} with {self.steps} steps",
+                "raise strength or steps",
             )
         if not self.starts() and self.strength != 1:
-            raise InputError(
-                f"generator: strength={self.strength} means a start from a low-level prediction, "
-                "but low_level is null; name a target or a generator there or set strength to 1"
+            raise refusal(
+                "generator.low_level",
+                f"a prediction to start from, as strength={self.strength} is below 1",
+                "null",
+                "name a target or a generator there or set strength to 1",
             )
         if self.start_size is not None and (self.size is None or not self.starts()):
-            raise InputError(
-                f"generator: start_size={self.start_size} is the side of a start that is brought to "
-                "size; give low_level and size too or set start_size to null"
+            raise refusal(
+                "generator.start_size",
+                "null without low_level and size, as it is the side of a start that is brought to size",
+                self.start_size,
+                "give low_level and size too or set start_size to null",
             )
         made = getattr(self.low_level, "makes", "image")
         if not isinstance(self.low_level, str | Generator | None) or made != "image":
-            raise InputError(
-                "generator: low_level is a target, a generator of pictures or null, got "
-                f"{type(self.low_level).__name__}; correct it"
+            raise refusal(
+                "generator.low_level",
+                "a target, a generator of pictures or null",
+                type(self.low_level).__name__,
+                "name one of these",
             )
         if (self.candidates > 1) != (self.judge is not None):
-            raise InputError(
-                f"generator: candidates={self.candidates} with judge={self.judge}; more than one "
-                "candidate needs a judge, and a judge more than one candidate"
+            raise refusal(
+                "generator.judge",
+                "a judge just where there is more than one candidate",
+                f"candidates={self.candidates} with judge={self.judge}",
+                "set judge, or candidates to 1",
             )
         choose_dtype(self.precision)
 
@@ -179,9 +189,11 @@ class Diffusion(Generator):
         check_scheduler(self.scheduler, self.spacing)
         for name in self.conditions() if self.norm == "first" else ():
             if len(shapes[name]) != 2:
-                raise InputError(
-                    f"generator: norm=first divides tokens (token, width) by the first one's norm, target "
-                    f"{name!r} has {tuple(shapes[name])}; set norm to train or keep"
+                raise refusal(
+                    "generator.norm",
+                    "tokens (token, width) where norm=first divides by the norm of the first one",
+                    f"target {name!r} of shape {tuple(shapes[name])}",
+                    "set norm to train or keep",
                 )
         for judged in (self.energy, self.judge):
             if hasattr(judged, "check"):
@@ -190,16 +202,22 @@ class Diffusion(Generator):
         if first is not None:
             first.check(shapes)
 
-    def told(
-        self, unet: str = "unet", vae: str = "vae"
-    ) -> tuple[dict[str, Any] | None, int | None]:
+    def told(self) -> tuple[dict[str, Any] | None, int | None]:
         """(configuration of a local folder's denoiser, side of its latents), None where unknown."""
-        denoiser = read_config(self.model, unet)
-        autoencoder = read_config(self.model, vae)
+        denoiser = read_config(self.model, self.parts[0])
         if self.size is not None:
-            halvings = 3 if autoencoder is None else len(autoencoder["block_out_channels"]) - 1
-            return denoiser, self.size // 2**halvings
+            return denoiser, self.size // self.shrinks()
         return denoiser, None if denoiser is None else denoiser["sample_size"]
+
+    def shrinks(self) -> int:
+        """Pixels along a side of what the autoencoder makes one latent of; 8 where that is not known yet."""
+        autoencoder = read_config(self.model, self.parts[1])
+        return 8 if autoencoder is None else 2 ** (len(autoencoder["block_out_channels"]) - 1)
+
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
+        """From `size` or the folder's configuration; None for a published model as large as it was made."""
+        side = self.told()[1]
+        return None if side is None else (side * self.shrinks(),) * 2
 
     def check_start(self, shapes: Mapping[str, Shape], side: int | None, channels: int = 4) -> None:
         """A target to start from is a picture, or latents of the denoiser's shape or of `start_size`."""
@@ -213,6 +231,20 @@ class Diffusion(Generator):
         first = self.start_generator
         if first is not None:
             first.learn(shown, truth)
+
+    def kept(self) -> Tensors | None:
+        first = self.start_generator
+        inner = {} if first is None else first.kept()
+        if inner is None:
+            return None
+        norms = {f"norm.{k}": torch.tensor(v, dtype=torch.float64) for k, v in self._norms.items()}
+        return {**norms, **within("start", inner)}
+
+    def recall(self, kept: Tensors) -> None:
+        self._norms = {name: float(value) for name, value in of("norm", kept).items()}
+        first = self.start_generator
+        if first is not None:
+            first.recall(of("start", kept))
 
     @torch.no_grad()
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
@@ -238,18 +270,22 @@ class Diffusion(Generator):
         """Predicted conditions, finite and at their true scale."""
         for name, values in predicted.items():
             if not bool(torch.isfinite(values).all()):
-                raise InputError(
-                    f"generator: predictions of target {name!r} are not all finite"
-                    "; look at the losses of train (history.jsonl) and lower trainer.rate"
+                raise refusal(
+                    "generator",
+                    f"finite predictions of target {name!r}",
+                    "NaN or infinite ones",
+                    "look at the losses of train (history.jsonl) and lower trainer.rate",
                 )
         if self.norm == "keep" or not self.conditions():
             return {}
         if self.norm == "first":
             return {name: with_first_norm(predicted[name]) for name in self.conditions()}
         if not self._norms:
-            raise InputError(
-                "generator: norm=train needs the training embeddings; call learn(shown, truth) "
-                "first or set norm to keep"
+            raise refusal(
+                "generator.norm",
+                "training embeddings, which norm=train needs",
+                "none yet",
+                "call learn(shown, truth) first or set norm to keep",
             )
         return {name: with_norm(predicted[name], self._norms[name]) for name in self.conditions()}
 
@@ -394,3 +430,17 @@ def disclose(generator: Diffusion) -> str:
             f"Sampling was steered by {generator.energy} with scale {generator.energy_scale:g}."
         )
     return " ".join(said)
+
+
+def within(name: str, kept: Tensors) -> Tensors:
+    """What a generator inside another one keeps, named so that nothing else of that is called alike."""
+    return {f"{name}.{key}": value for key, value in kept.items()}
+
+
+def of(name: str, kept: Tensors) -> Tensors:
+    """The way back of `within`."""
+    return {
+        key.removeprefix(f"{name}."): value
+        for key, value in kept.items()
+        if key.startswith(f"{name}.")
+    }

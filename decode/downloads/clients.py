@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.downloads.listings import RemoteFile, fetch_all
 from decode.downloads.transfer import find_fault
 from decode.machine import DISTRIBUTION
@@ -27,16 +27,20 @@ def fetch_openneuro(
     try:
         import openneuro
     except ImportError as e:
-        raise InputError(
-            "expected the package openneuro-py, found none; install it: pip install "
-            f"'{DISTRIBUTION}[fetch]'"
+        raise refusal(
+            "fetching from OpenNeuro",
+            "the package openneuro-py",
+            "none",
+            f"install it: pip install '{DISTRIBUTION}[fetch]'",
         ) from e
     try:
         openneuro.download(
             dataset=dataset, tag=tag, target_dir=Path(folder), include=list(include) or None
         )
     except Exception as e:  # its own and its HTTP library's errors share no other class
-        raise InputError(f"openneuro {dataset}: got {_line(e)}; run again, it goes on") from e
+        raise refusal(
+            f"openneuro {dataset}", "a whole download", _line(e), "run again, it goes on"
+        ) from e
 
 
 def fetch_huggingface(
@@ -59,8 +63,11 @@ def fetch_huggingface(
     try:
         info: Any = HfApi().repo_info(repo, repo_type=kind, revision=revision, files_metadata=True)
     except Exception as e:  # errors of its HTTP library changed class between versions
-        raise InputError(
-            f"hub {kind} {repo} at {revision}: got {_line(e)}; check name, kind and network"
+        raise refusal(
+            f"hub {kind} {repo} at {revision}",
+            "a list of its files",
+            _line(e),
+            "check name, kind and network",
         ) from e
     wanted = [
         s for s in info.siblings if not include or any(fnmatch(s.rfilename, p) for p in include)
@@ -82,14 +89,19 @@ def fetch_huggingface(
             repo, repo_type=kind, revision=asked, local_dir=folder, allow_patterns=names
         )
     except Exception as e:
-        raise InputError(f"hub {repo}: got {_line(e)}; run again, it goes on") from e
+        raise refusal(f"hub {repo}", "a whole download", _line(e), "run again, it goes on") from e
     for s in wanted:
         path = Path(place) / s.rfilename
         fault = find_fault(path, sha256=s.lfs.sha256 if s.lfs else None, size=s.size)
         if fault:
             path.resolve().unlink()  # in the cache it is a link to the content
             path.unlink(missing_ok=True)
-            raise InputError(f"{path}: {fault}; it was deleted, run again for a new copy")
+            raise refusal(
+                path,
+                "the file as the hub lists it",
+                fault,
+                "it was deleted, run again for a new copy",
+            )
     return str(info.sha)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfileobj
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.downloads.listings import RemoteFile, fetch_all
 
 # Its certificate does not name the host, so that the address is a plain one and the MD5 counts.
@@ -34,9 +34,8 @@ def fetch_coco(
     """
     unknown = [part for part in what if part not in PARTS]
     if unknown:
-        raise InputError(
-            f"expected parts out of {', '.join(PARTS)}, got {unknown[0]!r}"
-            "; correct it or try again later"
+        raise refusal(
+            "--part", f"parts out of {', '.join(PARTS)}", f"{unknown[0]!r}", "name some of these"
         )
     archive = RemoteFile(f"{server.rstrip('/')}/{ARCHIVE}", ARCHIVE, SIZE, MD5)
     fetch_all([archive], folder, dry=dry)
@@ -70,11 +69,9 @@ def unpack(archive: Path, names: Sequence[str], folder: Path) -> None:
                 os.replace(part, place)
                 print(f"unpacked: {place}", file=sys.stderr)
     except (zipfile.BadZipFile, zlib.error) as e:
-        raise InputError(
-            f"{archive}: expected a whole zip file, got: {e}; delete it and run again"
-        ) from e
+        raise refusal(archive, "a whole zip file", e, "delete it and run again") from e
     except OSError as e:
-        raise InputError(f"{folder}: expected to write there, got: {e}; mend that first") from e
+        raise refusal(folder, "a folder to write into", e, "mend that first") from e
 
 
 def fits(path: Path, member: zipfile.ZipInfo) -> bool:

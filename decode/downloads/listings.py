@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from xml.etree import ElementTree
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.downloads.transfer import fetch, fits_parts, read_text
 
 NSD_BUCKET = "https://natural-scenes-dataset.s3.amazonaws.com"
@@ -98,9 +98,11 @@ def list_figshare(article: str | int, *, api: str = FIGSHARE) -> list[RemoteFile
     """The files of a figshare article, which is named by number, address or DOI."""
     match = re.search(r"(?:^|/|figshare\.)(\d{5,})(?:\.v\d+|/\d{1,3})?/?$", str(article))
     if match is None or "/collections/" in str(article):
-        raise InputError(
-            f"expected the number or address of a figshare article, got {article!r}; in a "
-            "collection, open the article and copy its address"
+        raise refusal(
+            "figshare",
+            "the number or address of an article",
+            f"{article!r}",
+            "in a collection, open the article and copy its address",
         )
     files: dict[Any, RemoteFile] = {}
     for item in _pages(f"{api.rstrip('/')}/articles/{match[1]}/files"):
@@ -110,7 +112,10 @@ def list_figshare(article: str | int, *, api: str = FIGSHARE) -> list[RemoteFile
         md5 = item.get("computed_md5") or item.get("supplied_md5") or None
         files[item["id"]] = RemoteFile(item["download_url"], item["name"], item["size"], md5)
     if not files:
-        raise InputError(f"figshare article {match[1]}: expected files, found none; correct it")
+        raise InputError(
+            f"figshare article {match[1]}: expected files, found none; look at the article in a "
+            "browser: it may be a collection or under embargo"
+        )
     return list(files.values())
 
 
@@ -133,15 +138,19 @@ def nsd_files(
     """
     for subject in subjects:
         if not re.fullmatch(r"subj0[1-8]", subject):
-            raise InputError(
-                f"expected subjects out of subj01 to subj08, got {subject!r}"
-                "; correct it or try again later"
+            raise refusal(
+                "--subject",
+                "subjects out of subj01 to subj08",
+                f"{subject!r}",
+                "name some of these",
             )
     unknown = [part for part in what if part not in NSD_PARTS]
     if unknown:
-        raise InputError(
-            f"expected parts out of {', '.join(NSD_PARTS)}, got {unknown[0]!r}"
-            "; correct it or try again later"
+        raise refusal(
+            "--part",
+            f"parts out of {', '.join(NSD_PARTS)}",
+            f"{unknown[0]!r}",
+            "name some of these",
         )
     _check_space(space, what, ending)
     files: list[RemoteFile] = []
@@ -179,19 +188,21 @@ def flat_patches(*, bucket: str = NSD_BUCKET) -> list[RemoteFile]:
 
 def _check_space(space: str, what: Sequence[str], ending: str | None) -> None:
     if space not in NSD_SPACES:
-        raise InputError(
-            f"expected a space out of {', '.join(NSD_SPACES)}, got {space!r}"
-            "; correct it or try again later"
+        raise refusal(
+            "--space", f"a space out of {', '.join(NSD_SPACES)}", f"{space!r}", "name one of these"
         )
     if space != "fsaverage":
         return
     if "timeseries" in what:
-        raise InputError(
-            "expected timeseries in func1pt8mm, got fsaverage; fetch them without a space"
+        raise refusal(
+            "--space", "timeseries in func1pt8mm", "fsaverage", "fetch them without a space"
         )
     if ending is not None:
-        raise InputError(
-            f"expected betas on fsaverage without a format, they are MGH files, got {ending!r}; leave it out"
+        raise refusal(
+            "--format",
+            "betas on fsaverage without a format, as they are MGH files",
+            f"{ending!r}",
+            "leave it out",
         )
 
 
@@ -273,9 +284,11 @@ def _pages(url: str, *, size: int = 100) -> Iterator[dict[str, Any]]:
 def _place(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in name:
-        raise InputError(
-            f"expected a file name inside {folder}, the server gave {name!r}"
-            "; correct it or try again later"
+        raise refusal(
+            folder,
+            "names of files inside it",
+            f"{name!r} from the server",
+            "do not fetch this listing, and tell who publishes it",
         )
     return folder.joinpath(*path.parts)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.progress import progress
 
 CHUNK = 1 << 20
@@ -76,13 +76,18 @@ def fetch(
             fault = find_fault(part, size=size, **checks)
             if fault is not None:
                 _forget(part)
-                raise InputError(f"{url}: {fault}; what came was deleted, run again for a new copy")
+                raise refusal(
+                    url,
+                    "the file as it is listed",
+                    fault,
+                    "what came was deleted, run again for a new copy",
+                )
             os.replace(part, path)
             _version_file(part).unlink(missing_ok=True)
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space and run again, what came is kept" if full else "mend that first"
-        raise InputError(f"{part}: expected to write there, got: {e.strerror}; {advice}") from e
+        raise refusal(part, "a place to write to", e.strerror, f"{advice}") from e
     return True
 
 
@@ -133,7 +138,7 @@ def read_text(url: str) -> str:
         try:
             return str(reply.read().decode())
         except (OSError, http.client.HTTPException, UnicodeDecodeError) as e:
-            raise InputError(f"{url}: expected a whole page, got: {e}; run again") from e
+            raise refusal(url, "a whole page", e, "run again") from e
 
 
 def _transfer(
@@ -147,9 +152,11 @@ def _transfer(
         except _BrokenError as e:
             f.flush()
             if not left or f.tell() <= before:
-                raise InputError(
-                    f"{url}: expected {e}, the connection broke after {f.tell()}; run again, it "
-                    "goes on from there"
+                raise refusal(
+                    url,
+                    f"{e}",
+                    f"a connection that broke after {f.tell()} bytes",
+                    "run again, it goes on from there",
                 ) from e
             time.sleep(0.2)
 
@@ -176,7 +183,7 @@ def _once(url: str, f: IO[bytes], part: Path, *, size: int | None, checked: bool
         length = reply.headers.get("Content-Length", "")
         total = f.tell() + int(length) if length.isdigit() else size
         if size is not None and total != size:
-            raise InputError(f"{url}: expected {size} bytes, the server has {total}; list it again")
+            raise refusal(url, f"{size} bytes", f"{total} on the server", "list it again")
         _copy(reply, f, part.name.removesuffix(".part"), total=total)
     if total is not None and f.tell() < total:
         raise _BrokenError(f"{total} bytes")
@@ -209,7 +216,7 @@ def _blocks(blocks: Iterator[bytes], label: str, *, size: int | None) -> Iterato
 def _open(url: str, headers: Mapping[str, str] | None = None) -> Any:
     """The server's reply, of status 200, 206 or 416; InputError in one line for all others."""
     if not url.startswith(("https://", "http://")):
-        raise InputError(f"expected an address that begins with https://, got {url!r}; correct it")
+        raise refusal("address", "one that begins with https://", f"{url!r}", "give that address")
     request = urllib.request.Request(url, headers={**AGENT, **(headers or {})})
     try:
         reply = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -220,7 +227,7 @@ def _open(url: str, headers: Mapping[str, str] | None = None) -> Any:
         raise InputError(f"{url}: expected a file, got {e.code} {e.reason}; {advice}") from e
     except (OSError, http.client.HTTPException, ValueError) as e:
         reason = getattr(e, "reason", None) or e
-        raise InputError(f"{url}: expected a connection, got: {reason}; check the network") from e
+        raise refusal(url, "a connection", reason, "check the network") from e
     if reply.status not in (200, 206):
         reply.close()
         raise InputError(f"{url}: expected a file, got {reply.status}; try again later")
@@ -261,4 +268,9 @@ def _lock(f: IO[bytes], part: Path) -> None:
     except (BlockingIOError, FileNotFoundError):
         mine = False
     if not mine:
-        raise InputError(f"{part}: another process is fetching it; wait for that one and run again")
+        raise refusal(
+            part,
+            "a file that nobody else writes",
+            "another process that is fetching it",
+            "wait for that one and run again",
+        )

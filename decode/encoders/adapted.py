@@ -75,7 +75,7 @@ class Adapted(Encoder):
         if weights is None:
             raise InputError(NONE.format(where))
         if rank < 1:
-            raise InputError(f"{where}.rank: expected 1 or more, got {rank}; correct it")
+            raise InputError(f"{where}.rank: expected 1 or more, got {rank}; raise it")
         if weights != SCRATCH:
             check_tensors(_file(weights, where), f"{where}.weights: ", REMEDY)
 

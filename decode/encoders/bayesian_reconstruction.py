@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.inversion.image_bank import warped_pictures
 from decode.inversion.picture_consensus import Crowd, consensus
 from decode.inversion.voxel_model import PictureKernel, ResponseModel, fit_responses
 from decode.linear.ridge import rank_features
 from decode.networks.blocks import Passport, by_subject, scatter
 from decode.progress import progress
-from decode.trainable import Encoder, Learned
+from decode.trainable import Encoder, Held, Learned
 
 _LEARNT = ("bank", "source", "values")
 _LEARNT_PER_SUBJECT = ("chosen", "centre", "spread", "reading", "loadings", "offsets", "setting")
@@ -90,7 +90,7 @@ class BayesianReconstruction(Encoder):
             )
         if not 0 < shrinkage <= 1:
             raise InputError(
-                f"encoder.shrinkage: expected above 0, at most 1, got {shrinkage}; correct it"
+                f"encoder.shrinkage: expected above 0, at most 1, got {shrinkage}; choose a share such as 0.5"
             )
         self.passport = Passport(layouts)
         self.shapes = {name: tuple(s) for name, s in shapes.items()}
@@ -106,6 +106,10 @@ class BayesianReconstruction(Encoder):
     def _learnt(self) -> list[str]:
         subjects = range(len(self.passport.subjects))
         return [*_LEARNT, *(f"{name}_{s}" for s in subjects for name in _LEARNT_PER_SUBJECT)]
+
+    def holds(self) -> frozenset[Held]:
+        """The bank is made of the training pictures, the reading of the training responses."""
+        return frozenset({"signals", "stimuli"})
 
     def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
         # How much was learnt depends on the fold, so the buffers take the saved sizes.
@@ -236,9 +240,12 @@ class BayesianReconstruction(Encoder):
         for s, row, x in by_subject(batch, self.passport.n_channels):
             at = {name: getattr(self, f"{name}_{s}") for name in _LEARNT_PER_SUBJECT}
             if not len(at["chosen"]):
-                raise InputError(
-                    f"encoder: {self.passport.subjects[s]} had no training trials in this fold, "
-                    "and the response model is fitted per subject; choose a split that has some"
+                raise refusal(
+                    "encoder",
+                    f"training trials of {self.passport.subjects[s]} in each fold, as the response model is "
+                    "fitted per subject",
+                    "none",
+                    "choose a split that has some",
                 )
             brain = (x[:, at["chosen"]] - at["centre"]) / at["spread"]
             log = brain @ at["reading"] @ at["loadings"].T + at["offsets"]

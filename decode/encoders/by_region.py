@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, InputError, Layout, Part, Shape, Tensors
+from decode.core import Batch, Layout, Part, Shape, Tensors, refusal
 from decode.linear.part_ridge import PartRidge
 from decode.linear.subject_ridge import Per
 from decode.trainable import Encoder, Learned
@@ -36,10 +36,11 @@ class ByRegion(Encoder):
             for target, names in regions.items():
                 missing = sorted(set(names) - known)
                 if target in shapes and missing:
-                    raise InputError(
-                        f"encoder.regions.{target}: {subject} has no voxels of {missing[0]!r}, the "
-                        f"regions of its voxels are {sorted(known)}; name some of them or give the "
-                        "data their masks"
+                    raise refusal(
+                        f"encoder.regions.{target}",
+                        f"regions of the voxels of {subject}, out of {sorted(known)}",
+                        f"{missing[0]!r}",
+                        "name some of them or give the data their masks",
                     )
         n_times = next(iter(layouts.values())).n_times
         self.ridges = nn.ModuleList(

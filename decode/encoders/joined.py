@@ -33,7 +33,7 @@ class Joined(Encoder):
         if unknown or not encoders:
             raise InputError(
                 f"encoder.targets: expected names out of the encoders {list(encoders)}, got "
-                f"{unknown[:1] or 'no encoders'}; correct it"
+                f"{unknown[:1] or 'no encoders'}; name encoders that are there"
             )
         self.encoders = nn.ModuleDict()
         self.dealt = _dealt(shapes, encoders, targets)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, Residual, SubjectLinear, by_subject
 from decode.networks.low_level import LowLevelHead, low_level_shapes, without
 from decode.trainable import Encoder, Learned
@@ -42,9 +42,11 @@ class LowLevel(Encoder):
         super().__init__()
         made, read = low_level_shapes(shapes, latents, tokens)
         if made is None or set(shapes) - {latents, tokens, changed}:
-            raise InputError(
-                f"encoder low_level predicts {latents!r} and perhaps {tokens!r}, the experiment has "
-                f"{sorted(shapes)}; give it these targets only"
+            raise refusal(
+                "encoder",
+                f"the target {latents!r} and perhaps {tokens!r} alone, which low_level predicts",
+                sorted(shapes),
+                "give it these targets only",
             )
         self.changed = changed
         self.passport = Passport(layouts)

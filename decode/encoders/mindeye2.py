@@ -49,7 +49,7 @@ class MindEye2(Encoder):
         kinds = {"residual": ResidualMixer, "legacy": LegacyMixer}
         if mixer not in kinds:
             raise InputError(
-                f"encoder.mixer: expected one of {list(kinds)}, got {mixer!r}; correct it"
+                f"encoder.mixer: expected one of {list(kinds)}, got {mixer!r}; choose one of these"
             )
         made, read = low_level_shapes(shapes, latents, tokens)
         self.changed = changed

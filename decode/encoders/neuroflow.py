@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
+from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, Projector, TargetScale, by_subject
 from decode.networks.flow import Averaged, SpeedTransformer, between, travel
 from decode.networks.heads import as_tokens, make_head
@@ -64,9 +64,11 @@ class NeuroFlow(Encoder):
     ) -> None:
         super().__init__()
         if target not in shapes:
-            raise InputError(
-                f"encoder.target: the flow leads to {target!r}, the experiment has "
-                f"{sorted(shapes)}; add a target of that name or name another one"
+            raise refusal(
+                "encoder.target",
+                "a target that the flow leads to",
+                f"{target!r}, where the experiment has {sorted(shapes)}",
+                "add a target of that name or name another one",
             )
         self.target, self.steps, self.temperature = target, steps, temperature
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
@@ -74,8 +76,11 @@ class NeuroFlow(Encoder):
         tokens, features = as_tokens(self.shapes[target])
         inner = flow_width or features
         if inner % heads:
-            raise InputError(
-                f"encoder: the flow's width {inner} is no multiple of heads {heads}; change one"
+            raise refusal(
+                "encoder.heads",
+                f"a divisor of the flow's width {inner}",
+                heads,
+                "change one of them",
             )
         self.passport = Passport(layouts)
         self.autoencoder = VoxelAutoencoder(
@@ -87,7 +92,9 @@ class NeuroFlow(Encoder):
             blocks=blocks,
         )
         if not 0 <= average < 1:
-            raise refusal("encoder.average", "0 or more and below 1", average, "correct it")
+            raise refusal(
+                "encoder.average", "0 or more and below 1", average, "choose a decay such as 0.999"
+            )
         self.flow = SpeedTransformer(tokens, features, width=inner, depth=depth, heads=heads)
         self.averaged = Averaged(self.flow, average) if average else None
         self.others = nn.ModuleDict(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, TargetScale
 from decode.networks.vit import MapTransformer
 from decode.trainable import Encoder
@@ -155,9 +155,11 @@ def _pair(shapes: Mapping[str, Shape], text: str, semantic: str | None) -> str |
     if semantic is None or semantic not in shapes or text not in shapes or text == semantic:
         return None
     if shapes[text] != shapes[semantic] or len(shapes[text]) != 2:
-        raise InputError(
-            f"encoder.semantic: expected tokens as those of {text!r} {shapes[text]}, target "
-            f"{semantic!r} has {shapes[semantic]}; choose targets of one shape or set it to null"
+        raise refusal(
+            "encoder.semantic",
+            f"tokens of the shape of {text!r}, {shapes[text]}",
+            f"target {semantic!r} of shape {shapes[semantic]}",
+            "choose targets of one shape or set it to null",
         )
     return semantic
 
@@ -167,10 +169,11 @@ def _side(passport: Passport, said: int | None, patch: int) -> int:
     side = math.isqrt(channels) if said is None else said
     fits = said is not None or set(passport.n_channels) == {side * side}
     if not fits or times != 1 or side % patch or channels > side * side:
-        raise InputError(
-            f"encoder neuropictor reads flat maps of (k x {patch})^2 pixels, one volume per trial, got "
-            f"{passport.n_channels} {passport.unit} x {times} and side={said}; choose "
-            "preprocess=flat_maps with its side, or another encoder"
+        raise refusal(
+            "encoder",
+            f"flat maps of (k x {patch})^2 pixels, one volume per trial, which neuropictor reads",
+            f"{passport.n_channels} {passport.unit} x {times} and side={said}",
+            "choose preprocess=flat_maps with its side, or another encoder",
         )
     return side
 

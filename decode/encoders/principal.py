@@ -41,7 +41,7 @@ class Principal(Encoder):
     ) -> None:
         super().__init__()
         if size < 1:
-            raise InputError(f"encoder.size: expected 1 component or more, got {size}; correct it")
+            raise InputError(f"encoder.size: expected 1 component or more, got {size}; raise it")
         self.size, self.targets = size, tuple(shapes if targets is None else targets)
         unknown = [name for name in self.targets if name not in shapes]
         if unknown:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge
 from decode.networks.blocks import Residual, TargetScale
 from decode.trainable import Encoder, Learned
@@ -71,9 +71,11 @@ class RidgeMLP(Encoder):
         )
         wanted = [k for k in shapes if correct is None or k in correct]
         if not wanted:
-            raise InputError(
-                f"encoder.correct: none of {list(correct or ())} is a target of the experiment "
-                f"{sorted(shapes)}; name one of them"
+            raise refusal(
+                "encoder.correct",
+                f"targets out of {sorted(shapes)}",
+                list(correct or ()),
+                "name some of these",
             )
         sizes = dict(zip(self.ridge.shapes, self.ridge.sizes, strict=True))
         self.corrected = {name: i for i, name in enumerate(wanted)}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport, projection_heads, subject_input
 from decode.trainable import Encoder
 
@@ -40,10 +40,11 @@ class TSConv(Encoder):
         channels, times = self.passport.one_size("encoder tsconv")
         needed = kernel - 1 + pool
         if times < needed:
-            raise InputError(
-                f"encoder tsconv needs windows of at least {needed} samples (kernel {kernel}, pool "
-                f"{pool}), got {times}; take a longer window, a higher sampling rate or a smaller "
-                "pool"
+            raise refusal(
+                "encoder tsconv",
+                f"windows of at least {needed} samples (kernel {kernel}, pool {pool})",
+                times,
+                "take a longer window, a higher sampling rate or a smaller pool",
             )
         self.mix = subject_input(self.passport, subjects)
         self.convolutions = nn.Sequential(

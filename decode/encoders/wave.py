@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import Passport
 from decode.networks.causal import CausalVolumes
 from decode.networks.heads import Head, TokenHeads
@@ -53,21 +53,25 @@ class Wave(Encoder):
         super().__init__()
         if pool not in ("first", "last", "mean"):
             raise InputError(
-                f"encoder.pool: expected first, last or mean, got {pool!r}; correct it"
+                f"encoder.pool: expected first, last or mean, got {pool!r}; choose one of these"
             )
         self.passport = Passport(layouts)
         channels, _ = self.passport.one_size("encoder wave")
         if len(set(self.passport.n_channels)) > 1:
-            raise InputError(
-                f"encoder wave: subjects have {self.passport.n_channels} {self.passport.unit}; average "
-                "the same parcels for all subjects or choose an encoder with layers per subject"
+            raise refusal(
+                "encoder wave",
+                "as many channels in every subject",
+                f"{self.passport.n_channels} {self.passport.unit}",
+                "average the same parcels for all subjects or choose an encoder with layers per subject",
             )
         self.network = (network or CausalVolumes)(channels)
         width = getattr(self.network, "width", None)
         if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise InputError(
-                f"encoder.network: {type(self.network).__name__} must say its width, the features of "
-                "a token, as an attribute `width`; add it or wrap the network"
+            raise refusal(
+                "encoder.network",
+                "a network that says its width, the features of a token, as an attribute `width`",
+                f"{type(self.network).__name__} without it",
+                "add it or wrap the network",
             )
         self.weights, self.pool = weights, pool
         self.names, self.skip = names, tuple(skip)

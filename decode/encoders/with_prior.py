@@ -57,9 +57,11 @@ class WithPrior(Encoder):
     ) -> None:
         super().__init__()
         if target not in shapes:
-            raise InputError(
-                f"encoder.target: the prior samples {target!r}, the experiment has "
-                f"{sorted(shapes)}; add a target of that name or name another one"
+            raise refusal(
+                "encoder.target",
+                "a target that the prior samples",
+                f"{target!r}, where the experiment has {sorted(shapes)}",
+                "add a target of that name or name another one",
             )
         if (width is None) == (head_width is None):
             raise InputError(
@@ -67,7 +69,9 @@ class WithPrior(Encoder):
                 "one of them to null"
             )
         if width is not None and width % heads:
-            raise InputError(f"encoder: width {width} is no multiple of heads {heads}; change one")
+            raise refusal(
+                "encoder.heads", f"a divisor of the width {width}", heads, "change one of them"
+            )
         _check_sampling(steps, sample_steps, eta, factor, drop)
         self.inner = inner(layouts, shapes)
         self.target, self.factor, self.drop = target, factor, drop
@@ -145,4 +149,4 @@ def _check_sampling(
         ("factor", factor, factor is None or 0 < factor < math.inf, "a number above 0, or null"),
     ):
         if not good:
-            raise refusal(f"encoder.{name}", wanted, value, "correct it")
+            raise refusal(f"encoder.{name}", wanted, value, "bring it into that range")

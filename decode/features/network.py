@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from decode.core import InputError, Kind, Reads, Stimulus
+from decode.core import Kind, Reads, Stimulus, refusal
 from decode.weights.reading import Precision, choose_device, choose_dtype, in_batches, quiet
 
 
 def check_store(store: Precision) -> Precision:
     """The precision in which features are kept on disk; arrays there know no bfloat16."""
     if store not in ("float32", "float16"):
-        raise InputError(f"target: store is float32 or float16, got {store!r}; correct it")
+        raise refusal("targets.*.store", "float32 or float16", f"{store!r}", "choose one")
     return store
 
 

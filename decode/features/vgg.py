@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
-from decode.core import InputError, Shape
+from decode.core import Shape, refusal
 from decode.weights.reading import find_weights, loading
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,7 +42,9 @@ def _weights(model: str) -> dict[str, Tensor]:
 def check_size(size: int, where: str) -> None:
     """Raise InputError for a side of pictures that the five scales do not divide."""
     if size < 32 or size % 16:
-        raise InputError(f"{where}: size is a multiple of 16 from 32 on, got {size}; correct it")
+        raise refusal(
+            where, "a size that is a multiple of 16 from 32 on", size, "take the next such size"
+        )
 
 
 def map_shape(scale: int | None, size: int) -> Shape:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Size, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
@@ -22,6 +22,9 @@ from decode.diffusion.pipelines import (
 from decode.diffusion.sampler import Diffusion
 from decode.weights.hub import opening
 from decode.weights.reading import find_weights, quiet, read_config
+
+# Pixels of a picture per latent of the prior, and latents of the decoder per one of these, as published.
+RESOLUTION_MULTIPLE, LATENT_SCALE = 42.67, 10.67
 
 
 @dataclass(eq=False, kw_only=True)
@@ -48,19 +51,26 @@ class Cascade(Diffusion):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.energy is not None:
-            raise InputError(
-                "cascade generator: energy steers what can be decoded at each step, which the prior's "
-                "latents cannot; set energy to null or use candidates with a judge"
+            raise refusal(
+                "generator.energy",
+                "null, as latents of the prior cannot be decoded at each step to be steered",
+                "an energy",
+                "set energy to null or use candidates with a judge",
             )
         if (self.scheduler, self.spacing, self.start_size) != (None, None, None):
-            raise InputError(
-                "cascade generator: both stages step as they were trained, from latents of their own; set "
-                "scheduler, spacing and start_size to null"
+            raise refusal(
+                "generator",
+                "scheduler, spacing and start_size of null, as both stages step as they were trained "
+                "from latents of their own",
+                "other values",
+                "set scheduler, spacing and start_size to null",
             )
         if self.start_generator is not None:
-            raise InputError(
-                "cascade generator: a start is latents of the prior, which nothing here makes from "
-                "pictures; name a target of such latents in low_level or set it to null"
+            raise refusal(
+                "generator.low_level",
+                "a target of the prior's latents, which nothing here makes from pictures",
+                "a generator",
+                "name a target of such latents in low_level or set it to null",
             )
 
     def conditions(self) -> tuple[str, ...]:
@@ -77,10 +87,24 @@ class Cascade(Diffusion):
             channels = 16 if prior is None else prior["in_channels"]
             found = tuple(shapes[self.start_target])
             if len(found) != 3 or found[0] != channels:
-                raise InputError(
-                    f"cascade generator: a low-level start is latents of the prior, ({channels}, h, "
-                    f"w), target {self.start_target!r} has {found}; set low_level to null"
+                raise refusal(
+                    "generator.low_level",
+                    f"latents of the prior, ({channels}, h, w)",
+                    f"target {self.start_target!r} of shape {found}",
+                    "set low_level to null",
                 )
+
+    def size_of(self, shapes: Mapping[str, Shape]) -> Size:
+        """From `size`, or from the latents that sampling starts from, by what both folders say."""
+        start = None if self.start_target is None else shapes[self.start_target]
+        first = read_config(self.model, name="model_index.json") or {}
+        second = read_config(self.decoder, name="model_index.json") or {}
+        decoder = read_config(self.decoder, "vqgan") or {}
+        multiple = first.get("resolution_multiple", RESOLUTION_MULTIPLE)
+        small = math.ceil(self.size / multiple) if start is None else start[-1]
+        side = int(small * second.get("latent_dim_scale", LATENT_SCALE))
+        halvings = decoder.get("levels", 2) - 1
+        return (side * decoder.get("up_down_scale_factor", 2) * 2**halvings,) * 2
 
     def open(self) -> Any:
         import transformers
@@ -96,10 +120,10 @@ class Cascade(Diffusion):
         second = open_parts(self.decoder, self, networks=networks, plain={})
         with quiet(), opening(self.model):
             told = StableCascadePriorPipeline.load_config(str(find_weights(self.model)))
-            multiple = told.get("resolution_multiple", 42.67)
+            multiple = told.get("resolution_multiple", RESOLUTION_MULTIPLE)
             prior = StableCascadePriorPipeline(**first, resolution_multiple=multiple)
             told = StableCascadeDecoderPipeline.load_config(str(find_weights(self.decoder)))
-            scale = told.get("latent_dim_scale", 10.67)
+            scale = told.get("latent_dim_scale", LATENT_SCALE)
             # Both stages read the same text, which the first has encoded by then.
             none = {"text_encoder": None, "tokenizer": None}
             decoder = StableCascadeDecoderPipeline(**second, **none, latent_dim_scale=scale)

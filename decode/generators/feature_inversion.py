@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Size, Stimulus, Tensors
+from decode.core import Generator, Media, Shape, Size, Stimulus, Tensors, refusal
 from decode.diffusion.pipelines import row_generators, row_slices
 from decode.features.vgg import MEAN, STD, check_size, load_vgg, map_shape, maps, packed
 from decode.pictures import normalised, resize
@@ -48,22 +48,26 @@ class FeatureInversion(Generator):
         check_size(self.size, "feature_inversion generator")
         wrong = [s for s in self.features.values() if s not in (None, 1, 2, 3, 4, 5)]
         if wrong or not self.features:
-            raise InputError(
-                "feature_inversion generator: features maps targets to a scale from 1 to 5 or null, got "
-                f"{dict(self.features)}"
-                "; correct it"
+            raise refusal(
+                "generator.features",
+                "targets, each with a scale from 1 to 5 or null",
+                dict(self.features),
+                "correct the scale",
             )
         unknown = sorted(set(self.strengths) - set(self.features))
         if unknown:
-            raise InputError(
-                f"feature_inversion generator: strengths names {unknown[0]!r}, features has "
-                f"{sorted(self.features)}; correct one of them"
+            raise refusal(
+                "generator.strengths",
+                f"names out of features, {sorted(self.features)}",
+                f"{unknown[0]!r}",
+                "correct one of them",
             )
         if min(self.steps, self.batch_size) < 1 or self.rate <= 0 or self.smooth < 0:
-            raise InputError(
-                "feature_inversion generator: steps and batch_size are at least 1, rate is positive and "
-                f"smooth not negative, got {self.steps}, {self.batch_size}, {self.rate}, {self.smooth}"
-                "; correct it"
+            raise refusal(
+                "generator",
+                "steps and batch_size of at least 1, a positive rate and smooth of at least 0",
+                f"{self.steps}, {self.batch_size}, {self.rate} and {self.smooth}",
+                "raise the one that is too low",
             )
         self.needs = (*self.features, *([] if self.start is None else [self.start]))
         self._spread: dict[str, float] = {}
@@ -75,17 +79,20 @@ class FeatureInversion(Generator):
         for name, scale in self.features.items():
             expected, found = map_shape(scale, self.size), tuple(shapes[name])
             if found != expected:
-                raise InputError(
-                    f"feature_inversion generator: scale {scale} of pictures of {self.size} pixels has "
-                    f"the shape {expected}, target {name!r} {found}; give target and generator the "
-                    "same scale and size"
+                raise refusal(
+                    "generator.features",
+                    f"a target of shape {expected}, that of scale {scale} of pictures of {self.size} pixels",
+                    f"{name!r} of shape {found}",
+                    "give target and generator the same scale and size",
                 )
         if self.start is not None:
             shape = tuple(shapes[self.start])
             if len(shape) != 3 or shape[0] not in (1, 3):
-                raise InputError(
-                    f"feature_inversion generator: start is a picture (1 or 3, h, w), target "
-                    f"{self.start!r} has {shape}; name a pixels target or null"
+                raise refusal(
+                    "generator.start",
+                    "a target of pictures (1 or 3, h, w)",
+                    f"{self.start!r} of shape {shape}",
+                    "name a pixels target or null",
                 )
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
@@ -94,21 +101,31 @@ class FeatureInversion(Generator):
             values = truth[name].float()
             self._spread[name] = float((values - values.mean(0)).pow(2).mean().clamp_min(1e-12))
 
+    def kept(self) -> Tensors | None:
+        return {k: torch.tensor(v, dtype=torch.float64) for k, v in self._spread.items()}
+
+    def recall(self, kept: Tensors) -> None:
+        self._spread = {name: float(value) for name, value in kept.items()}
+
     def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:
         return self.size, self.size
 
     def __call__(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[Media]:
         """One picture (3, size, size) per row."""
         if not self._spread:
-            raise InputError(
-                "feature_inversion generator: asked to generate before it has seen training features; "
-                "call learn(shown, truth) first"
+            raise refusal(
+                "feature_inversion generator",
+                "training features",
+                "none yet",
+                "call learn(shown, truth) first",
             )
         for name in self.needs:
             if not bool(torch.isfinite(predicted[name]).all()):
-                raise InputError(
-                    f"generator: predictions of target {name!r} are not all finite"
-                    "; look at the losses of train (history.jsonl) and lower trainer.rate"
+                raise refusal(
+                    "generator",
+                    f"finite predictions of target {name!r}",
+                    "NaN or infinite ones",
+                    "look at the losses of train (history.jsonl) and lower trainer.rate",
                 )
         if self._network is None:
             with quiet():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape
+from decode.core import Shape, refusal
 from decode.writer import Writer
 
 
@@ -40,10 +40,12 @@ class GitCaptions(Writer):
         super().check(shapes)
         config = self.told()
         if config is not None and self.max_new_tokens >= config.max_position_embeddings:
-            raise InputError(
-                f"git_captions generator: {self.model!r} has places for "
-                f"{config.max_position_embeddings} words and the first is taken, got max_new_tokens="
-                f"{self.max_new_tokens}; lower it"
+            raise refusal(
+                "generator.max_new_tokens",
+                f"less than the {config.max_position_embeddings} places of {self.model!r}, of which the "
+                "first is taken",
+                self.max_new_tokens,
+                "lower it",
             )
 
     def open(self) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.diffusion.hints import hinted, residuals, trained_control
 from decode.diffusion.pipelines import (
     Predict,
@@ -56,9 +56,11 @@ class Hinted(Diffusion):
         shape = tuple(shapes[self.hint])
         if len(shape) != 3 or (side is not None and shape[1:] != (side, side)):
             where = "(channel, h, w)" if side is None else f"(channel, {side}, {side})"
-            raise InputError(
-                f"hinted generator: a hint is {where}, target {self.hint!r} has {shape}; set the "
-                "target's `size` to the generator's"
+            raise refusal(
+                "generator.hint",
+                f"a hint that is {where}",
+                f"target {self.hint!r} of shape {shape}",
+                "set the target's `size` to the generator's",
             )
         self.check_start(shapes, side)
 

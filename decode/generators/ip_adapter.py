@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import InputError, Shape, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
@@ -53,9 +53,11 @@ class IpAdapter(Diffusion):
         super().__post_init__()
         for name in self._files():
             if not name.endswith(".safetensors"):
-                raise InputError(
-                    f"ip_adapter generator: weights are a safetensors file, got {name!r}; "
-                    "choose the .safetensors file of the adapter"
+                raise refusal(
+                    "generator.weight_name",
+                    "a safetensors file",
+                    f"{name!r}",
+                    "choose the .safetensors file of the adapter",
                 )
         counts = {"image": len(self.conditions())}
         counts |= {"scale": len(self.scale)} if isinstance(self.scale, list) else {}
@@ -93,18 +95,22 @@ class IpAdapter(Diffusion):
             safe_open(folder / self.subfolder / name, framework="pt") as file,
         ):
             if "image_proj.proj.weight" not in file.keys():  # noqa: SIM118
-                raise InputError(
-                    f"ip_adapter generator: {name!r} reads image tokens, expected a "
-                    "plain adapter that reads one image embedding; choose another weight_name"
+                raise refusal(
+                    "generator.weight_name",
+                    "a plain adapter that reads one image embedding",
+                    f"{name!r}, which reads image tokens",
+                    "choose another weight_name",
                 )
             return int(file.get_slice("image_proj.proj.weight").get_shape()[1])
 
     def open(self) -> Any:
         pipe = open_pipeline("StableDiffusionXLPipeline", self.model, self, add_watermarker=False)
         if pipe.unet.config.time_cond_proj_dim is not None:
-            raise InputError(
-                f"ip_adapter generator: {self.model!r} is a latent consistency model, which is told "
-                "its guidance; choose SDXL or SDXL-Turbo"
+            raise refusal(
+                "generator.model",
+                "a model that is not told its guidance",
+                f"{self.model!r}, a latent consistency model, which is",
+                "choose SDXL or SDXL-Turbo",
             )
         with quiet(), opening(self.adapter):
             # The image encoder is not read: predictions take its place.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.diffusion.pipelines import Predict, check_embedding, open_pipeline, place_pipeline
 from decode.diffusion.sampler import Diffusion
 from decode.weights.hub import opening
@@ -27,6 +27,7 @@ class Kandinsky(Diffusion):
     are the unscaled ones of its VQ model. See `Diffusion` for the other knobs, `Unclip` for `width`.
     """
 
+    parts: ClassVar[tuple[str, str]] = ("unet", "movq")
     prior: str | None
     image: str = "image"
     width: int | None = None
@@ -41,13 +42,14 @@ class Kandinsky(Diffusion):
         super().check(shapes)
         if self.prior is not None:
             find_weights(self.prior)
-        unet, side = self.told(vae="movq")
+        unet, side = self.told()
         assert side is not None
         if self.size % (self.size // side) ** 2:
-            raise InputError(
-                f"kandinsky generator: size is a multiple of {(self.size // side) ** 2}, got "
-                f"{self.size}"
-                "; correct it"
+            raise refusal(
+                "generator.size",
+                f"a multiple of {(self.size // side) ** 2}",
+                self.size,
+                "take the next one",
             )
         width = None if unet is None else unet["encoder_hid_dim"]
         check_embedding(shapes, self.image, width=width, said=self.width, model=self.model)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from decode.core import InputError, Media, Shape, Stimulus, Tensors
+from decode.core import Media, Shape, Stimulus, Tensors, refusal
 from decode.recordings.answers import about, name_of, read_answers
 from decode.writer import Writer
 
@@ -49,31 +49,38 @@ class LlavaText(Writer):
         super().__post_init__()
         self._asked: Callable[[Stimulus], Sequence[str]] | None = None
         if self.template.count(PLACE) != 1 or self.template.count("{prompt}") != 1:
-            raise InputError(
-                f"llava_text generator: template holds {PLACE} and {{prompt}} once each, got "
-                f"{self.template!r}"
-                "; correct it"
+            raise refusal(
+                "generator.template",
+                f"{PLACE} and {{prompt}} once each",
+                f"{self.template!r}",
+                "add the one that is missing or remove the second",
             )
         if PLACE in self.prompt:
-            raise InputError(
-                f"llava_text generator: {PLACE} belongs into template, prompt has it too; remove it"
+            raise refusal(
+                "generator.prompt", f"no {PLACE}, which belongs into template", "one", "remove it"
             )
         self.asks = self.questions is not None
         if self.categories and self.asks:
-            raise InputError(
-                "llava_text generator: categories and questions both say what is asked; leave one out"
+            raise refusal(
+                "generator",
+                "categories or questions, as both say what is asked",
+                "both",
+                "leave one out",
             )
         if (NAME in self.prompt) != (bool(self.categories) or self.asks):
-            raise InputError(
-                f"llava_text generator: {NAME} in the prompt and categories or questions belong "
-                f"together, got the prompt {self.prompt!r}, {list(self.categories)} and "
-                f"{self.questions}; correct one of them"
+            raise refusal(
+                "generator.prompt",
+                f"{NAME} in it just where there are categories or questions",
+                f"the prompt {self.prompt!r}, {list(self.categories)} and {self.questions}",
+                "correct one of them",
             )
         wrong = [c for c in self.categories if not c.strip() or ":" in c or "\n" in c]
         if wrong or len(set(self.categories)) < len(self.categories):
-            raise InputError(
-                "llava_text generator: categories are different names without a colon or a line break, "
-                f"got {wrong or list(self.categories)}; correct them"
+            raise refusal(
+                "generator.categories",
+                "different names without a colon or a line break",
+                wrong or list(self.categories),
+                "rename the ones that are not",
             )
         self.disclosure = self._disclosed()
 
@@ -152,10 +159,12 @@ class LlavaText(Writer):
         words = read.input_ids.to(tokens.device)
         here = words == network.config.image_token_id
         if bool((here.sum(1) != n).any()):
-            raise InputError(
-                f"llava_text generator: the tokeniser of {self.model!r} has no token {PLACE} with "
-                f"the number {network.config.image_token_id} that config.json gives; copy the "
-                "model's tokeniser files again"
+            raise refusal(
+                "generator.model",
+                f"a tokeniser whose token {PLACE} has the number {network.config.image_token_id}, as "
+                "config.json says",
+                f"another in {self.model!r}",
+                "copy the model's tokeniser files again",
             )
         seen = network.model.multi_modal_projector(tokens)
         embedded = network.get_input_embeddings()(words)

@@ -46,7 +46,7 @@ class Nearest(Generator):
             raise InputError(
                 f"nearest generator: expected one row of target {self.target!r} per training "
                 f"stimulus, got {len(truth[self.target])} rows for {len(shown)} stimuli"
-                "; correct it"
+                "; give learn the stimuli and their targets in one order"
             )
         lacking = [s for s in shown if not s.is_there_as(self.makes)]
         if lacking:
@@ -64,14 +64,18 @@ class Nearest(Generator):
     def choose(self, predicted: Tensors) -> list[int]:
         """Index of the nearest training stimulus, per row."""
         if self._gallery is None:
-            raise InputError(
-                "nearest generator: asked to generate before it has seen training stimuli; "
-                "call learn(shown, truth) first"
+            raise refusal(
+                "nearest generator",
+                "training stimuli",
+                "none yet",
+                "call learn(shown, truth) first",
             )
         query = normalize(predicted[self.target].float().flatten(1), dim=1)
         if not bool(torch.isfinite(query).all()):
-            raise InputError(
-                f"nearest generator: prediction of {self.target!r} is not finite"
-                "; look at the losses of train (history.jsonl) and lower trainer.rate"
+            raise refusal(
+                "nearest generator",
+                f"a finite prediction of {self.target!r}",
+                "NaN or infinite values",
+                "look at the losses of train (history.jsonl) and lower trainer.rate",
             )
         return [int(i) for i in (query @ self._gallery.T).argmax(dim=1)]

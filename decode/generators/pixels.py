@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from decode.core import Generator, InputError, Media, Shape, Size, Tensors
+from decode.core import Generator, Media, Shape, Size, Tensors, refusal
 from decode.pictures import resize
 
 
@@ -22,9 +22,11 @@ class PixelGenerator(Generator):
         super().check(shapes)
         shape = tuple(shapes[self.target])
         if len(shape) != 3 or shape[0] not in (1, 3):
-            raise InputError(
-                f"pixels generator: target {self.target!r} is expected to be (1 or 3, h, w), got "
-                f"{shape}; name a pixels target"
+            raise refusal(
+                "generator.target",
+                "a target of pictures (1 or 3, h, w)",
+                f"{self.target!r} of shape {shape}",
+                "name a pixels target",
             )
 
     def size_of(self, shapes: Mapping[str, Shape]) -> Size | None:

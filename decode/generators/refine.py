@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import InputError, Shape, Stimulus, Tensors
+from decode.core import Shape, Stimulus, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     guided,
@@ -45,9 +45,11 @@ class Refine(Diffusion):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.starts():
-            raise InputError(
-                "refine generator: expected pictures to start from, low_level is null; set it to a "
-                "generator or a target of pictures"
+            raise refusal(
+                "generator.low_level",
+                "pictures to start from",
+                "null",
+                "set it to a generator or a target of pictures",
             )
         extra = [] if self.caption is None else [self.caption]
         self.needs = tuple(dict.fromkeys([*self.needs, *extra]))
@@ -75,20 +77,28 @@ class Refine(Diffusion):
         self._captions = [s.text for s in shown]
         if not all(self._captions):
             uid = shown[self._captions.index("")].uid
-            raise InputError(
-                f"refine generator: caption={self.caption!r} needs a caption of each training "
-                f"stimulus, {uid!r} has none; set caption to null or choose data with captions"
+            raise refusal(
+                "generator.caption",
+                f"a caption of each training stimulus, which caption={self.caption!r} reads",
+                f"none of {uid!r}",
+                "set caption to null or choose data with captions",
             )
         self._gallery = normalize(truth[self.caption].float().flatten(1), dim=1)
+
+    def kept(self) -> Tensors | None:
+        """None where it refines with captions of training stimuli, which are not given away."""
+        return super().kept() if self.caption is None else None
 
     def texts(self, predicted: Tensors, *, seeds: Sequence[int]) -> list[str]:
         """What each row is refined with."""
         if self.caption is None:
             return [self.prompt] * len(seeds)
         if not self._captions:
-            raise InputError(
-                "refine generator: asked to generate before it has seen training captions; call "
-                "learn(shown, truth) first"
+            raise refusal(
+                "refine generator",
+                "training captions",
+                "none yet",
+                "call learn(shown, truth) first",
             )
         query = normalize(predicted[self.caption].float().flatten(1), dim=1)
         nearest = (query @ self._gallery.T).argmax(dim=1).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_tokens,
@@ -63,10 +63,11 @@ class SdxlUnclip(Diffusion):
                 for name in ("projection_class_embeddings_input", "addition_time_embed")
             )
             if told != 4 * each:
-                raise InputError(
-                    f"sdxl_unclip generator: the denoiser of {self.model!r} is told {told} values "
-                    f"beside its context, expected {4 * each}, those of four sizes; give an unCLIP "
-                    "folder or use generator ip_adapter for a plain SDXL"
+                raise refusal(
+                    "generator.model",
+                    f"a denoiser that is told {4 * each} values beside its context, those of four sizes",
+                    f"{told} in {self.model!r}",
+                    "give an unCLIP folder or use generator ip_adapter for a plain SDXL",
                 )
         check_tokens(shapes, self.image, width=width, said=self.width, model=self.model)
         self.check_start(shapes, side)

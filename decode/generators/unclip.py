@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import InputError, Shape, Tensors, refusal
 from decode.diffusion.pipelines import (
     Predict,
     check_embedding,
@@ -48,17 +48,21 @@ class Unclip(Diffusion):
         known = level == "predicted" if isinstance(level, str) else 0 <= level < 1000
         if not known:
             raise InputError(
-                f"generator.noise_level: expected 0 to 999 or predicted, got {level!r}; correct it"
+                f"generator.noise_level: expected 0 to 999 or predicted, got {level!r}; choose a level of "
+                "that range"
             )
         if not 0 <= self.doubt <= 1 or (self.doubt < 1 and level != "predicted"):
             raise InputError(
                 "generator.doubt: expected a share from 0 to 1, below 1 only with "
-                f"noise_level=predicted, got {self.doubt} with {level}; correct it"
+                f"noise_level=predicted, got {self.doubt} with {level}; set doubt to 1 or noise_level to "
+                "predicted"
             )
         if level == "predicted" and self.norm != "keep":
-            raise InputError(
-                "generator: noise_level=predicted reads the noise from the length of a prediction, "
-                f"got norm={self.norm}; set norm to keep"
+            raise refusal(
+                "generator.norm",
+                "keep, as noise_level=predicted reads the noise from the length of a prediction",
+                self.norm,
+                "set norm to keep",
             )
 
     def conditions(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import Shape, Tensors, refusal
 from decode.diffusion.low_rank import attach
 from decode.diffusion.mixed_attention import mix, set_length
 from decode.diffusion.pipelines import (
@@ -41,6 +41,7 @@ class Versatile(Diffusion):
     0.42), so the mixture of both conditions is made here.
     """
 
+    parts: ClassVar[tuple[str, str]] = ("image_unet", "vae")
     tunable: ClassVar[bool] = True
     image: str | None = "image"
     text: str | None = None
@@ -53,11 +54,13 @@ class Versatile(Diffusion):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.conditions():
-            raise InputError("versatile generator: image and text are both null; name a target")
+            raise refusal("generator", "a target in image or text", "null in both", "name a target")
         if not 0 < self.text_share < 1:
-            raise InputError(
-                f"versatile generator: text_share lies between 0 and 1, got {self.text_share}; "
-                "to leave text or image out, set it to null"
+            raise refusal(
+                "generator.text_share",
+                "a share between 0 and 1",
+                self.text_share,
+                "to leave text or image out, set it to null",
             )
         self._tuned: Tensors = {}
 
@@ -67,7 +70,7 @@ class Versatile(Diffusion):
     def check(self, shapes: Mapping[str, Shape]) -> None:
         """Compare targets with the folder's configuration; no weights are read."""
         super().check(shapes)
-        unet, side = self.told("image_unet")
+        unet, side = self.told()
         width = None if unet is None else unet["cross_attention_dim"]
         for name in self.conditions():
             check_tokens(shapes, name, width=width, said=self.width, model=self.model)
@@ -76,9 +79,11 @@ class Versatile(Diffusion):
     def tune(self, weights: Tensors) -> None:
         """Sample with these low-rank products from now on. Other weights open the pipeline anew."""
         if weights and self.image is None:
-            raise InputError(
-                "versatile generator: image is null, but the image denoiser was trained with the "
-                "encoder; name the target of its tokens"
+            raise refusal(
+                "generator.image",
+                "the target of the tokens that the image denoiser was trained with",
+                "null",
+                "name it",
             )
         same = weights.keys() == self._tuned.keys() and all(
             torch.equal(value, self._tuned[name]) for name, value in weights.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import refusal
 
 _WINDOW, _SD = 11, 1.5  # structural similarity as in Wang et al. 2004
 _C1, _C2 = 0.01**2, 0.03**2
@@ -21,9 +21,11 @@ _ROWS = 8  # pictures searched together
 def local_means(height: int, width: int) -> tuple[Tensor, Tensor]:
     """Matrices (height - 10, height) and (width - 10, width): Gaussian windows inside a picture."""
     if min(height, width) < _WINDOW:
-        raise InputError(
-            f"structural similarity needs pictures of {_WINDOW} pixels or more, got "
-            f"{height}x{width}; choose a larger size of the picture target"
+        raise refusal(
+            "structural similarity",
+            f"pictures of {_WINDOW} pixels or more",
+            f"{height}x{width}",
+            "choose a larger size of the picture target",
         )
     window = torch.exp(-0.5 * (torch.arange(_WINDOW) - _WINDOW // 2) ** 2 / _SD**2)
     window = window / window.sum()

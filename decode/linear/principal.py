@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.store import Columns
 
 BLOCK = 2**26  # numbers of targets held at once
@@ -62,7 +62,12 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check_finite(mean: Tensor) -> None:
     if not bool(mean.isfinite().all()):
-        raise InputError("principal components: targets hold NaN or infinite values; clean them")
+        raise refusal(
+            "principal components",
+            "finite targets",
+            "NaN or infinite values",
+            "take the rows out that hold them",
+        )
 
 
 def _first(products: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -74,9 +79,11 @@ def _first(products: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def _check(values: Tensor, size: int) -> None:
     there = int((values > 1e-10 * values[0]).sum())
     if there < size:
-        raise InputError(
-            f"principal components: the training targets vary in {there} directions, got size={size}; "
-            "lower it"
+        raise refusal(
+            "encoder.size",
+            f"at most {there}, the directions in which the training targets vary",
+            size,
+            "lower it",
         )
 
 

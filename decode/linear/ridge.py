@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 
 Array = Tensor | np.ndarray
 BLOCK = 2 * 2**20  # numbers in one temporary block
@@ -110,13 +110,21 @@ def _check(x: Tensor, rows: int, alphas: Sequence[float] | None) -> None:
     if x.ndim != 2 or len(x) < 2:
         raise InputError(
             f"ridge: expected features (trial, feature) of at least 2 trials, got {tuple(x.shape)}"
-            "; correct it"
+            "; give one row per trial"
         )
     if rows != len(x):
-        raise InputError(f"ridge: {len(x)} trials of features but {rows} of targets; align them")
+        raise refusal(
+            "ridge",
+            "as many trials of features as of targets",
+            f"{len(x)} and {rows}",
+            "align them",
+        )
     if alphas is not None and (not len(alphas) or min(alphas) < 0):
-        raise InputError(
-            f"ridge: alphas must be a list of numbers >= 0, got {list(alphas)}; correct it"
+        raise refusal(
+            "ridge.alphas",
+            "a list of numbers of at least 0",
+            list(alphas),
+            "leave negative ones out",
         )
 
 
@@ -126,10 +134,15 @@ def centred_gram(x: Tensor, *, of: Literal["trials", "features"]) -> tuple[Tenso
     """
     if x.ndim != 2:
         raise InputError(
-            f"ridge: expected features (trial, feature), got {tuple(x.shape)}; correct it"
+            f"ridge: expected features (trial, feature), got {tuple(x.shape)}; give one row per trial"
         )
     if not bool(torch.isfinite(x).all()):
-        raise InputError("ridge: features hold NaN or infinite values; clean them first")
+        raise refusal(
+            "ridge",
+            "finite features",
+            "NaN or infinite values",
+            "take the channels out that hold them",
+        )
     n, p = x.shape
     mean = x.mean(0, dtype=torch.float64)
     size = n if of == "trials" else p
@@ -179,10 +192,20 @@ def _same_size(groups: Array | None, n: int, device: torch.device) -> list[Tenso
         return [torch.arange(n, device=device)[:, None]]
     labels = torch.as_tensor(groups).to(device)
     if len(labels) != n:
-        raise InputError(f"ridge: {n} trials but {len(labels)} group labels; give one per trial")
+        raise refusal(
+            "ridge",
+            "a group label per trial",
+            f"{len(labels)} labels of {n} trials",
+            "give one per trial",
+        )
     _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
     if len(counts) < 2:
-        raise InputError("ridge: all trials are of one group, so none can be left out; correct it")
+        raise refusal(
+            "ridge",
+            "trials of two groups or more, so that one can be left out",
+            "one group",
+            "choose strengths by=loo",
+        )
     order = inverse.argsort(stable=True)
     starts = counts.cumsum(0) - counts
     return [
@@ -270,9 +293,11 @@ def validation_errors(
     """Mean squared errors (strength, target) on other rows `x` (row, feature) with `truth`."""
     new = torch.as_tensor(x).to(f.x)
     if new.shape[1:] != f.x.shape[1:] or len(new) != len(truth) or not len(new):
-        raise InputError(
-            f"ridge: validation features {tuple(new.shape)}, targets {tuple(truth.shape)} do not "
-            f"fit training features {tuple(f.x.shape)}; give aligned rows with the same features"
+        raise refusal(
+            "ridge",
+            f"validation rows with the features and targets of training, {tuple(f.x.shape)}",
+            f"features {tuple(new.shape)}, targets {tuple(truth.shape)}",
+            "give aligned rows with the same features",
         )
     scores = _scores(f, new)
     kept = _kept(f, alphas)
@@ -416,7 +441,9 @@ def ridge(
     else:
         errors = left_out_errors(f, y, grid, groups=groups)
     if bool(errors.isnan().any()):
-        raise InputError("ridge: targets hold NaN or infinite values; clean them first")
+        raise refusal(
+            "ridge", "finite targets", "NaN or infinite values", "take the rows out that hold them"
+        )
     scale = None if share is None else variance(y, like=f.left)
     alpha = choose(errors, grid, share=share, scale=scale)
     weights, intercept = solve(f, y, alpha)

@@ -30,6 +30,7 @@ from decode.linear.ridge import (
 from decode.networks.blocks import Passport, by_subject, numel, scatter
 from decode.progress import progress
 from decode.store import Columns
+from decode.trainable import Held
 
 Per = Literal["target", "name", "all"]
 By = Literal["loo", "gcv", "validation"]
@@ -76,20 +77,25 @@ class RidgeKnobs:
             if getattr(self, name) not in choices:
                 raise InputError(
                     f"encoder.{name}: expected one of {list(choices)}, got {getattr(self, name)!r}"
-                    "; correct it"
+                    "; choose one of these"
                 )
         if self.select is not None and self.select < 1:
             raise InputError(
-                f"encoder.select: expected 1 voxel or more, or null, got {self.select}; correct it"
+                f"encoder.select: expected 1 voxel or more, or null, got {self.select}; raise it"
             )
         if self.select is not None and self.stream:
-            raise InputError(
-                "encoder: select ranks voxels by all targets at once, stream never holds them; "
-                "leave one out"
+            raise refusal(
+                "encoder.select",
+                "null with stream, as it ranks voxels by all targets at once, which stream never holds",
+                "both",
+                "leave one out",
             )
         if isinstance(self.alphas, Mapping) and self.per == "all":
-            raise InputError(
-                "encoder: per=all shares one strength, alphas differ by target; use name"
+            raise refusal(
+                "encoder.per",
+                "name where alphas differ by target, as all shares one strength",
+                "all",
+                "use name",
             )
 
 
@@ -141,9 +147,12 @@ class SubjectRidge(nn.Module):
         if bool(self.fitted.any()):
             for s in batch.subject.unique().tolist():
                 if not bool(self.fitted[s]):
-                    raise InputError(
-                        f"encoder: {self.passport.subjects[s]} had no training trials in this "
-                        "fold, and ridge has weights per subject; choose a split that has some"
+                    raise refusal(
+                        "encoder",
+                        f"training trials of {self.passport.subjects[s]} in each fold, as ridge has "
+                        "weights per subject",
+                        "none",
+                        "choose a split that has some",
                     )
         parts = []
         for s, row, x in self._windows(batch):
@@ -181,9 +190,11 @@ class SubjectRidge(nn.Module):
         for s in progress(sorted(known), "ridge", total=len(known)):
             rows, held = known[s], other.get(s)
             if self.knobs.by == "validation" and held is None:
-                raise InputError(
-                    f"encoder.by=validation: {self.passport.subjects[s]} has no validation trials; "
-                    "give the split a validation part or choose by=loo"
+                raise refusal(
+                    "encoder.by",
+                    f"validation trials of {self.passport.subjects[s]}, which by=validation reads",
+                    "none",
+                    "give the split a validation part or choose by=loo",
                 )
             if self.knobs.by != "validation" and held is not None:
                 rows, held = _stack(rows, held), None
@@ -196,6 +207,10 @@ class SubjectRidge(nn.Module):
                 y = rows.y[:, :]
                 made.append(left_out(f, y, alpha, groups=self._groups(rows)))
         return (torch.cat(trials), torch.cat(made)) if honest else None
+
+    def holds(self) -> frozenset[Held]:
+        """The dual form keeps the training trials."""
+        return frozenset({"signals"} if self.knobs.form == "dual" else ())
 
     def _needs_validation(self) -> bool:
         return self.knobs.by == "validation" or self.knobs.use_validation
@@ -304,7 +319,12 @@ class SubjectRidge(nn.Module):
 
     def _finish(self, s: int) -> None:
         if not bool(self.get_buffer(f"intercept_{s}").isfinite().all()):
-            raise InputError("ridge: targets hold NaN or infinite values; clean them first")
+            raise refusal(
+                "ridge",
+                "finite targets",
+                "NaN or infinite values",
+                "take the rows out that hold them",
+            )
         self.fitted[s] = True
 
     def _blocks(self, columns: slice, height: int, label: str) -> Iterator[slice]:
@@ -349,7 +369,12 @@ class SubjectRidge(nn.Module):
             scales.append(variance(y, like=f.left))
         every = torch.cat(errors, 1)
         if bool(every.isnan().any()):
-            raise InputError("ridge: targets hold NaN or infinite values; clean them first")
+            raise refusal(
+                "ridge",
+                "finite targets",
+                "NaN or infinite values",
+                "take the rows out that hold them",
+            )
         share = None if self.knobs.per == "target" else torch.zeros(every.shape[1])
         return choose(every, grid, share=share, scale=torch.cat(scales)).cpu()
 

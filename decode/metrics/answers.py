@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Kind, Measure, Metric, Results, Stimulus
+from decode.core import Kind, Measure, Metric, Results, Stimulus, refusal
 from decode.recordings.answers import about, name_of, read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
 from decode.scoring.feature_networks import slug
@@ -52,14 +52,18 @@ class Answers(Metric):
     ) -> None:
         listed = list(questions or ())
         if len(set(listed)) < len(listed) or (questions is not None and not listed):
-            raise InputError(
-                f"metric answers: questions is a list of different ones or null, got {listed}; name "
-                "those that the generator asks"
+            raise refusal(
+                "metrics.answers.questions",
+                "a list of different ones or null",
+                listed,
+                "name those that the generator asks",
             )
         if own and listed:
-            raise InputError(
-                f"metric answers: own asks what the table has for each picture, so questions must be "
-                f"null, got {listed}; set one of the two"
+            raise refusal(
+                "metrics.answers.questions",
+                "null with own, which asks what the table has for each picture",
+                listed,
+                "set one of the two",
             )
         self.table, self.questions, self.within = Path(table), tuple(listed), tuple(within)
         self.own = own
@@ -87,9 +91,11 @@ class Answers(Metric):
                 parts += [judge(q, said, given, gallery).assign(kind=k) for q, k in kinds.items()]
         every = pd.concat(parts, ignore_index=True)
         if every.empty:
-            raise InputError(
-                f"metric answers: {self.table} has no answer for any of {len(results.shown)} shown "
-                "pictures; give the table of these pictures"
+            raise refusal(
+                self.table,
+                "answers for the shown pictures",
+                f"none for any of {len(results.shown)}",
+                "give the table of these pictures",
             )
         named = {"answers_accuracy": every}
         if every["kind"].nunique() > 1:
@@ -107,9 +113,11 @@ class Answers(Metric):
         known = set(told["question"])
         unknown = [q for q in self.questions if q not in known]
         if unknown:
-            raise InputError(
-                f"metric answers: expected the question {unknown[0]!r} ({len(unknown)} such) in "
-                f"{self.table}, which has {sorted(known)[:5]}; write it as it stands there"
+            raise refusal(
+                self.table,
+                f"the question {unknown[0]!r} ({len(unknown)} such)",
+                f"{sorted(known)[:5]}",
+                "write it as it stands there",
             )
         return told[told["question"].isin(self.questions or known)]
 

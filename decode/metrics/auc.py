@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from decode.core import InputError, Measure, Metric, Results
+from decode.core import InputError, Measure, Metric, Results, refusal
 from decode.scoring.rows import class_weight, classes_are_stimuli, galleries, scores, table, vectors
 
 
@@ -88,8 +88,10 @@ class Auc(Metric):
                 frame = scores(results, self.name, rows, value, chance=0.5)
                 parts.append(frame.assign(influence=influence(value, yes)))
         if not parts:
-            raise InputError(
-                f"{self.name}: no part of the test rows within {list(self.within)} holds both "
-                "classes; use larger folds or fewer columns in `within`"
+            raise refusal(
+                f"metric {self.name}",
+                f"a part of the test rows within {list(self.within)} that holds both classes",
+                "none",
+                "use larger folds or fewer columns in `within`",
             )
         return table(parts).assign(by_trial=classes_are_stimuli(results.trials, positive))

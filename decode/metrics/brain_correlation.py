@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure, Metric, Responses, Results
+from decode.core import InputError, Measure, Metric, Responses, Results, refusal
 from decode.scoring.rows import galleries, scores, table
 
 ALL = "all"
@@ -66,9 +66,11 @@ class BrainCorrelation(Metric):
     def __call__(self, results: Results) -> pd.DataFrame:
         brain = results.brain
         if brain is None:
-            raise InputError(
-                f"{self.name}: no responses of the brain; set voxel_model to a target, as in "
-                "target@voxel_model=NAME"
+            raise refusal(
+                f"metric {self.name}",
+                "responses of the brain",
+                "none",
+                "set voxel_model to a target, as in target@voxel_model=NAME",
             )
         self._check_regions(brain)
         parts = []

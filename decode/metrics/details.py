@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Kind, Measure, Metric, Results
+from decode.core import Kind, Measure, Metric, Results, refusal
 from decode.scoring.album import Album
 from decode.scoring.describer import Describer
 from decode.scoring.picture_scores import Resize
@@ -112,10 +112,12 @@ class Details(Metric):
         base = None if self._words is None else self._words.base
         graphs = [scene_graph(told, base) for told in self.parser(texts)]
         if not any(graph.objects for graph in graphs[n:]):
-            raise InputError(
-                f"metric details: expected objects in the descriptions of {len(texts) - n} shown pictures, "
-                f"{self.parser.model!r} found none; of {texts[n][:100]!r} it made "
-                f"{' '.join(self.parser.answers(texts[n]))[:100]!r}: choose another parser or describer"
+            raise refusal(
+                "metric details",
+                f"objects in the descriptions of {len(texts) - n} shown pictures",
+                f"none by {self.parser.model!r}, which of {texts[n][:100]!r} made "
+                f"{' '.join(self.parser.answers(texts[n]))[:100]!r}",
+                "choose another parser or describer",
             )
         return graphs[:n], graphs[n:]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Kind, Measure, Metric, Results, Stimulus
+from decode.core import InputError, Kind, Measure, Metric, Results, Stimulus, refusal
 from decode.recordings.coco_boxes import WHOLE, Boxes, read_boxes, read_crops
 from decode.scoring.answers import answer_lines
 from decode.scoring.boxes import area, overlap, parse_boxes
@@ -57,20 +57,25 @@ class Grounding(Metric):
         within: Sequence[str] = ("subject", "split"),
     ) -> None:
         if against not in ("largest", "any"):
-            raise InputError(
-                f"metric grounding: against is largest or any, got {against!r}; correct it"
+            raise refusal(
+                "metrics.grounding.against", "largest or any", f"{against!r}", "choose one"
             )
         if not 0 < threshold <= 1:
-            raise InputError(
-                f"metric grounding: threshold lies in (0, 1], got {threshold}; correct it"
+            raise refusal(
+                "metrics.grounding.threshold",
+                "a number in (0, 1]",
+                threshold,
+                "take .5, as published",
             )
         one = category is None or isinstance(category, str)
         self.categories: tuple[Any, ...] = (category,) if one else tuple(category or ())
         self.listed = not one
         if not self.categories or len(set(self.categories)) < len(self.categories):
-            raise InputError(
-                f"metric grounding: category is a name, a list of different names or null, got "
-                f"{category!r}; correct it"
+            raise refusal(
+                "metrics.grounding.category",
+                "a name, a list of different names or null",
+                f"{category!r}",
+                "write one name or [name, name]",
             )
         self.groups = {slug(name): tuple(members) for name, members in (groups or {}).items()}
         strange = [
@@ -117,9 +122,11 @@ class Grounding(Metric):
                     name, rows = f"grounding_{score}{ending}", trial.index.to_numpy()
                     parts.append(scores(results, name, rows, value, chance=level))
         if not parts:
-            raise InputError(
-                f"metric grounding: none of {len(results.shown)} pictures has a box of category "
-                f"{self._said()}; name another, as the boxes spell it, or null for all"
+            raise refusal(
+                "metrics.grounding.category",
+                "a category that a shown picture has a box of",
+                f"{self._said()}, of which none of {len(results.shown)} has",
+                "name another, as the boxes spell it, or null for all",
             )
         return table(parts)
 
@@ -186,8 +193,10 @@ def _best(made: np.ndarray, drawn: Sequence[np.ndarray]) -> np.ndarray:
 
 def _label(stimulus: Stimulus, name: str, other: str) -> Any:
     if name not in stimulus.labels:
-        raise InputError(
-            f"metric grounding: expected the label {name!r} of stimulus {stimulus.uid!r}, it has "
-            f"{sorted(stimulus.labels)}; give the data set that label {other}, or drop this metric"
+        raise refusal(
+            "metric grounding",
+            f"the label {name!r} of stimulus {stimulus.uid!r}",
+            sorted(stimulus.labels),
+            f"give the data set that label {other}, or drop this metric",
         )
     return stimulus.labels[name]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from decode.core import InputError, Kind, Measure, Metric, Results, Size
+from decode.core import Kind, Measure, Metric, Results, Size, refusal
 from decode.scoring.album import Album, batches, check_sizes, class_codes
 from decode.scoring.feature_networks import FeatureNetwork, Pixels
 from decode.scoring.identification import References, references, share_beaten
@@ -99,10 +99,12 @@ class ImageSuite(Metric):
     ) -> None:
         unknown = sorted(set(pairs) - set(PAIRS))
         if unknown or ssim not in ("2d", "columns_legacy") or not 0 <= tie <= 0.5 or batch < 1:
-            raise InputError(
-                f"metric image: pairs are among {list(PAIRS)} (got {list(pairs)}), ssim is 2d or "
-                f"columns_legacy ({ssim!r}), tie in [0, .5] ({tie}), batch at least 1 ({batch})"
-                "; correct it"
+            raise refusal(
+                "metrics.image",
+                f"pairs among {list(PAIRS)}, ssim of 2d or columns_legacy, tie in [0, .5] and batch of at "
+                "least 1",
+                f"{list(pairs)}, {ssim!r}, {tie} and {batch}",
+                "bring the one that is not into its range",
             )
         self.first, self.pixels, self.pairs, self.ssim = first, pixels, tuple(pairs), ssim
         self.two_way, self.distance = tuple(two_way), tuple(distance)
@@ -233,8 +235,9 @@ def fill(stores: dict[str, References], album: Album, network: FeatureNetwork, b
 
 def check_alike(made: np.ndarray, shown: np.ndarray) -> None:
     if made.shape != shown.shape:
-        raise InputError(
-            f"metric image: made pictures are {made.shape[-2]}x{made.shape[-1]}, shown ones "
-            f"{shown.shape[-2]}x{shown.shape[-1]}; set `first` or `pixels` to a Resize, as the "
-            "presets do, or let the generator make that size"
+        raise refusal(
+            "metric image",
+            f"made pictures of the size of shown ones, {shown.shape[-2]}x{shown.shape[-1]}",
+            f"{made.shape[-2]}x{made.shape[-1]}",
+            "set `first` or `pixels` to a Resize, as the presets do, or let the generator make that size",
         )

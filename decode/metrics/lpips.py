@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from decode.core import InputError, Kind, Measure, Metric, Results, Size
+from decode.core import InputError, Kind, Measure, Metric, Results, Size, refusal
 from decode.machine import DISTRIBUTION
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.picture_scores import Resize
@@ -81,10 +81,11 @@ class Lpips(Metric):
         for rows in batches(len(other), self.batch, self.name):
             made, shown = album.read_made(rows), album.read_shown(other[rows])
             if made.shape != shown.shape or min(made.shape[-2:]) < SMALLEST:
-                raise InputError(
-                    f"metric lpips: expected pictures of one size of {SMALLEST} pixels or more, made "
-                    f"ones are {tuple(made.shape[-2:])}, shown ones {tuple(shown.shape[-2:])}; set "
-                    "`first` to a Resize"
+                raise refusal(
+                    "metric lpips",
+                    f"pictures of one size of {SMALLEST} pixels or more",
+                    f"made ones of {tuple(made.shape[-2:])} and shown ones of {tuple(shown.shape[-2:])}",
+                    "set `first` to a Resize",
                 )
             value[rows] = self._compare(made, shown)
         return value
@@ -101,9 +102,11 @@ class Lpips(Metric):
         try:
             import lpips
         except ImportError as e:
-            raise InputError(
-                "metric lpips needs an optional package; install it with pip install "
-                f"'{DISTRIBUTION}[lpips]'"
+            raise refusal(
+                "metric lpips",
+                "its optional package",
+                "none",
+                f"install it with pip install '{DISTRIBUTION}[lpips]'",
             ) from e
         with loading(f"lpips {self.net}"), warnings.catch_warnings(), torch.random.fork_rng():
             # The package asks torchvision in the old way; its own .pth is read by torch.load, which since

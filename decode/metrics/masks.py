@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Kind, Measure, Metric, Results, Size
+from decode.core import InputError, Kind, Measure, Metric, Results, Size, refusal
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.mask_matching import Agreement, Instances, agreement, pack
@@ -122,9 +122,11 @@ class Masks(Metric):
         some = np.array([len(found) > 0 for found in shown])
         rows = np.flatnonzero(some[album.own])
         if not len(rows):
-            raise InputError(
-                f"metric masks: {self.model!r} finds no instance with confidence {self.threshold} or more "
-                f"in any of {len(shown)} shown pictures; lower `threshold` or give another model"
+            raise refusal(
+                "metric masks",
+                f"an instance with confidence {self.threshold} or more in a shown picture",
+                f"none by {self.model!r} in {len(shown)}",
+                "lower `threshold` or give another model",
             )
 
         @cache
@@ -154,9 +156,11 @@ class Masks(Metric):
         )
         kind = self._segmenter.network.config.model_type
         if kind not in FAMILIES:
-            raise InputError(
-                f"metric masks: expected a model of {' or '.join(FAMILIES)}, {self.model!r} is {kind}; "
-                "give one of those in `model`"
+            raise refusal(
+                "metric masks",
+                f"a model of {' or '.join(FAMILIES)}",
+                f"{self.model!r}, which is {kind}",
+                "give one of those in `model`",
             )
 
     def _found(

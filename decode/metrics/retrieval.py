@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure, Metric, Ranking, Results
+from decode.core import InputError, Measure, Metric, Ranking, Results, refusal
 from decode.notices import tell
 from decode.scoring.rows import Gallery, galleries, scores, table, vectors
 
@@ -110,9 +110,11 @@ class Retrieval(Metric):
                 "; correct it"
             )
         if any(v < 1 for v in k) or any(v < 2 for v in n_way or ()):
-            raise InputError(
-                f"metric: expected k >= 1 and n_way >= 2, got k={list(k)}, n_way={n_way}"
-                "; correct it"
+            raise refusal(
+                "metric",
+                "k >= 1 and n_way >= 2",
+                f"k={list(k)}, n_way={n_way}",
+                "raise the one that is too low",
             )
         self.target, self.name, self.similarity = target, name, similarity
         self.k, self.n_way, self.within = tuple(k), tuple(n_way or ()), tuple(within)
@@ -186,9 +188,11 @@ class Retrieval(Metric):
         ]
         for n in self.n_way:
             if size.min() < n:
-                raise InputError(
-                    f"metric.n_way: {n}-way needs a gallery of {n} stimuli, a gallery within "
-                    f"{list(self.within)} holds {size.min()}; lower n_way or change `within`"
+                raise refusal(
+                    "metrics.*.n_way",
+                    f"at most {size.min()}, the stimuli of a gallery within {list(self.within)}",
+                    n,
+                    "lower n_way or change `within`",
                 )
             value = n_way_hit(better, ties, size, n)
             parts.append(scores(results, f"{name}_{n}way", rows, value, chance=1 / n))
@@ -200,8 +204,9 @@ def check_truth(truth: np.ndarray, gallery: Gallery, target: str) -> None:
     own = truth[gallery.first][gallery.code]
     wrong = np.abs(truth - own).max(axis=1) > 1e-3 * max(float(np.abs(own).max()), 1e-12)
     if wrong.any():
-        raise InputError(
-            f"metric: rows of one stimulus have different true vectors of {target!r} (row "
-            f"{int(gallery.rows[wrong][0])}); the gallery is one vector per stimulus, so keep "
-            "'fold' in `within` when the encoder embeds the stimuli itself"
+        raise refusal(
+            "metric",
+            f"one true vector of {target!r} per stimulus, as the gallery has one each",
+            f"different ones (row {int(gallery.rows[wrong][0])})",
+            "keep 'fold' in `within` when the encoder embeds the stimuli itself",
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Kind, Measure, Metric, Results, Size
+from decode.core import InputError, Kind, Measure, Metric, Results, Size, refusal
 from decode.scoring.album import Album, batches, check_sizes
 from decode.scoring.feature_networks import slug
 from decode.scoring.picture_scores import Resize
@@ -81,9 +81,11 @@ class Segmentation(Metric):
         made = self._maps(album.read_made, len(album.own), "made")
         shown = self._maps(album.read_shown, len(album.pictures), "shown")
         if made.shape[1:] != shown.shape[1:]:
-            raise InputError(
-                f"metric segmentation: expected pictures of one size, made ones are {made.shape[1:]}, "
-                f"shown ones {shown.shape[1:]}; set `first` to a Resize"
+            raise refusal(
+                "metric segmentation",
+                "pictures of one size",
+                f"made ones of {made.shape[1:]} and shown ones of {shown.shape[1:]}",
+                "set `first` to a Resize",
             )
         own, chance = album.own_and_chance(lambda other: mean_iou(made, shown[other]))
         every = np.arange(len(own))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.store import read_tensors
 
 What = Literal["input", "lora", "all"]
@@ -64,10 +64,10 @@ def adapt(
     """
     if what not in get_args(What):
         raise InputError(
-            f"encoder.what: expected one of {list(get_args(What))}, got {what!r}; correct it"
+            f"encoder.what: expected one of {list(get_args(What))}, got {what!r}; choose one of these"
         )
     if rank < 1:
-        raise InputError(f"encoder.rank: expected 1 or more, got {rank}; correct it")
+        raise InputError(f"encoder.rank: expected 1 or more, got {rank}; raise it")
     private = _prefixes(encoder)
     if what == "lora":
         _add_low_rank(encoder, private, rank)
@@ -86,9 +86,11 @@ def adapt(
             "use it by itself"
         )
     if not trained:
-        raise InputError(
-            f"encoder.what={what}: {type(encoder).__name__} has no layers per subject that could be "
-            "trained; choose what=all"
+        raise refusal(
+            "encoder.what",
+            f"all, as {type(encoder).__name__} has no layers per subject that could be trained",
+            what,
+            "choose what=all",
         )
     return trained
 

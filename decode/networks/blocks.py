@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 
 
 class Passport(nn.Module):
@@ -27,7 +27,8 @@ class Passport(nn.Module):
         super().__init__()
         if not layouts:
             raise InputError(
-                "encoder: expected the layout of at least one subject, got none; correct it"
+                "encoder: expected the layout of at least one subject, got none; give the subjects that "
+                "the encoder is built for"
             )
         self.subjects = tuple(layouts)
         first = next(iter(layouts.values()))
@@ -46,9 +47,11 @@ class Passport(nn.Module):
     def one_size(self, why: str) -> tuple[int, int]:
         """Channels of the widest subject and the samples of all; raises where samples differ."""
         if len(set(self.n_times)) > 1:
-            raise InputError(
-                f"{why} expects equally long windows of all subjects, got {set(self.n_times)} "
-                "samples; preprocess all subjects alike"
+            raise refusal(
+                why,
+                "equally long windows of all subjects",
+                f"{set(self.n_times)} samples",
+                "preprocess all subjects alike",
             )
         return max(self.n_channels), self.n_times[0]
 
@@ -57,15 +60,17 @@ class Passport(nn.Module):
         if batch.brain.ndim != 3:
             raise InputError(
                 f"encoder: expected brain (batch, channel, time), got {tuple(batch.brain.shape)}"
-                "; correct it"
+                "; give windows, not maps of them"
             )
         width, length = batch.brain.shape[1:]
         known = len(self.subjects)
         for s in batch.subject.unique().tolist():
             if not 0 <= s < known:
-                raise InputError(
-                    f"encoder: subject number {s} is unknown, the model knows {known} subjects "
-                    f"{list(self.subjects)}; train with that subject or leave it out"
+                raise refusal(
+                    "encoder",
+                    f"one of the {known} subjects that the model knows, {list(self.subjects)}",
+                    f"subject number {s}",
+                    "train with that subject or leave it out",
                 )
             if length != self.n_times[s]:
                 raise InputError(
@@ -88,18 +93,22 @@ class Passport(nn.Module):
         channels, times = state.get(prefix + "channels"), state.get(prefix + "times")
         if channels is not None and times is not None:
             if len(channels) != len(self.subjects):
-                raise InputError(
-                    f"encoder: saved model has {len(channels)} subjects, data have "
-                    f"{len(self.subjects)} ({list(self.subjects)}); choose the same subjects"
+                raise refusal(
+                    "encoder",
+                    f"data of as many subjects as the saved model, {len(channels)}",
+                    f"{len(self.subjects)} ({list(self.subjects)})",
+                    "choose the same subjects",
                 )
             saved = zip(channels.tolist(), times.tolist(), strict=True)
             for s, (c, t) in enumerate(saved):
                 if c != self.n_channels[s]:
                     raise InputError(self._mismatch(s, c, self.n_channels[s]))
                 if t != self.n_times[s]:
-                    raise InputError(
-                        f"encoder: saved model has windows of {t} samples for {self.subjects[s]}, "
-                        f"data have {self.n_times[s]}; preprocess as for the saved model"
+                    raise refusal(
+                        "encoder",
+                        f"windows of {t} samples for {self.subjects[s]}, as the saved model has",
+                        self.n_times[s],
+                        "preprocess as for the saved model",
                     )
         super()._load_from_state_dict(state, prefix, *args)
 
@@ -320,10 +329,14 @@ def subject_input(passport: Passport, kind: str) -> SubjectMix | None:
     if kind == "mix":
         return SubjectMix(passport.n_channels, max(passport.n_channels))
     if kind != "shared":
-        raise InputError(f"encoder.subjects: expected 'mix' or 'shared', got {kind!r}; correct it")
-    if len(set(passport.n_channels)) > 1:
         raise InputError(
-            f"encoder.subjects=shared: subjects have {passport.n_channels} {passport.unit}; choose "
-            "subjects=mix, or give all subjects the same channels"
+            f"encoder.subjects: expected 'mix' or 'shared', got {kind!r}; choose one of these"
+        )
+    if len(set(passport.n_channels)) > 1:
+        raise refusal(
+            "encoder.subjects",
+            "mix where subjects differ in channels",
+            f"shared, with {passport.n_channels} {passport.unit}",
+            "choose subjects=mix, or give all subjects the same channels",
         )
     return None

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Shape, Tensors
+from decode.core import Batch, InputError, Shape, Tensors, refusal
 from decode.networks.blocks import Projector, TargetScale, numel
 
 Head = Literal["dense", "factorised"]
@@ -77,10 +77,10 @@ def make_head(width: int, shape: Shape, *, head: Head, rank: int) -> nn.Module:
         return DenseHead(width, shape)
     if head != "factorised":
         raise InputError(
-            f"encoder.head: expected 'dense' or 'factorised', got {head!r}; correct it"
+            f"encoder.head: expected 'dense' or 'factorised', got {head!r}; choose one of these"
         )
     if rank < 1:
-        raise InputError(f"encoder.rank: expected 1 or more, got {rank}; correct it")
+        raise InputError(f"encoder.rank: expected 1 or more, got {rank}; raise it")
     return FactorisedHead(width, shape, rank=rank)
 
 
@@ -158,9 +158,11 @@ class TokenHeads(nn.Module):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.contrastive = frozenset(contrastive)
         if share in self.contrastive:
-            raise InputError(
-                f"encoder.share: {share!r} is named in encoder.contrastive too; its tokens feed the "
-                "projectors of contrastive targets, so it cannot be one: drop it from one of them"
+            raise refusal(
+                "encoder.share",
+                "a target that encoder.contrastive does not name, as its tokens feed the projectors of those",
+                f"{share!r}",
+                "drop it from one of them",
             )
         common = self.shapes.get(share or "")
         self.projected = tuple(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import Batch, InputError
+from decode.core import Batch, refusal
 from decode.trainable import Encoder
 
 
@@ -16,15 +16,19 @@ def pair(encoder: Encoder, batch: Batch, target: str) -> tuple[Tensor, Tensor]:
     truth = encoder.truth(batch)
     for side, values in (("encoder predicts", predicted), ("experiment has", truth)):
         if target not in values:
-            raise InputError(
-                f"objective: expected target {target!r}, the {side} {sorted(values)}; set the "
-                "objective's target or add one of that name"
+            raise refusal(
+                "objective",
+                f"a target {target!r} of the {side}",
+                sorted(values),
+                "set the objective's target or add one of that name",
             )
     made, wanted = predicted[target].float(), truth[target].float()
     if made.shape != wanted.shape:
-        raise InputError(
-            f"objective: target {target!r} has shape {tuple(wanted.shape[1:])}, the encoder "
-            f"predicts {tuple(made.shape[1:])}; choose another encoder or target"
+        raise refusal(
+            "objective",
+            f"predictions of the shape of target {target!r}, {tuple(wanted.shape[1:])}",
+            f"{tuple(made.shape[1:])}",
+            "choose another encoder or target",
         )
     return made, wanted
 

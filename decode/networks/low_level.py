@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from decode.core import InputError, Shape, Tensors
+from decode.core import InputError, Shape, Tensors, refusal
 from decode.networks.blocks import TargetScale, numel
 
 GROW = 4
@@ -39,9 +39,12 @@ class LowLevelHead(nn.Module):
         super().__init__()
         self.name, shape = latents
         if len(shape) != 3 or shape[1] % GROW or shape[2] % GROW:
-            raise InputError(
-                f"encoder: target {self.name!r} must be latents (channel, height, width) with sides "
-                f"that are multiples of {GROW}, got {tuple(shape)}; choose an autoencoder's latents"
+            raise refusal(
+                "encoder",
+                f"target {self.name!r} of latents (channel, height, width) with sides that are multiples "
+                f"of {GROW}",
+                tuple(shape),
+                "choose an autoencoder's latents",
             )
         self.small = (channels, shape[1] // GROW, shape[2] // GROW)
         self.enter = nn.Sequential(
@@ -53,10 +56,12 @@ class LowLevelHead(nn.Module):
         if tokens:
             places = self.small[1] * self.small[2]
             if len(tokens[1]) != 2 or tokens[1][0] != places:
-                raise InputError(
-                    f"encoder: target {tokens[0]!r} must be ({places}, feature), one token for each "
-                    f"place of {self.small[1]} x {self.small[2]}, got {tuple(tokens[1])}; choose "
-                    "features of that grid"
+                raise refusal(
+                    "encoder",
+                    f"target {tokens[0]!r} of shape ({places}, feature), one token for each place of "
+                    f"{self.small[1]} x {self.small[2]}",
+                    tuple(tokens[1]),
+                    "choose features of that grid",
                 )
             self.read = _readers(channels, tokens[1][1])
         self.scale = TargetScale({self.name: tuple(shape)})
@@ -73,7 +78,10 @@ def _decoder(inputs: int, outputs: int, sizes: Sequence[int]) -> nn.Module:
     from diffusers.models.autoencoders.vae import Decoder
 
     if len(sizes) != 3:
-        raise InputError(f"encoder.low_level: expected 3 sizes, got {list(sizes)}; correct it")
+        raise InputError(
+            f"encoder.low_level: expected 3 sizes, got {list(sizes)}; name the width of each of its "
+            "three stages"
+        )
     return Decoder(
         in_channels=inputs,
         out_channels=outputs,
@@ -107,9 +115,11 @@ def low_level_shapes(
         read = (tokens, tuple(shapes[tokens])) if tokens in shapes else None
         return (latents, tuple(shapes[latents])), read
     if tokens in shapes:
-        raise InputError(
-            f"encoder: target {tokens!r} is read from the map behind {latents!r}, the experiment has "
-            f"{sorted(shapes)}; add a target of that name"
+        raise refusal(
+            "encoder",
+            f"a target {tokens!r}, which is read from the map behind {latents!r}",
+            sorted(shapes),
+            "add a target of that name",
         )
     return None, None
 

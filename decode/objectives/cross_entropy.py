@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decode.core import Batch, InputError, Tensors
+from decode.core import Batch, Tensors, refusal
 from decode.networks.losses import pair, soft_cross_entropy
 from decode.trainable import Encoder, Objective
 
@@ -24,10 +24,11 @@ class CrossEntropy(Objective):
         made, wanted = pair(encoder, batch, self.target)
         total = wanted.sum(1) if wanted.ndim == 2 else wanted
         if wanted.ndim != 2 or bool((wanted < 0).any()) or bool(((total - 1).abs() > 1e-3).any()):
-            raise InputError(
-                f"objective cross_entropy: target {self.target!r} must be (batch, class) rows "
-                f"that add up to 1, got shape {tuple(wanted.shape)}; "
-                "choose a class target (target=labels)"
+            raise refusal(
+                "objective cross_entropy",
+                f"target {self.target!r} of (batch, class) rows that add up to 1",
+                f"shape {tuple(wanted.shape)}",
+                "choose a class target (target=labels)",
             )
         smooth = (1 - self.smoothing) * wanted + self.smoothing / wanted.shape[1]
         return {"cross_entropy": self.weight * soft_cross_entropy(made, smooth)}

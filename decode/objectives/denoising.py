@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, InputError, Tensors
+from decode.core import Batch, Tensors, refusal
 from decode.diffusion.low_rank import add_products, products
 from decode.diffusion.noising import Noising, fitting
 from decode.diffusion.pipelines import open_parts
@@ -62,9 +62,11 @@ class Denoising(Objective):
 
         super().__init__()
         if levels not in get_args(Levels) or not 0 <= drop < 1 or offset < 0:
-            raise InputError(
-                f"objective denoising: levels is one of {list(get_args(Levels))}, drop lies in [0, 1) "
-                f"and offset is not negative; got {levels!r}, {drop} and {offset}"
+            raise refusal(
+                "objectives.denoising",
+                f"levels out of {list(get_args(Levels))}, drop in [0, 1) and offset of at least 0",
+                f"{levels!r}, {drop} and {offset}",
+                "correct the one that is not",
             )
         self.image, self.latents, self.weight = image, latents, weight
         self.drop, self.offset, self.levels = drop, offset, levels

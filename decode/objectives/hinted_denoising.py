@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from decode.core import Batch, InputError, Tensors
+from decode.core import Batch, Tensors, refusal
 from decode.diffusion.hints import hint_control, hinted, residuals
 from decode.diffusion.noising import Noising, fitting
 from decode.diffusion.pipelines import open_parts
@@ -56,10 +56,11 @@ class HintedDenoising(Objective):
     ) -> None:
         super().__init__()
         if not 0 <= drop < 1 or channels < 1:
-            raise InputError(
-                f"objective hinted_denoising: drop lies in [0, 1) and channels is 1 or more, got {drop} "
-                f"and {channels}"
-                "; correct it"
+            raise refusal(
+                "objectives.hinted_denoising",
+                "drop in [0, 1) and channels of 1 or more",
+                f"{drop} and {channels}",
+                "correct the one that is not",
             )
         self.text, self.hint, self.latents = text, hint, latents
         self.channels, self.weight, self.drop = channels, weight, drop

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from decode.core import Batch, InputError, Tensors
+from decode.core import Batch, InputError, Tensors, refusal
 from decode.networks.losses import both_ways, pair, same, soft_cross_entropy
 from decode.trainable import Encoder, Objective
 
@@ -51,10 +51,15 @@ class InfoNCE(Objective):
         for name, (got, allowed) in choices.items():
             if got not in allowed:
                 raise InputError(
-                    f"objective.{name}: expected one of {list(allowed)}, got {got!r}; correct it"
+                    f"objective.{name}: expected one of {list(allowed)}, got {got!r}; choose one of these"
                 )
         if scale == "fixed" and learnable:
-            raise InputError("objective: a fixed scale is not learnable; set learnable: false")
+            raise refusal(
+                "objectives.*.learnable",
+                "false where the scale is fixed",
+                "true",
+                "set learnable: false",
+            )
         self.target, self.weight = target, weight
         self.normalise, self.scale = normalise, scale
         self.directions, self.positives = directions, positives

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from decode.core import Batch, InputError, Tensors
+from decode.core import Batch, Tensors, refusal
 from decode.networks.losses import pair, soft_cross_entropy
 from decode.trainable import Encoder, Objective
 
@@ -33,16 +33,20 @@ class SoftTokens(Objective):
     def forward(self, encoder: Encoder, batch: Batch, progress: float) -> Tensors:
         made, wanted = pair(encoder, batch, self.target)
         if made.ndim != 3:
-            raise InputError(
-                f"objective soft_tokens: target {self.target!r} must be (token, feature), got "
-                f"{tuple(made.shape[1:])}; choose a target of tokens"
+            raise refusal(
+                "objective soft_tokens",
+                f"target {self.target!r} of shape (token, feature)",
+                f"{tuple(made.shape[1:])}",
+                "choose a target of tokens",
             )
         candidates = wanted
         if self.other is not None:
             if self.other not in batch.targets:
-                raise InputError(
-                    f"objective.other: expected a target {self.other!r}, the experiment has "
-                    f"{sorted(batch.targets)}; add it or set other to null"
+                raise refusal(
+                    "objectives.*.other",
+                    f"a target {self.other!r}",
+                    sorted(batch.targets),
+                    "add it or set other to null",
                 )
             candidates = batch.targets[self.other].float()
         made, wanted, candidates = (

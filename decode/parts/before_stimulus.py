@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from decode.core import InputError, Layout, Part
+from decode.core import Layout, Part, refusal
 from decode.parting import one_length
 
 
@@ -16,9 +16,11 @@ def before_stimulus(layouts: Mapping[str, Layout], *, targets: Sequence[str]) ->
     layout = next(iter(layouts.values()))
     end = min(round(-layout.start * layout.sfreq), one_length(layouts))
     if end < 1:
-        raise InputError(
-            f"parts.before_stimulus: windows begin {layout.start:g} s after the stimulus; let "
-            "preprocess.trials.window begin before 0 or leave this part out"
+        raise refusal(
+            "parts.before_stimulus",
+            "windows that begin before the stimulus",
+            f"ones that begin {layout.start:g} s after it",
+            "let preprocess.trials.window begin before 0 or leave this part out",
         )
     # Not pooled: a baseline over these samples would leave a mean of zero, which can tell nothing.
     meaning = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from decode.core import InputError, Layout, Part
+from decode.core import Layout, Part, refusal
 from decode.parting import one_length
 
 
@@ -20,10 +20,11 @@ def regions(
     ]
     shared = [r for r in counts[0] if all(c.get(r, 0) >= at_least for c in counts)]
     if not shared:
-        raise InputError(
-            f"parts.regions: expected a region that every subject has with {at_least} channels or "
-            f"more, the channels name {sorted(counts[0])}; give the data masks of regions or leave "
-            "this part out"
+        raise refusal(
+            "parts.regions",
+            f"a region that every subject has with {at_least} channels or more",
+            f"channels of {sorted(counts[0])}",
+            "give the data masks of regions or leave this part out",
         )
     n_times = one_length(layouts)
     meaning = "a ridge on the channels of the region alone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from decode.core import InputError, Recording
+from decode.core import InputError, Recording, refusal
 from decode.preprocessing.bold import check_signal, trial_layout
 from decode.preprocessing.prepared import Prepared
 
@@ -20,10 +20,11 @@ def beta_maps(recording: Recording) -> Prepared:
             f"{recording.sfreq:g} Hz; use preprocess=bold for time series"
         )
     if len(recording.signal) != len(recording.events):
-        raise InputError(
-            f"{recording.where}: expected one beta map per event, got {len(recording.signal)} maps "
-            f"and {len(recording.events)} events"
-            "; fetch the file again or correct it"
+        raise refusal(
+            recording.where,
+            "one beta map per event",
+            f"{len(recording.signal)} maps and {len(recording.events)} events",
+            "choose preprocess=bold for a time series, or correct the table of trials",
         )
     keep = np.ones(len(recording.channels), bool)
     signal = check_signal(recording, keep).astype(np.float32)

@@ -46,13 +46,11 @@ def single_trial_betas(
     if join is not None and not 0 <= join < np.inf:
         raise refusal("preprocess.trials.join", "a gap in s from 0, or null", join, "correct it")
     if method not in WEIGHTS:
-        raise InputError(
-            f"preprocess.trials.method: expected one of {sorted(WEIGHTS)}, got {method!r}; correct it"
+        raise refusal(
+            "preprocess.trials.method", f"one of {sorted(WEIGHTS)}", f"{method!r}", "choose one"
         )
     if noise not in ("white", "ar1"):
-        raise InputError(
-            f"preprocess.trials.noise: expected 'white' or 'ar1', got {noise!r}; correct it"
-        )
+        raise refusal("preprocess.trials.noise", "'white' or 'ar1'", f"{noise!r}", "choose one")
     check_series(recording)
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
@@ -68,9 +66,11 @@ def single_trial_betas(
     confounds = np.asarray(recording.signal[:, ~brain], np.float64)
     nuisance = np.hstack([glm.cosine_drift(n, tr, high_pass), standardised(confounds)])
     if nuisance.shape[1] + 2 >= n:
-        raise InputError(
-            f"{recording.where}: {n} volumes are too few for {nuisance.shape[1]} drift and "
-            "confound regressors; lower preprocess.trials.high_pass or use fewer confounds"
+        raise refusal(
+            recording.where,
+            f"more volumes than drift and confound regressors, {nuisance.shape[1]}",
+            n,
+            "lower preprocess.trials.high_pass or use fewer confounds",
         )
     weights = beta_weights(trials, nuisance, method=method, rho=None)
     if noise == "ar1":
@@ -178,17 +178,18 @@ def check_events(recording: Recording, length: float) -> None:
     events = recording.events
     onsets = events["onset"].to_numpy(float)
     if not len(onsets):
-        raise InputError(
-            f"{recording.where}: expected at least one event, got none"
-            "; fetch the file again or correct it"
+        raise refusal(
+            recording.where, "at least one event", "none", "correct its events or leave the run out"
         )
     outside = np.flatnonzero(~((onsets >= 0) & (onsets < length)))
     if len(outside):
         i = outside[0]
         name = events["stimulus"].iloc[i] if "stimulus" in events else ""
-        raise InputError(
-            f"{recording.where}: event {i} ({name}) starts at {onsets[i]:g} s, outside the "
-            f"recording of {length:g} s; correct the onsets or the TR in the events or image header"
+        raise refusal(
+            recording.where,
+            f"events inside the recording of {length:g} s",
+            f"event {i} ({name}) at {onsets[i]:g} s",
+            "correct the onsets or the TR in the events or image header",
         )
     lasts = events["duration"].fillna(0.0).to_numpy(float)
     if (odd := np.flatnonzero(~((lasts >= 0) & (lasts <= length)))).size:
@@ -214,10 +215,11 @@ def _check_recorded(
     late = np.flatnonzero(share < least)
     if len(late):
         i = late[0]
-        raise InputError(
-            f"{recording.where}: only {share[i]:.0%} of the response to event {i} at "
-            f"{onsets[i]:g} s lies in the recording of {len(times) * step:g} s, expected "
-            f"{least:.0%}; drop {len(late)} such event(s) or lower preprocess.trials.min_response"
+        raise refusal(
+            recording.where,
+            f"{least:.0%} of each response in the recording of {len(times) * step:g} s",
+            f"only {share[i]:.0%} of that to event {i} at {onsets[i]:g} s",
+            f"drop {len(late)} such event(s) or lower preprocess.trials.min_response",
         )
 
 

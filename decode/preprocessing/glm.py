@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import gammainc
 from scipy.stats import gamma
 
-from decode.core import InputError
+from decode.core import refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def event_response(t: np.ndarray, duration: float, *, hrf: str) -> np.ndarray:
 
 def _event_response(t: np.ndarray, duration: float, hrf: str) -> np.ndarray:
     if hrf not in HRFS:
-        raise InputError(f"preprocess.hrf: expected one of {sorted(HRFS)}, got {hrf!r}; correct it")
+        raise refusal("preprocess.hrf", f"one of {sorted(HRFS)}", f"{hrf!r}", "choose one")
     shape = HRFS[hrf]
     if duration == 0:
         return shape.response(t)
@@ -111,9 +111,11 @@ def separate_weights(trials: np.ndarray, nuisance: np.ndarray) -> np.ndarray:
     alone = b <= 1e-12 * a
     bad = np.flatnonzero((determinant <= 1e-9 * a * b) & ~alone)
     if len(bad):
-        raise InputError(
-            f"trial {bad[0]} of the run cannot be told apart from all other trials together; "
-            "merge events of the same onset"
+        raise refusal(
+            "the model of the run",
+            "trials that can be told apart from all others together",
+            f"trial {bad[0]}, which cannot",
+            "merge events of the same onset",
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = np.where(alone, own / a, (b * own - c * others) / determinant)
@@ -126,9 +128,11 @@ def together_weights(trials: np.ndarray, nuisance: np.ndarray) -> np.ndarray:
     s = np.linalg.svd(own, compute_uv=False)
     n_times, n_trials = own.shape
     if n_trials > n_times or s[-1] < 1e-6 * s[0]:
-        raise InputError(
-            f"{n_trials} trials in {n_times} volumes cannot be told apart in one model; "
-            "use preprocess.trials.method=lss or merge events that overlap"
+        raise refusal(
+            "preprocess.trials.method",
+            "trials that can be told apart in one model",
+            f"{n_trials} in {n_times} volumes, which cannot",
+            "use preprocess.trials.method=lss or merge events that overlap",
         )
     return np.linalg.pinv(own)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from decode.core import InputError, Recording
+from decode.core import Recording, refusal
 from decode.preprocessing import glm
 from decode.preprocessing.bold import (
     CONFOUND,
@@ -40,12 +40,10 @@ def bold_windows(
     constant voxels, events outside the run, and a run without any whole window.
     """
     if n_trs < 1:
-        raise InputError(
-            f"preprocess.trials.n_trs: expected at least 1 volume, got {n_trs}; correct it"
-        )
+        raise refusal("preprocess.trials.n_trs", "at least 1 volume", n_trs, "raise it")
     if incomplete not in ("refuse", "drop"):
-        raise InputError(
-            f"preprocess.trials.incomplete: expected 'refuse' or 'drop', got {incomplete!r}; correct it"
+        raise refusal(
+            "preprocess.trials.incomplete", "'refuse' or 'drop'", f"{incomplete!r}", "choose one"
         )
     brain = (recording.channels["kind"] != CONFOUND).to_numpy()
     signal = check_signal(recording, brain)
@@ -63,10 +61,12 @@ def bold_windows(
     inside = (first >= 0) & (first + n_trs <= n)
     if not inside.all() and (incomplete == "refuse" or not inside.any()):
         i = int(np.flatnonzero(~inside)[0])
-        raise InputError(
-            f"{recording.where}: the window of event {i} at {onsets[i]:g} s needs the volumes "
-            f"{first[i]} to {first[i] + n_trs - 1}, the run has {n}; shorten preprocess.trials.n_trs or "
-            "set preprocess.trials.incomplete=drop"
+        raise refusal(
+            recording.where,
+            f"the volumes {first[i]} to {first[i] + n_trs - 1}, which the window of event {i} at "
+            f"{onsets[i]:g} s needs",
+            f"a run of {n}",
+            "shorten preprocess.trials.n_trs or set preprocess.trials.incomplete=drop",
         )
     table = recording.events.reset_index(drop=True).assign(
         start=first,
@@ -88,8 +88,10 @@ def _spread(recording: Recording, signal: np.ndarray) -> np.ndarray:
     # What is left of a voxel that is nothing but a trend is rounding error.
     flat = np.flatnonzero(spread <= 1e-10 * spread.max())
     if len(flat):
-        raise InputError(
-            f"{recording.where}: expected voxels that vary beyond a trend, {len(flat)} do not "
-            f"(the first is number {flat[0]}); leave them out of the mask"
+        raise refusal(
+            recording.where,
+            "voxels that vary beyond a trend",
+            f"{len(flat)} that do not (the first is number {flat[0]})",
+            "leave them out of the mask",
         )
     return spread

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from decode import hdf5
-from decode.core import InputError, reading
+from decode.core import InputError, reading, refusal
 from decode.recordings import packed
 
 LAYOUTS = (("dataset", "metadata"), ("dataSet", "metaData"))
@@ -45,9 +45,8 @@ class BData:
         """The values (sample,) of a single column."""
         columns = self.columns(*keys)
         if len(columns) != 1:
-            raise InputError(
-                f"{self.name}: expected one column {keys[0]!r} in {self.file}, got {len(columns)}"
-                "; fetch the file again or correct it"
+            raise refusal(
+                self.file, f"one column {keys[0]!r}", len(columns), "fetch the file again"
             )
         return self.matrix[:, columns[0]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, reading
+from decode.core import InputError, reading, refusal
 from decode.recordings.bold import Voxels, read_mask, read_run
 from decode.recordings.matlab import read_mat
 from decode.recordings.names import in_order
@@ -67,9 +67,11 @@ def open_betas(
     arrays = [_read(p, variable, voxels, outside) for p in paths]
     for path, array in zip(paths, arrays, strict=True):
         if array.ndim != 2 or array.dtype.kind not in "fiu":
-            raise InputError(
-                f"{path}: expected numbers (trial, voxel), got {array.shape} of {array.dtype}"
-                "; fetch the file again or correct it"
+            raise refusal(
+                path,
+                "numbers (trial, voxel)",
+                f"{array.shape} of {array.dtype}",
+                "save a real array of two axes, or leave the file out of data.files",
             )
         if array.shape[1] != arrays[0].shape[1]:
             raise InputError(

@@ -103,9 +103,11 @@ def of_task(
     if task is None and len(tasks) > 1:
         raise refusal(where, "one task", ", ".join(sorted(tasks)), "set data.task to one")
     if task is not None and task not in tasks:
-        raise InputError(
-            f"{where}: no {datatype} recording of task {task!r}, only of "
-            f"{', '.join(sorted(tasks))}; correct data.task"
+        raise refusal(
+            where,
+            f"{datatype} recordings of task {task!r}",
+            f"only those of {', '.join(sorted(tasks))}",
+            "correct data.task",
         )
     return tasks[task] if task is not None else next(iter(tasks.values()))
 
@@ -188,10 +190,12 @@ def check_labels(known: Shown, labels: Mapping[str, Any], path: Path) -> None:
     """InputError where the events at `path` say something else about a stimulus that is known."""
     column = next((c for c in labels if known.labels[c] != labels[c]), None)
     if column is not None:
-        raise InputError(
-            f"{path}: stimulus {known.stimulus.uid!r} has {column}={labels[column]!r}, but "
-            f"{known.labels[column]!r} in {known.events.name}; a label column holds facts "
-            "about the stimulus: correct it or leave it out of data.label_columns"
+        raise refusal(
+            path,
+            f"{column}={known.labels[column]!r} of stimulus {known.stimulus.uid!r}, as in "
+            f"{known.events.name}",
+            f"{labels[column]!r}",
+            "a label column holds facts about the stimulus: correct it or leave it out of data.label_columns",
         )
 
 
@@ -201,16 +205,20 @@ def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) 
     path = columns.folder / PurePosixPath(uid)
     kind = columns.kind or kind_of(path)
     if kind is None:
-        raise InputError(
-            f"{events}: column {columns.stimulus!r} names {uid!r}, whose ending says no kind; "
-            f"expected one of {', '.join(SUFFIXES)}, or set data.kind (text and event need no file)"
+        raise refusal(
+            events,
+            f"files whose ending says their kind ({', '.join(SUFFIXES)}) in column {columns.stimulus!r}",
+            f"{uid!r}",
+            "rename it, or set data.kind (text and event need no file)",
         )
     if columns.within:
         check_place(events, path, columns.within)
     if not path.is_file():
-        raise InputError(
-            f"{events}: column {columns.stimulus!r} names {uid!r}, but there is no file {path}; "
-            "put it there or correct data.stimuli or the events"
+        raise refusal(
+            events,
+            f"files that are there in column {columns.stimulus!r}",
+            f"{uid!r}, but there is no file {path}",
+            "put it there or correct data.stimuli or the events",
         )
     with about(f"{path}, named in {events.name}"):
         MEDIA[kind].glance(str(path))

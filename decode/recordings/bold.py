@@ -72,9 +72,8 @@ def read_mask(path: Path) -> Voxels:
     volume, affine = read_volume(path)
     keep = volume > 0
     if not keep.any():
-        raise InputError(
-            f"{path}: expected a mask with values above 0, got none"
-            "; fetch the file again or correct it"
+        raise refusal(
+            path, "a mask with values above 0", "none", "draw it again or choose another mask"
         )
     return Voxels(np.argwhere(keep), volume.shape, affine, volume[keep], path)
 
@@ -148,7 +147,9 @@ def check_volumes(path: Path, signal: np.ndarray) -> None:
 def check_scale(scale: Scale) -> None:
     """InputError for a word that is no scale."""
     if scale not in get_args(Scale):
-        raise refusal("data.scale", f"one of {list(get_args(Scale))}", repr(scale), "correct it")
+        raise refusal(
+            "data.scale", f"one of {list(get_args(Scale))}", repr(scale), "choose one of these"
+        )
 
 
 def read_bold(
@@ -182,6 +183,7 @@ def read_bold(
         channels=voxels.channels() if channels is None else channels,
         events=events,
         offset=timing.offset,
+        source=path,
     )
 
 
@@ -190,10 +192,11 @@ def with_confounds(recording: Recording, confounds: pd.DataFrame) -> Recording:
     kind "confound", which the GLM regresses out.
     """
     if len(confounds) != len(recording.signal):
-        raise InputError(
-            f"{recording.where}: expected confounds for {len(recording.signal)} volumes, got "
-            f"{len(confounds)} rows"
-            "; fetch the file again or correct it"
+        raise refusal(
+            recording.where,
+            f"confounds for {len(recording.signal)} volumes",
+            f"{len(confounds)} rows",
+            "take the table that fMRIPrep wrote for this run",
         )
     rows = pd.DataFrame({"name": list(confounds), "kind": "confound", "roi": ""})
     with about(recording.where):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.recordings.tables import check_columns, read_words, whole_numbers
 
 Boxes = dict[str, list[tuple[float, float, float, float]]]
@@ -105,9 +105,11 @@ def read_crops(table: Path) -> dict[int, Crop]:
         numbered = zip(whole_numbers(table, rows, "cocoId"), rows["cropBox"], strict=True)
         crops = {int(n): _numbers(box) for n, box in numbered}
     except ValueError as e:
-        raise InputError(
-            f"{table}: expected a table with cocoId and cropBox (four numbers), got: {e}; fetch "
-            "nsd_stim_info_merged.csv again"
+        raise refusal(
+            table,
+            "a table with cocoId and cropBox (four numbers)",
+            e,
+            "fetch nsd_stim_info_merged.csv again",
         ) from e
     return crops
 

@@ -95,10 +95,11 @@ def as_recording(
     if only is not None:
         picks = [raw.ch_names.index(name) for name in only]
     if not picks:
-        raise InputError(
-            f"{raw.filenames[0]}: expected EEG, MEG or intracranial channels, got only "
-            f"{', '.join(sorted(set(types)))}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            raw.filenames[0],
+            "EEG, MEG or intracranial channels",
+            f"only {', '.join(sorted(set(types)))}",
+            "correct the types of its channels in channels.tsv or leave the recording out",
         )
     if not 0 < (rate := float(raw.info["sfreq"])) < np.inf:
         remedy = "correct its header or fetch the file again"
@@ -110,6 +111,7 @@ def as_recording(
     channels[["x", "y", "z"]] = positions
     channels["roi"] = ""
     channels["bad"] = [name in raw.info["bads"] for name in names]
+    path = Path(raw.filenames[0])
     signal = _samples(raw, picks, whole=whole)
     for i, name in enumerate(names):
         signal[:, i] *= (gains or {}).get(name, 1.0)
@@ -122,6 +124,7 @@ def as_recording(
         sfreq=float(raw.info["sfreq"]),
         channels=channels,
         events=events,
+        source=path,
     )
 
 

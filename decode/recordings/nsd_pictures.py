@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from decode import content, hdf5
-from decode.core import InputError, Stimulus
+from decode.core import InputError, Stimulus, refusal
 from decode.recordings import packed
 from decode.recordings.nsd import DESIGN, Design
 from decode.recordings.tables import check_columns, read_words, whole_numbers
@@ -115,9 +115,11 @@ def check_images(images: np.ndarray, n: int, root: Path, design: Path) -> None:
     """InputError unless every picture (from 0) is in the stimulus file of `n` rows."""
     outside = images[images >= n]
     if len(outside):
-        raise InputError(
-            f"{design}: picture {outside[0]} is not in {root / PICTURES}, which has the rows 0 to "
-            f"{n - 1} ({len(np.unique(outside))} such pictures); fetch the whole stimulus file"
+        raise refusal(
+            design,
+            f"pictures in {root / PICTURES}, which has the rows 0 to {n - 1}",
+            f"picture {outside[0]} ({len(np.unique(outside))} such)",
+            "fetch the whole stimulus file",
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from decode import hdf5
-from decode.core import InputError, reading
+from decode.core import InputError, reading, refusal
 from decode.hdf5 import MOST_PACKED
 from decode.pictures import to_bytes, write_picture
 from decode.volumes import read_rest
@@ -90,9 +90,11 @@ def open_hdf5(name: str, path: Path, key: str, *, ndim: int, outside: bool = Fal
     with reading(f"{name}: {path}", f"a whole dataset {key!r}", AGAIN):
         found = hdf5.dataset(path, key, outside=outside)
     if found.ndim != ndim:
-        raise InputError(
-            f"{name}: expected {ndim} dimensions in {path}, key {key!r}, got shape {found.shape}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            f"{name}: {path}, key {key!r}",
+            f"{ndim} dimensions",
+            f"shape {found.shape}",
+            "fetch the file again",
         )
     return found
 
@@ -265,9 +267,11 @@ def captions(name: str, path: Path, n: int) -> Callable[[int], tuple[str, ...]]:
     def said(row: int) -> tuple[str, ...]:
         texts = tuple(t for t in (" ".join(str(x).split()) for x in array[row]) if t)
         if not texts:
-            raise InputError(
-                f"{name}: expected a caption in row {row} of {path}, all {array.shape[1]} are empty; "
-                "fill one in or switch data.captions off"
+            raise refusal(
+                f"{name}: {path}, row {row}",
+                "a caption",
+                f"{array.shape[1]} empty ones",
+                "fill one in or switch data.captions off",
             )
         return texts
 

@@ -104,7 +104,7 @@ def whole_numbers(path: Path, table: pd.DataFrame, name: str) -> np.ndarray:
             f"{path}, row {table.index[wrong[0]]}",
             f"a whole number in the column {name}",
             repr(table[name].iloc[wrong[0]]),
-            "correct it",
+            "write a whole number there",
         )
     return found.astype(np.int64)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure
+from decode.core import Measure, refusal
 from decode.scoring.summary import ALL_SUBJECTS
 from decode.sources import DECODER, Role, Source, in_order
 
@@ -212,9 +212,8 @@ def choose(rows: pd.DataFrame, metric: str, *, n: int = 6) -> dict[str, list[int
     """
     part = rows[rows["metric"] == metric]
     if part.empty:
-        raise InputError(
-            f"gallery: expected scores of {metric!r}, there are {sorted(rows['metric'].unique())}; "
-            "name one of them"
+        raise refusal(
+            "gallery", f"scores of {metric!r}", sorted(rows["metric"].unique()), "name one of them"
         )
     lower = "better" in part and part["better"].iloc[0] == "lower"
     key = part["value"].to_numpy() * (1 if lower else -1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from decode.core import InputError, Media, Stimulus, about
+from decode.core import Media, Stimulus, about, refusal
 from decode.media.image import tag
 from decode.media.medium import MEDIA, kind_of
 
@@ -35,8 +35,10 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if array.ndim != 3 or array.shape[0] != 3:
-        raise InputError(
-            f"report: a picture of floats is (3, h, w) in [0, 1], got {array.shape}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            "report",
+            "a picture of floats (3, h, w) in [0, 1]",
+            array.shape,
+            "give the generator's pictures as Media",
         )
     return (array.transpose(1, 2, 0) * 255).round().clip(0, 255).astype(np.uint8)

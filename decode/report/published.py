@@ -74,7 +74,7 @@ def check_published(config: Mapping[str, Any]) -> None:
         return
     if asked not in TESTS:
         raise InputError(
-            f"published: expected null or one of {list(TESTS)}, got {asked!r}; correct it"
+            f"published: expected null or one of {list(TESTS)}, got {asked!r}; choose one of these"
         )
     used = config["data"].get("test", asked)
     if used != asked:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Scaler, State
+from decode.core import InputError, Scaler, State, refusal
 from decode.scaling import CHUNK_BYTES, marks, missing_channels
 
 
@@ -47,9 +47,11 @@ class ZScoreOfImages(Scaler):
         variance[missing_channels(brain, table)] = 1
         flat = np.flatnonzero(~(variance[:, 0] > 0))
         if len(flat):
-            raise InputError(
-                f"{len(flat)} of {len(variance)} channels are constant or NaN over training images "
-                f"(counted from 0: {flat[0]}, ...); drop them in preprocessing or set scaler=none"
+            raise refusal(
+                "scaler",
+                "channels that vary over training images",
+                f"{len(flat)} of {len(variance)} that are constant or NaN (counted from 0: {flat[0]}, ...)",
+                "drop them in preprocessing or set scaler=none",
             )
         return {"shift": first + total / n, "scale": np.sqrt(variance)}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Scaler, State
+from decode.core import InputError, Scaler, State, refusal
 from decode.scoring.ceiling import noise_ceiling_from_groups, repeats
 
 KEPT = "kept"
@@ -38,9 +38,11 @@ class ReliableVoxels(Scaler):
         self, scaler: Scaler, *, at_least: float | None = None, keep: int | None = None
     ) -> None:
         if scaler.test_conditioned:
-            raise InputError(
-                f"scaler.scaler: {type(scaler).__name__} looks at test trials, so would the choice of "
-                "voxels; take one that is fitted on training trials"
+            raise refusal(
+                "scaler.scaler",
+                "one that is fitted on training trials",
+                f"{type(scaler).__name__}, which looks at test trials, so that the choice of voxels would",
+                "take another",
             )
         if (at_least is None) == (keep is None):
             raise InputError(
@@ -49,10 +51,11 @@ class ReliableVoxels(Scaler):
             )
         if at_least is not None and not 0 < at_least < 1:
             raise InputError(
-                f"scaler.at_least: expected a share between 0 and 1, got {at_least}; correct it"
+                f"scaler.at_least: expected a share between 0 and 1, got {at_least}; give a reliability "
+                "between 0 and 1"
             )
         if keep is not None and keep < 1:
-            raise InputError(f"scaler.keep: expected 1 channel or more, got {keep}; correct it")
+            raise InputError(f"scaler.keep: expected 1 channel or more, got {keep}; raise it")
         self.scaler, self.at_least, self.keep = scaler, at_least, keep
 
     def fit(self, brain: np.ndarray, table: pd.DataFrame) -> State:
@@ -65,9 +68,11 @@ class ReliableVoxels(Scaler):
         else:
             kept = share >= (self.at_least or 0)
         if not kept.any():
-            raise InputError(
-                f"scaler: expected channels of reliability {self.at_least or 0:g} or more, the best of "
-                f"{len(share)} has {share.max():.3g}; lower at_least or take another scaler"
+            raise refusal(
+                "scaler",
+                f"channels of reliability {self.at_least or 0:g} or more",
+                f"{share.max():.3g} at best of {len(share)}",
+                "lower at_least or take another scaler",
             )
         return {**state, KEPT: kept}
 
@@ -75,9 +80,11 @@ class ReliableVoxels(Scaler):
         """(channel,) share of single-trial variance that the stimuli explain, 0 to 1."""
         groups = repeats(table["stimulus"].to_numpy(dtype=str))
         if len(groups) < 2:
-            raise InputError(
-                "scaler: reliability is known from training stimuli that were shown more than once, "
-                f"got {len(groups)} of them; take another scaler"
+            raise refusal(
+                "scaler",
+                "training stimuli that were shown more than once, from which reliability is known",
+                f"{len(groups)} of them",
+                "take another scaler",
             )
         found = noise_ceiling_from_groups(self._scaled(brain, table, state, groups))
         signal, noise = (x.reshape(brain.shape[1:]).sum(1) for x in (found.signal, found.noise))

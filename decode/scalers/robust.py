@@ -26,7 +26,8 @@ class Robust(Scaler):
     def __init__(self, *, clamp: float | None = 20.0, by: str | None = None) -> None:
         if clamp is not None and clamp <= 0:
             raise InputError(
-                f"scaler.clamp: expected a positive number or null, got {clamp}; correct it"
+                f"scaler.clamp: expected a positive number or null, got {clamp}; give the number of "
+                "deviations at which to clamp, or null"
             )
         self.clamp = clamp
         self.by = by

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Scaler, State
+from decode.core import Scaler, State, refusal
 from decode.scaling import (
     ALL,
     apply_by_group,
@@ -110,9 +110,11 @@ def _covariance_of_repeats(brain: np.ndarray, rows: np.ndarray, stimuli: np.ndar
         total += ledoit_wolf(np.asarray(brain[part]).transpose(2, 0, 1)).mean(0)
         n += 1
     if n == 0:
-        raise InputError(
-            "scaler.over: 'time' needs stimuli repeated in training, got one trial of each; "
-            "use scaler.over=epochs"
+        raise refusal(
+            "scaler.over",
+            "stimuli repeated in training, which 'time' needs",
+            "one trial of each",
+            "use scaler.over=epochs",
         )
     return total / n
 
@@ -123,9 +125,11 @@ def _inverse_root(sigma: np.ndarray) -> np.ndarray:
     unit = np.sqrt(np.diag(sigma)).mean()
     values, vectors = np.linalg.eigh(sigma / unit**2)
     if values[0] <= np.finfo(np.float64).eps * values[-1]:
-        raise InputError(
-            f"the training noise covariance of {len(sigma)} channels is singular, so it cannot be "
-            "whitened; give it more time samples or drop channels that are sums of others"
+        raise refusal(
+            "scaler",
+            "a training noise covariance that can be inverted",
+            f"a singular one of {len(sigma)} channels",
+            "give it more time samples or drop channels that are sums of others",
         )
     return (vectors / np.sqrt(values)) @ vectors.T / unit
 

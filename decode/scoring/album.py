@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Media, Results, Size, Stimulus, refusal
+from decode.core import Media, Results, Size, Stimulus, refusal
 from decode.pictures import read_image
 from decode.progress import progress
 from decode.scoring.picture_scores import Resize, eight_bit
@@ -31,9 +31,11 @@ class Album:
         self, results: Results, within: Sequence[str], first: Resize | None, quantise: bool
     ) -> None:
         if results.made is None:
-            raise InputError(
-                "metric image: nothing was generated; add a generator to the experiment or drop "
-                "the image metrics"
+            raise refusal(
+                "metric image",
+                "made pictures",
+                "none, as nothing was generated",
+                "add a generator to the experiment or drop the image metrics",
             )
         self.made: Sequence[Media] = results.made
         self.first, self.quantise = first, quantise
@@ -96,9 +98,11 @@ class Album:
         for row in rows:
             media = self.made[row]
             if media.kind != "image" or not isinstance(media.data, Tensor):
-                raise InputError(
-                    f"metric image: expected made images, row {row} is of kind {media.kind!r}; "
-                    "use a metric for that kind"
+                raise refusal(
+                    "metric image",
+                    "made images",
+                    f"one of kind {media.kind!r} in row {row}",
+                    "use a metric for that kind",
                 )
             data = media.data.detach().cpu().float()
             found.append(eight_bit(data) / 255 if self.quantise else data)
@@ -111,9 +115,11 @@ class Album:
         if self.first is not None:
             return torch.cat([self.first(p[None]) for p in pictures])
         if len({tuple(p.shape) for p in pictures}) > 1:
-            raise InputError(
-                f"metric image: {what} pictures differ in size; set `first` to a Resize, as the "
-                "presets do"
+            raise refusal(
+                "metric image",
+                f"{what} pictures of one size",
+                "several sizes",
+                "set `first` to a Resize, as the presets do",
             )
         return torch.stack(pictures)
 
@@ -189,10 +195,11 @@ def class_codes(album: Album, results: Results, column: str) -> np.ndarray:
     else:
         lacking = [s.uid for s in results.shown if column not in s.labels]
         if lacking:
-            raise InputError(
-                f"metric image: same_class names {column!r}, which is neither a trial column "
-                f"({sorted(results.trials.columns)}) nor a label of stimulus {lacking[0]!r}"
-                "; correct it"
+            raise refusal(
+                "metrics.*.same_class",
+                f"a trial column ({sorted(results.trials.columns)}) or a label of the stimuli",
+                f"{column!r}, which stimulus {lacking[0]!r} lacks",
+                "name one that all have",
             )
         label = np.array([str(s.labels[column]) for s in results.shown])
     of_stimulus = np.empty(len(album.picture_of), dtype=object)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 
 Tokens = Sequence[str]
 Vector = tuple[dict[tuple[str, ...], float], np.ndarray]
@@ -48,13 +48,15 @@ def check(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
         raise InputError(
             f"captions: expected as many candidates as sets of references and at least one, got "
             f"{len(candidates)} and {len(references)}"
-            "; correct it"
+            "; give one set of references per candidate"
         )
     empty = [i for i, refs in enumerate(references) if not refs or not all(refs)]
     if empty:
-        raise InputError(
-            f"captions: expected references that hold a word, those of item {empty[0]} do not; "
-            "leave empty captions out of the stimuli"
+        raise refusal(
+            "captions",
+            "references that hold a word",
+            f"none of item {empty[0]}",
+            "leave empty captions out of the stimuli",
         )
 
 

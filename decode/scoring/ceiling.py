@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from decode.core import InputError, Truth
+from decode.core import InputError, Truth, refusal
 
 ALL = "all"
 
@@ -93,7 +93,7 @@ def estimate_retrieval(
     n = len(gram)
     if not 1 <= k <= n:
         raise InputError(
-            f"retrieval ceiling: expected 1 <= k <= {n} candidates, got k={k}; correct it"
+            f"retrieval ceiling: expected 1 <= k <= {n} candidates, got k={k}; lower k"
         )
     values, vectors = np.linalg.eigh(gram)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -152,7 +152,7 @@ class FromRepeats:
         counts = np.atleast_1d(np.asarray(repeats, np.float64))
         if counts.size == 0 or counts.min() < 1:
             raise InputError(
-                f"noise ceiling: expected at least one repeat, got {repeats}; correct it"
+                f"noise ceiling: expected at least one repeat, got {repeats}; raise it"
             )
         squared = self.ncsnr**2
         return squared / (squared + np.mean(1 / counts))
@@ -197,9 +197,11 @@ def noise_ceiling_from_groups(groups: Iterable[np.ndarray]) -> FromRepeats:
         total, square = total + (mean - first), square + (mean - first) ** 2
         within, inverse = within + ((x - mean) ** 2).sum(axis=0), inverse + 1 / len(x)
     if n < 2:
-        raise InputError(
-            "a noise ceiling needs at least two stimuli that were shown more than once, got "
-            f"{n}; choose a part of the data with repeats"
+        raise refusal(
+            "noise ceiling",
+            "at least two stimuli that were shown more than once",
+            n,
+            "choose a part of the data with repeats",
         )
     noise = within / (trials - n)
     signal = (square - total**2 / n) / (n - 1) - noise * inverse / n
@@ -235,16 +237,18 @@ def by_region(
 def _known(truth: Truth, uids: Sequence[str] | None, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     """Noiseless responses (uid, feature) and the noise variance of an average of `repeats`."""
     if repeats < 1:
-        raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}; correct it")
+        raise InputError(f"noise ceiling: expected at least one repeat, got {repeats}; raise it")
     if uids is None:
         response = np.asarray(truth.response, np.float64)
     else:
         row = {uid: i for i, uid in enumerate(truth.stimuli)}
         missing = [u for u in uids if u not in row]
         if missing:
-            raise InputError(
-                f"noise ceiling: the simulation knows no response to {missing[0]!r} "
-                f"({len(missing)} of {len(uids)} stimuli); ask for stimuli that were shown"
+            raise refusal(
+                "noise ceiling",
+                "stimuli to which the simulation knows the response",
+                f"{missing[0]!r} ({len(missing)} of {len(uids)} stimuli)",
+                "ask for stimuli that were shown",
             )
         response = np.asarray(truth.response[[row[u] for u in uids]], np.float64)
     return response, np.asarray(truth.noise, np.float64) / repeats
@@ -256,8 +260,11 @@ def _gram(truth: Truth, uids: Sequence[str] | None, repeats: int) -> np.ndarray:
     response = response - response.mean(axis=0)
     silent = noise <= 0
     if np.any(np.abs(response[:, silent]) > 0):
-        raise InputError(
-            "noise ceiling: a feature with signal but no noise tells everything apart; correct it"
+        raise refusal(
+            "noise ceiling",
+            "noise in every feature with signal",
+            "a feature without, which tells everything apart",
+            "raise data.noise",
         )
     scaled = response[:, ~silent] / np.sqrt(noise[~silent])
     return scaled @ scaled.T

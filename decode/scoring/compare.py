@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError
+from decode.core import refusal
 from decode.scoring.intervals import by_trial, interval
 from decode.scoring.summary import SCORE
 
@@ -129,18 +129,22 @@ def compare(
     shared = [key for key in groups[0] if key in groups[1]]
     if not shared:
         names = [sorted(set(x["metric"])) for x in (a, b)]
-        raise InputError(
-            f"compare: expected a metric that both runs have, the first has {names[0]}, the second "
-            f"{names[1]}; evaluate both with one metric"
+        raise refusal(
+            "compare",
+            "a metric that both runs have",
+            f"{names[0]} in the first and {names[1]} in the second",
+            "evaluate both with one metric",
         )
     found = []
     for split, source, part, metric in shared:
         first, second = (g[split, source, part, metric] for g in groups)
         rows = pair(first, second)
         if rows.empty:
-            raise InputError(
-                f"compare: the runs share no subject and stimulus in {metric} of split {split}; "
-                "compare runs of the same subjects"
+            raise refusal(
+                "compare",
+                f"runs that share subjects and stimuli in {metric} of split {split}",
+                "none in common",
+                "compare runs of the same subjects",
             )
         rows["value"] = rows["a"] - rows["b"]
         value, low, high = interval(rows, share=False)

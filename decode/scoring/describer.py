@@ -47,7 +47,7 @@ class Describer:
             raise InputError(
                 "describer: expected a prompt, and tokens and batch_size of 1 or more, got "
                 f"{prompt!r}, {tokens} and {batch_size}"
-                "; correct it"
+                "; raise the one below 1, or write a prompt"
             )
         choose_dtype(precision)
         self.model, self.prompt, self.tokens, self.precision = model, prompt, tokens, precision

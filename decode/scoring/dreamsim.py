@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decode.core import InputError
+from decode.core import refusal
 from decode.scoring.feature_networks import IMAGENET_MEAN, IMAGENET_STD, flat, normalised
 from decode.scoring.picture_scores import Resize
 from decode.store import read_tensors
@@ -77,9 +77,11 @@ def open_ensemble(
         try:
             network.load_state_dict(own, assign=True)
         except RuntimeError as e:
-            raise InputError(
-                f"{where}: expected the weights of {architecture} for {name} "
-                f"({' '.join(str(e).split())[:200]}); convert DreamSim's release again"
+            raise refusal(
+                where,
+                f"the weights of {architecture} for {name}",
+                f"{' '.join(str(e).split())[:200]}",
+                "convert DreamSim's release again",
             ) from e
         networks[name] = network.to(device).eval()
     return networks

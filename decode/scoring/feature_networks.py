@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.scoring.picture_scores import Resize
 from decode.weights.hub import opening
 from decode.weights.reading import choose_device, find_weights, load_efficientnet_lite, loading
@@ -110,8 +110,11 @@ class Torchvision:
         from torchvision.models.feature_extraction import create_feature_extractor
 
         if self.model not in list_models():
-            raise InputError(
-                f"feature network: torchvision has no model {self.model!r}; see its list_models()"
+            raise refusal(
+                "feature network",
+                "a model of torchvision",
+                f"{self.model!r}",
+                "see its list_models()",
             )
         with loading(self.model):
             if self.weights and not self.file:
@@ -145,9 +148,11 @@ def load_file(network: nn.Module, file: Path) -> None:
     missing, unexpected = network.load_state_dict(read(file), strict=False)
     wrong = [key for key in missing if not key.startswith(("fc.", "classifier.", "AuxLogits."))]
     if wrong or unexpected:
-        raise InputError(
-            f"feature network: {file} does not fit the model (missing {wrong[:3]}, unexpected "
-            f"{list(unexpected)[:3]}); give weights of this architecture as safetensors"
+        raise refusal(
+            file,
+            "weights that fit the feature network",
+            f"missing {wrong[:3]}, unexpected {list(unexpected)[:3]}",
+            "give weights of this architecture as safetensors",
         )
 
 
@@ -196,9 +201,11 @@ class OpenClip:
         name = f"local-dir:{found}" if isinstance(found, Path) else self.model
         self._place = choose_device(self.device)
         if needs_quickgelu(name, self.pretrained):
-            raise InputError(
-                f"feature network: weights {self.pretrained!r} need the QuickGELU variant of "
-                f"{self.model!r}; set model to {self.model}-quickgelu"
+            raise refusal(
+                "feature network",
+                f"the QuickGELU variant, which weights {self.pretrained!r} need",
+                f"{self.model!r}",
+                f"set model to {self.model}-quickgelu",
             )
         with opening(self.model):
             network = open_clip.create_model_from_pretrained(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 
 How = Literal["bilinear", "bilinear_antialias", "pil_bilinear", "pil_bicubic"]
 WINDOW = 11  # of SSIM's Gaussian, in pixels
@@ -28,10 +28,10 @@ class Resize:
         ways = ("bilinear", "bilinear_antialias", "pil_bilinear", "pil_bicubic")
         if how not in ways:
             raise InputError(
-                f"resize: expected how to be one of {list(ways)}, got {how!r}; correct it"
+                f"resize: expected how to be one of {list(ways)}, got {how!r}; choose one of these"
             )
         if size < 1:
-            raise InputError(f"resize: expected a size of at least 1 pixel, got {size}; correct it")
+            raise InputError(f"resize: expected a size of at least 1 pixel, got {size}; raise it")
         self.size, self.how = size, how
 
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -84,12 +84,14 @@ def ssim(a: np.ndarray, b: np.ndarray, mode: SsimMode = "2d") -> np.ndarray:
 
     if mode not in ("2d", "columns_legacy"):
         raise InputError(
-            f"metric.ssim: expected '2d' or 'columns_legacy', got {mode!r}; correct it"
+            f"metric.ssim: expected '2d' or 'columns_legacy', got {mode!r}; choose one of these"
         )
     if min(a.shape[-2:]) < WINDOW:
-        raise InputError(
-            f"metric ssim: the window is {WINDOW} pixels, a picture is {a.shape[-2]}x{a.shape[-1]}; "
-            "leave ssim out of `pairs` or resize to something larger"
+        raise refusal(
+            "metric ssim",
+            f"pictures of {WINDOW} pixels or more, its window",
+            f"{a.shape[-2]}x{a.shape[-1]}",
+            "leave ssim out of `pairs` or resize to something larger",
         )
     channel_axis = 1 if mode == "columns_legacy" else None
     return np.array(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Results
+from decode.core import Results, refusal
 
 COLUMNS = ("metric", "subject", "trial", "value", "chance")
 
@@ -34,9 +34,11 @@ def galleries(trials: pd.DataFrame, within: Sequence[str]) -> list[Gallery]:
     """Split the table into galleries: rows that agree in all columns of `within`."""
     missing = [c for c in (*within, "stimulus") if c not in trials.columns]
     if missing:
-        raise InputError(
-            f"metric: expected the trial columns {missing}, the table has "
-            f"{sorted(trials.columns)}; name other columns in `within`"
+        raise refusal(
+            "metric",
+            f"the trial columns {missing}",
+            sorted(trials.columns),
+            "name other columns in `within`",
         )
     parts = [np.arange(len(trials))]
     if within:
@@ -55,9 +57,11 @@ def galleries(trials: pd.DataFrame, within: Sequence[str]) -> list[Gallery]:
 def vectors(results: Results, target: str) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and true vectors of one target, each (row, feature) floating point and finite."""
     if target not in results.predicted or target not in results.truth:
-        raise InputError(
-            f"metric: expected a target named {target!r}, predictions hold "
-            f"{sorted(results.predicted)}; set the metric's `target` to one of them"
+        raise refusal(
+            "metric",
+            f"a target named {target!r}",
+            sorted(results.predicted),
+            "set the metric's `target` to one of them",
         )
     pair = []
     for name, source in (("predicted", results.predicted), ("true", results.truth)):
@@ -66,15 +70,19 @@ def vectors(results: Results, target: str) -> tuple[np.ndarray, np.ndarray]:
         array = (x if wide else x.float()).reshape(len(x), -1).numpy()
         if not np.isfinite(array).all():
             bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-            raise InputError(
-                f"metric: {name} vectors of target {target!r} hold NaN or infinite values (first "
-                f"in row {bad}); look at the training history for a diverged loss"
+            raise refusal(
+                "metric",
+                f"finite {name} vectors of target {target!r}",
+                f"NaN or infinite values (first in row {bad})",
+                "look at the training history for a diverged loss",
             )
         pair.append(array)
     if pair[0].shape != pair[1].shape:
-        raise InputError(
-            f"metric: predicted {target!r} is {pair[0].shape}, its truth {pair[1].shape}; "
-            "the encoder's head and the target disagree"
+        raise refusal(
+            "metric",
+            f"predictions of {target!r} of the shape of its truth, {pair[1].shape}",
+            pair[0].shape,
+            "the encoder's head and the target disagree: choose others",
         )
     return pair[0], pair[1]
 
@@ -107,16 +115,20 @@ def class_weight(number: np.ndarray) -> np.ndarray:
 def made_texts(results: Results, metric: str) -> list[str]:
     """The made text of each row; InputError, naming `metric`, where something else was made."""
     if results.made is None:
-        raise InputError(
-            f"metric {metric}: nothing was generated, expected made texts; add a generator of texts to "
-            "the experiment or drop this metric"
+        raise refusal(
+            f"metric {metric}",
+            "made texts",
+            "none, as nothing was generated",
+            "add a generator of texts to the experiment or drop this metric",
         )
     texts = []
     for row, media in enumerate(results.made):
         if media.kind != "text" or not isinstance(media.data, str):
-            raise InputError(
-                f"metric {metric}: expected made texts, row {row} is of kind {media.kind!r}; choose a "
-                "generator of texts or drop this metric"
+            raise refusal(
+                f"metric {metric}",
+                "made texts",
+                f"one of kind {media.kind!r} in row {row}",
+                "choose a generator of texts or drop this metric",
             )
         texts.append(media.data)
     return texts

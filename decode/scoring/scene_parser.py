@@ -40,7 +40,7 @@ class SceneParser:
             raise InputError(
                 "scene parser: expected beams, tokens and batch_size of 1 or more, got "
                 f"{beams}, {tokens} and {batch_size}"
-                "; correct it"
+                "; raise the one below 1"
             )
         self.model, self.beams, self.tokens = model, beams, tokens
         self.batch_size, self.device = batch_size, device

@@ -80,7 +80,7 @@ class Sentences:
     ) -> None:
         if most < 3:
             raise InputError(
-                f"sentence network: expected `most` of 3 tokens or more, got {most}; correct it"
+                f"sentence network: expected `most` of 3 tokens or more, got {most}; raise it"
             )
         self.model, self.most = model, most
         self.batch_size, self.device = batch_size, device

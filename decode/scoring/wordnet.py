@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.machine import DISTRIBUTION
 
 
@@ -21,9 +21,8 @@ def open_wordnet(folder: str, metric: str) -> Any:
         import nltk
         from nltk.corpus import wordnet
     except ImportError as e:
-        raise InputError(
-            f"metric {metric}: expected the package nltk, it is not installed; pip install "
-            f"'{DISTRIBUTION}[meteor]'"
+        raise refusal(
+            f"metric {metric}", "the package nltk", "none", f"pip install '{DISTRIBUTION}[meteor]'"
         ) from e
     if not list(place.glob("corpora/wordnet*")):
         raise InputError(

@@ -59,15 +59,15 @@ class Design:
         for name in ("n_subjects", "n_train", "train_repeats", "n_test", "test_repeats"):
             if getattr(self, name) < 1:
                 raise InputError(
-                    f"data.{name}: expected at least 1, got {getattr(self, name)}; correct it"
+                    f"data.{name}: expected at least 1, got {getattr(self, name)}; raise it"
                 )
         if self.noise < 0:
-            raise InputError(f"data.noise: expected 0 or more, got {self.noise:g}; correct it")
+            raise InputError(f"data.noise: expected 0 or more, got {self.noise:g}; raise it")
         if self.sfreq <= 2.2 * LINE_HZ:
             raise InputError(
                 f"data.sfreq: expected more than {2.2 * LINE_HZ:g} Hz, so that line noise can be "
                 f"recorded, got {self.sfreq:g}"
-                "; correct it"
+                "; raise it"
             )
 
     def digest(self) -> str:
@@ -178,7 +178,7 @@ class Study:
         if subject not in self.subjects:
             raise InputError(
                 f"subjects: expected some of {', '.join(self.subjects)}, got {subject!r}"
-                "; correct it"
+                "; choose from these"
             )
         final = self.folder / subject
         if final.is_dir():

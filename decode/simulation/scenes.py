@@ -68,7 +68,7 @@ class Scene:
             if getattr(self, name) not in values:
                 raise InputError(
                     f"scene {name}: expected one of {list(values)}, got {getattr(self, name)!r}"
-                    "; correct it"
+                    "; choose one of these"
                 )
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.simulation.gabor import CHANNELS, ReceptiveFields, early_drive, shrink
 from decode.simulation.scenes import ATTRIBUTES, Scene, attributes, draw, training_scenes
 
@@ -87,7 +87,7 @@ def grey_matter(voxel_mm: int) -> tuple[np.ndarray, np.ndarray]:
 
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
-        raise InputError("simulated fMRI needs nilearn's MNI template; install nilearn")
+        raise refusal("simulated fMRI", "nilearn with its MNI template", "none", "install nilearn")
     image: Any = nibabel.load(Path(spec.origin).parent / GREY_MATTER)
     origin = image.affine[:3, 3]
     low, high = (np.round(np.array(corner) - origin).astype(int) for corner in BOX)

@@ -30,9 +30,11 @@ def published(
     part = table["split"].to_numpy(dtype=object).copy()
     unknown = set(part) - {TRAIN, TEST, UNUSED}
     if unknown or TEST not in part or TRAIN not in part:
-        raise InputError(
-            f"split 'published' expects 'train' and 'test' in the events' split column, got "
-            f"{sorted(set(map(str, part)))}; choose split=kfold or split=leave_one_run_out"
+        raise refusal(
+            "split published",
+            "'train' and 'test' in the events' split column",
+            sorted(set(map(str, part))),
+            "choose split=kfold or split=leave_one_run_out",
         )
     if sessions is not None:
         part[_later_sessions(table, part, sessions, of)] = UNUSED
@@ -46,7 +48,7 @@ def _known(table: pd.DataFrame, subjects: Sequence[str]) -> Sequence[str]:
     unknown = [s for s in subjects if s not in known]
     if unknown or not subjects:
         got = repr(unknown[0]) if unknown else "none"
-        raise refusal("split.tested", f"some of the subjects {known}", got, "correct it")
+        raise refusal("split.tested", f"some of the subjects {known}", got, "choose from these")
     return subjects
 
 
@@ -57,8 +59,11 @@ def _later_sessions(
     subjects = table["subject"].astype(str).to_numpy()
     names = groups_of(table, "session")
     if of is not None and of not in subjects:
-        raise InputError(
-            f"split: `of` expects one of the subjects {sorted(set(subjects))}, got {of!r}; correct it"
+        raise refusal(
+            "split.of",
+            f"one of the subjects {sorted(set(subjects))}",
+            f"{of!r}",
+            "name one of them",
         )
     late = np.zeros(len(table), bool)
     for subject in dict.fromkeys(subjects if of is None else [of]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from decode.core import PARTS, InputError, Reads, Stimulus, Target, joint_digest
+from decode.core import PARTS, Reads, Stimulus, Target, joint_digest, refusal
 from decode.progress import progress
 from decode.store import FeatureStore, read_json, write_json
 
@@ -44,9 +44,11 @@ def run(
             with np.errstate(over="ignore"):
                 values = found.astype(getattr(target, "store", "float32"))
             if not np.isfinite(values).all():
-                raise InputError(
-                    f"targets.{name}: features of {uid_of[chunk[0]]!r} or its neighbours are not "
-                    "finite; use full precision for this model, and store: float32"
+                raise refusal(
+                    f"targets.{name}",
+                    "finite features",
+                    f"NaN or infinite ones of {uid_of[chunk[0]]!r} or its neighbours",
+                    "use full precision for this model, and store: float32",
                 )
             store.append(chunk, values)
     return len(missing)
@@ -79,7 +81,9 @@ def open_store(folder: Path, table: pd.DataFrame) -> FeatureStore:
 def _accepts(target: Target, stimuli: list[Stimulus], name: str) -> None:
     for stimulus in stimuli:
         if stimulus.kind not in target.accepts:
-            raise InputError(
-                f"targets.{name}: {type(target).__name__} takes {sorted(target.accepts)}, stimulus "
-                f"{stimulus.uid!r} is of kind {stimulus.kind!r}; choose another target"
+            raise refusal(
+                f"targets.{name}",
+                f"stimuli of kind {sorted(target.accepts)}, which {type(target).__name__} takes",
+                f"{stimulus.uid!r} of kind {stimulus.kind!r}",
+                "choose another target",
             )

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decode.core import PARTS, Dataset, InputError, Layout, Recording, Stimulus, joint_digest
+from decode.core import (
+    PARTS,
+    Dataset,
+    InputError,
+    Layout,
+    Recording,
+    Stimulus,
+    joint_digest,
+    refusal,
+)
 from decode.notices import tell
 from decode.preprocessing.prepared import Cut, Prepared
 from decode.preprocessing.streams import stretches
@@ -47,11 +56,19 @@ def run(
             dropped[recording.where] = len(recording.events) - len(prepared.table)
     _tell_dropped(subject, dropped, sum(map(len, tables)))
     if first is None or not tables:
-        raise InputError(f"subject {subject}: the data set has no recordings; check paths.data")
+        raise refusal(
+            f"subject {subject}",
+            "recordings in the data set",
+            "none",
+            "put them there or correct paths.data",
+        )
     trials = pd.concat(tables, ignore_index=True)
     if trials.empty:
-        raise InputError(
-            f"subject {subject}: no trials are left after preprocessing; check the events"
+        raise refusal(
+            f"subject {subject}",
+            "trials after preprocessing",
+            "none",
+            "correct its events, or preprocess.window",
         )
     write_table(out / "trials.parquet", trials)
     write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], dataset.stimuli()))
@@ -87,9 +104,11 @@ def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataF
     rows, changed = [], Counter[str]()
     for uid in pd.unique(uids):
         if uid not in known:
-            raise InputError(
-                f"trials name stimulus {uid!r}, which the data set does not list; "
-                "correct the events or add the stimulus"
+            raise refusal(
+                "events",
+                "stimuli that the data set lists",
+                f"{uid!r}, which it does not",
+                "correct the events or add the stimulus",
             )
         stimulus = known[uid]
         seen, parts = stimulus.look(), stimulus.digests()
@@ -127,16 +146,18 @@ def _same_layout(first: Layout, now: Layout, recording: Recording) -> None:
         one, other = set(first.names), set(now.names)
         names = [*sorted(other - one)[:4], *(f"no {n}" for n in sorted(one - other)[:4])]
         got = ", ".join(names) or "another order of them"
-        raise InputError(
-            f"{recording.where}: expected the {first.n_channels} channels of the subject's first run, "
-            f"got {got}{alike}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            recording.where,
+            f"the {first.n_channels} channels of the subject's first run",
+            f"{got}{alike}",
+            "leave that run out, or give all runs one mask or montage",
         )
     if first.n_times != now.n_times or first.sfreq != now.sfreq:
-        raise InputError(
-            f"{recording.where}: expected windows of {first.n_times} samples at {first.sfreq:g} Hz as "
-            f"in the subject's first run, got {now.n_times} at {now.sfreq:g} Hz{alike}"
-            "; fetch the file again or correct it"
+        raise refusal(
+            recording.where,
+            f"windows of {first.n_times} samples at {first.sfreq:g} Hz as in the subject's first run",
+            f"{now.n_times} at {now.sfreq:g} Hz{alike}",
+            "set preprocess.sfreq, so that all runs have one rate, or leave that run out",
         )
 
 

@@ -15,7 +15,7 @@ from decode.artefacts.media import kept_kind, place
 from decode.artefacts.trained import load_scaler
 from decode.ceilings import from_repeats
 from decode.checksums import check_finished
-from decode.core import InputError, Responses, Scaler, Stimulus, Target
+from decode.core import InputError, Responses, Scaler, Stimulus, Target, refusal
 from decode.folds import Inputs, Protocol
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
@@ -127,10 +127,12 @@ def expect(
     out = _empty(test)
     for subject, rows in test.table.groupby("subject", sort=False).indices.items():
         if str(subject) not in models:
-            raise InputError(
-                f"voxel_model: subject {subject!r} has test rows but no training rows, so no model "
-                f"of its voxels can be fitted (for {source}); choose a split within subjects or "
-                "leave voxel_model out"
+            raise refusal(
+                "voxel_model",
+                "training rows of each subject with test rows, so that a model of its voxels can be "
+                f"fitted (for {source})",
+                f"none of {subject!r}",
+                "choose a split within subjects or leave voxel_model out",
             )
         values = models[str(subject)](seen[rows])
         out[rows, : values.shape[1]] = values

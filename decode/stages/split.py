@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from decode.core import Fold, InputError
+from decode.core import Fold, InputError, refusal
 from decode.splitting import digest, manifest
 from decode.store import write_json, write_table
 from decode.trials import Trials
@@ -50,7 +50,9 @@ def one_content_per_uid(stimuli: pd.DataFrame) -> None:
     contents = stimuli.drop_duplicates(["uid", "digest"]).groupby("uid").size()
     clash = contents[contents > 1]
     if len(clash):
-        raise InputError(
-            f"stimulus uid {clash.index[0]!r} stands for {clash.iloc[0]} different contents "
-            f"({len(clash)} such uids); give different stimuli different uids"
+        raise refusal(
+            "stimuli",
+            "one content per uid",
+            f"{clash.iloc[0]} of {clash.index[0]!r} ({len(clash)} such uids)",
+            "give different stimuli different uids",
         )

@@ -14,7 +14,7 @@ import torch
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.trained import TUNED, MakeEncoder, save_scaler, weights_file
-from decode.core import Generator, InputError, Scaler, refusal
+from decode.core import Generator, Scaler, refusal
 from decode.folds import Inputs, Protocol
 from decode.progress import progress
 from decode.splitting import TRAIN, VALIDATION
@@ -166,7 +166,9 @@ def check_shapes(
             got = tuple(predicted[target].shape[1:]) if target in predicted else None
             expected = tuple(truth[target].shape[1:])
             if got != expected:
-                raise InputError(
-                    f"targets.{target} has shape {expected}, {name} "
-                    f"{type(encoder).__name__} returns {got}; choose another encoder or target"
+                raise refusal(
+                    f"targets.{target}",
+                    f"predictions of its shape, {expected}",
+                    f"{got} from {name} {type(encoder).__name__}",
+                    "choose another encoder or target",
                 )

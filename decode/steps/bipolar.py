@@ -41,7 +41,12 @@ class Bipolar:
         reach: float = 1.5,
     ) -> None:
         if pairs is not None and (not pairs or any(len({*p}) != 2 or len(p) != 2 for p in pairs)):
-            raise refusal("pairs", "lists of two different channels", list(pairs), "correct it")
+            raise refusal(
+                "pairs",
+                "lists of two different channels",
+                list(pairs),
+                "write [[A1, A2], [A2, A3]]",
+            )
         self.pairs, self.kinds, self.reach = pairs, tuple(kinds), reach
 
     def __call__(self, recording: Recording) -> Recording:
@@ -58,7 +63,7 @@ class Bipolar:
         if missing:
             raise refusal(
                 "pairs", f"channels of {recording.where} that were picked", repr(missing[0]),
-                "correct it",
+                "name channels that it has",
             )  # fmt: skip
         return np.array([names.index(name) for name in asked], np.int64).reshape(-1, 2)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Recording, refusal
+from decode.core import Recording, refusal
 from decode.preprocessing.bold import trial_layout
 from decode.preprocessing.prepared import Prepared
 from decode.preprocessing.streams import check_finite
@@ -41,7 +41,7 @@ class Epoch:
                 "window",
                 f"end after start, at least {1 / rate:g} s",
                 list(self.window),
-                "correct it",
+                "write [start, end] in s from the stimulus",
             )
         check_finite(recording)
         offsets = None if self.baseline is None else _baseline(self.baseline, self.window, rate)
@@ -72,7 +72,10 @@ def _baseline(
     first, last = (round(edge * rate) - begin for edge in baseline)
     if last <= first:
         raise refusal(
-            "baseline", f"end after start, at least {1 / rate:g} s", list(baseline), "correct it"
+            "baseline",
+            f"end after start, at least {1 / rate:g} s",
+            list(baseline),
+            "write [start, end] in s from the stimulus, or null",
         )
     return first, last
 
@@ -88,9 +91,11 @@ def _table(
     n_samples, rate = len(recording.signal), recording.sfreq
     length = n_samples / rate
     if reach[1] - reach[0] > n_samples:
-        raise InputError(
-            f"window: {recording.where} lasts {length:.3f} s, less than the "
-            f"{(reach[1] - reach[0]) / rate:.3f} s of one window with its baseline; shorten it"
+        raise refusal(
+            "window",
+            f"at most what {recording.where} lasts, {length:.3f} s",
+            f"{(reach[1] - reach[0]) / rate:.3f} s of one window with its baseline",
+            "shorten it",
         )
     onset = events["onset"].to_numpy(np.float64)
     starts = start_samples(np.nan_to_num(onset, nan=-1e6), window[0], rate)
@@ -111,8 +116,10 @@ def _refuse_event(
         return
     row = int(np.flatnonzero(outside)[0])
     length = len(recording.signal) / recording.sfreq
-    raise InputError(
-        f"{recording.where}: {what} in row {row} ({events['stimulus'][row]!r}, onset "
-        f"{events['onset'][row]:g} s) leaves the recording, which lasts {length:.3f} s; correct "
-        "the events, shorten preprocess.trials.window or .baseline, or set preprocess.trials.incomplete=drop"
+    raise refusal(
+        recording.where,
+        f"{what} inside the recording, which lasts {length:.3f} s",
+        f"row {row} ({events['stimulus'][row]!r}, onset {events['onset'][row]:g} s), where it leaves it",
+        "correct the events, shorten preprocess.trials.window or .baseline, or set "
+        "preprocess.trials.incomplete=drop",
     )

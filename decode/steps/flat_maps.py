@@ -128,7 +128,9 @@ class FlatMaps:
         if side < 2:
             raise refusal("side", "2 pixels or more", side, "correct it")
         if longest is not None and longest <= 0:
-            raise refusal("longest", "a length in mm", longest, "correct it")
+            raise refusal(
+                "longest", "a length in mm", longest, "give the longest edge that is drawn"
+            )
         self.paths = {"lh": Path(lh).expanduser(), "rh": Path(rh).expanduser()}
         self.side, self.longest = side, longest
         self._known: tuple[tuple[str, ...], Any, pd.DataFrame] | None = None
@@ -161,9 +163,11 @@ class FlatMaps:
             at = row.reindex(number[here]).to_numpy(float)
             drawn = np.isfinite(at)
             if drawn.sum() < 3:
-                raise InputError(
-                    f"{where}: expected vertices of {surface.path}, {len(here)} channels of {name} have "
-                    f"{drawn.sum()} there; give the flat surface of the subject or template"
+                raise refusal(
+                    where,
+                    f"vertices of {surface.path}",
+                    f"{len(here)} channels of {name}, where it has {drawn.sum()}",
+                    "give the flat surface of the subject or template",
                 )
             points[name] = surface.xy[at[drawn].astype(int)]
             used.append(here[drawn])

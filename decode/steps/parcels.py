@@ -92,10 +92,11 @@ def _factor(alike: np.ndarray, where: str, numbers: np.ndarray) -> np.ndarray:
     if info or told < 1e-10:
         apart = np.abs(alike - np.diag(np.diag(alike)))
         a, b = sorted(int(k) for k in np.unravel_index(apart.argmax(), apart.shape))
-        raise InputError(
-            f"{where}: expected maps that differ over the recorded voxels, of {len(alike)} some do not (most "
-            f"alike are {numbers[a]} and {numbers[b]}, cosine {apart[a, b]:.6f}); choose a mask of the "
-            "whole brain or an atlas of fewer maps"
+        raise refusal(
+            where,
+            "maps that differ over the recorded voxels",
+            f"{numbers[a]} and {numbers[b]} alike (cosine {apart[a, b]:.6f}, of {len(alike)} maps)",
+            "choose a mask of the whole brain or an atlas of fewer maps",
         )
     return np.tril(factor)
 
@@ -137,9 +138,11 @@ def voxel_places(where: str, channels: pd.DataFrame, atlas: Atlas, grid: Grid) -
     """
     xyz = channels[["x", "y", "z"]].to_numpy(float)
     if not np.isfinite(xyz).all():
-        raise InputError(
-            f"{where}: expected voxels whose x, y and z are known, {int((~np.isfinite(xyz).all(1)).sum())} "
-            "have none; parcels need volumes"
+        raise refusal(
+            where,
+            "voxels whose x, y and z are known",
+            f"{int((~np.isfinite(xyz).all(1)).sum())} without",
+            "parcels need volumes: leave this step out",
         )
     ijk = np.linalg.solve(atlas.affine[:3, :3], (1000 * xyz - atlas.affine[:3, 3]).T).T
     near = np.round(ijk).astype(np.int64)
@@ -147,10 +150,12 @@ def voxel_places(where: str, channels: pd.DataFrame, atlas: Atlas, grid: Grid) -
     if grid == "same":
         off = np.abs(ijk - near).max(1) > 0.05
         if off.any() or not inside.all():
-            raise InputError(
-                f"{where}: expected the grid of {atlas.path} {atlas.shape}, {int((off | ~inside).sum())} of "
-                f"{len(ijk)} voxels do not lie on it; resample the atlas to the data, or, when both are "
-                "in one space, set preprocess.steps.parcels.grid=nearest"
+            raise refusal(
+                where,
+                f"voxels on the grid of {atlas.path} {atlas.shape}",
+                f"{int((off | ~inside).sum())} of {len(ijk)} that do not lie on it",
+                "resample the atlas to the data, or, when both are in one space, set "
+                "preprocess.steps.parcels.grid=nearest",
             )
     place = np.full(len(ijk), -1, np.int64)
     place[inside] = np.ravel_multi_index(tuple(near[inside].T), atlas.shape)
@@ -260,10 +265,11 @@ class Parcels:
         if there.all() or (there.any() and self.missing == "zero"):
             return
         absent = ", ".join(str(p) for p in self.atlas.numbers[~there][:5])
-        raise InputError(
-            f"{recording.where}: expected voxels of all {len(there)} parcels of {self.path}, "
-            f"{int((~there).sum())} have none ({absent}{', ...' if (~there).sum() > 5 else ''}); "
-            "choose a mask of the whole brain, or set preprocess.steps.parcels.missing=zero"
+        raise refusal(
+            recording.where,
+            f"voxels of all {len(there)} parcels of {self.path}",
+            f"none of {int((~there).sum())} ({absent}{', ...' if (~there).sum() > 5 else ''})",
+            "choose a mask of the whole brain, or set preprocess.steps.parcels.missing=zero",
         )
 
 

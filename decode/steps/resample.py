@@ -24,7 +24,9 @@ class Resample:
 
     def __init__(self, *, sfreq: float = 250.0) -> None:
         if not sfreq > 0:
-            raise refusal("sfreq", "a positive rate in Hz", f"{sfreq:g}", "correct it")
+            raise refusal(
+                "sfreq", "a positive rate in Hz", f"{sfreq:g}", "give the rate to resample to"
+            )
         self.sfreq = float(sfreq)
 
     def __call__(self, recording: Recording) -> Recording:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
 from decode.features.network import NetworkTarget
 from decode.pictures import read_images
 from decode.weights.hub import opening
@@ -34,8 +34,8 @@ class Autoencoder(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
-            raise InputError(
-                f"autoencoder target: size is at least 1 pixel, got {self.size}; correct it"
+            raise refusal(
+                "targets.*.size", "at least 1 pixel", self.size, "give the side of the pictures"
             )
 
     def open(self) -> Any:
@@ -50,9 +50,11 @@ class Autoencoder(NetworkTarget):
                 trust_remote_code=False,
             )
         if not hasattr(network, "encode"):
-            raise InputError(
-                f"autoencoder target: {self.model!r} holds a {type(network).__name__}, expected an "
-                "autoencoder; set `subfolder` (often vae or movq)"
+            raise refusal(
+                "targets.*.model",
+                f"an autoencoder in {self.model!r}",
+                f"a {type(network).__name__}",
+                "set `subfolder` (often vae or movq)",
             )
         return network
 

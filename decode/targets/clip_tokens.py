@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Reads, Stimulus, refusal
+from decode.core import Kind, Reads, Stimulus, refusal
 from decode.features.clip_tokens import versatile_image, versatile_text, words_of
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
@@ -47,10 +47,11 @@ class ClipTokens(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output not in ("image", "text") or self.scaling not in ("versatile", "none"):
-            raise InputError(
-                "clip_tokens target: output is image or text and scaling versatile or none, got "
-                f"{self.output!r} and {self.scaling!r}"
-                "; correct it"
+            raise refusal(
+                "clip_tokens target",
+                "output of image or text and scaling of versatile or none",
+                f"{self.output!r} and {self.scaling!r}",
+                "choose among these",
             )
         if self.caption is not None and (self.average or self.caption < 0):
             raise refusal(
@@ -58,9 +59,11 @@ class ClipTokens(NetworkTarget):
                 "correct it or set average to false",
             )  # fmt: skip
         if self.scaling == "versatile" and self.layer != -1:
-            raise InputError(
-                f"clip_tokens target: scaling=versatile reads the last layer, got layer={self.layer};"
-                " set layer to -1 or scaling to none"
+            raise refusal(
+                "clip_tokens target",
+                "layer=-1 with scaling=versatile, which reads the last layer",
+                self.layer,
+                "set layer to -1 or scaling to none",
             )
 
     @property
@@ -103,9 +106,11 @@ class ClipTokens(NetworkTarget):
     def _hidden(self, found: Any) -> Tensor:
         hidden = found.hidden_states[1:]
         if not -len(hidden) <= self.layer < len(hidden):
-            raise InputError(
-                f"clip_tokens target: {self.model!r} has {len(hidden)} layers, got layer "
-                f"{self.layer}; give -{len(hidden)} to {len(hidden) - 1}"
+            raise refusal(
+                "targets.*.layer",
+                f"-{len(hidden)} to {len(hidden) - 1}, the layers of {self.model!r}",
+                self.layer,
+                "name one of them",
             )
         if self.output == "text" and self.layer in (-1, len(hidden) - 1):
             return found.last_hidden_state
@@ -127,8 +132,10 @@ def captions_of(stimulus: Stimulus, every: bool, number: int | None = None) -> l
     """All captions of a stimulus, one by its number, or its first one alone."""
     found = [t for t in stimulus.texts if t.strip()]
     if not found:
-        raise InputError(
-            f"clip_tokens target: expected a caption of stimulus {stimulus.uid!r}, it has none; "
-            "choose output=image or data that carry captions"
+        raise refusal(
+            "clip_tokens target",
+            f"a caption of stimulus {stimulus.uid!r}",
+            "none",
+            "choose output=image or data that carry captions",
         )
     return found if every else [found[(number or 0) % len(found)]]

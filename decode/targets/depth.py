@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
 from decode.weights.hub import opening
@@ -32,7 +32,9 @@ class Depth(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
-            raise InputError(f"depth target: size is at least 1 pixel, got {self.size}; correct it")
+            raise refusal(
+                "targets.*.size", "at least 1 pixel", self.size, "give the side of the maps"
+            )
 
     def open(self) -> Any:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation

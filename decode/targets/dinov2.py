@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
 from decode.weights.hub import opening
@@ -30,9 +30,7 @@ class Dinov2(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output not in ("cls", "patches"):
-            raise InputError(
-                f"dinov2 target: output is cls or patches, got {self.output!r}; correct it"
-            )
+            raise refusal("targets.*.output", "cls or patches", f"{self.output!r}", "choose one")
 
     def open(self) -> Any:
         from transformers import AutoImageProcessor, AutoModel
@@ -47,9 +45,11 @@ class Dinov2(NetworkTarget):
             )
         blocks = network.config.num_hidden_layers
         if self.layer is not None and not -blocks <= self.layer < blocks:
-            raise InputError(
-                f"dinov2 target: {self.model!r} has {blocks} blocks, got layer {self.layer}; "
-                f"give -{blocks} to {blocks - 1} or null"
+            raise refusal(
+                "targets.*.layer",
+                f"null, or -{blocks} to {blocks - 1}, the blocks of {self.model!r}",
+                self.layer,
+                "name one of them",
             )
         return network
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
 from decode.weights.reading import load_efficientnet_lite
@@ -32,18 +32,17 @@ class EfficientNetLite(NetworkTarget):
         super().__post_init__()
         output, layer = self.output, self.layer
         if output not in ("pooled", "logits", "maps"):
-            raise InputError(
-                f"efficientnet_lite target: output is pooled, logits or maps, got {output!r}"
-                "; correct it"
-            )
+            raise refusal("targets.*.output", "pooled, logits or maps", f"{output!r}", "choose one")
         if (layer is not None) != (output == "maps"):
-            raise InputError(
-                f"efficientnet_lite target: layer goes with output=maps only, got layer={layer} "
-                f"and output={output!r}; set both or leave layer null"
+            raise refusal(
+                "targets.*.layer",
+                "a layer just where output=maps",
+                f"layer={layer} and output={output!r}",
+                "set both or leave layer null",
             )
         if layer is not None and not -16 <= layer < 16:
-            raise InputError(
-                f"efficientnet_lite target: 16 blocks, there is no layer {layer}; correct it"
+            raise refusal(
+                "targets.*.layer", "one of the 16 blocks, from 0", layer, "name one of them"
             )
 
     def open(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Reads, Stimulus
+from decode.core import InputError, Kind, Reads, Stimulus, refusal
 from decode.features.network import check_store
 from decode.pictures import read_images
 from decode.weights.reading import Precision, choose_device, in_batches
@@ -39,9 +39,11 @@ class External:
         store: Precision = "float32",
     ) -> None:
         if not callable(network):
-            raise InputError(
-                f"external target: network is a function of pictures, got {type(network).__name__};"
-                " let the node of `network` build one"
+            raise refusal(
+                "targets.*.network",
+                "a function of pictures",
+                type(network).__name__,
+                "let the node of `network` build one",
             )
         self.network, self.size, self.first, self.values = network, size, first, values
         self.batch_size, self.device, self.store = batch_size, device, check_store(store)
@@ -64,8 +66,10 @@ class External:
             )
         joined = torch.cat([part.flatten(1).float() for part in parts], dim=1)
         if self.values is not None and joined.shape[1] != self.values:
-            raise InputError(
-                f"external target: expected {self.values} values per picture, the network gives "
-                f"{joined.shape[1]}; correct `values`, `first` or `size`"
+            raise refusal(
+                "targets.*.values",
+                f"{self.values} values per picture",
+                f"{joined.shape[1]} from the network",
+                "correct `values`, `first` or `size`",
             )
         return joined

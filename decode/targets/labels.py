@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Kind, Reads, Stimulus
+from decode.core import Kind, Reads, Stimulus, refusal
 
 
 class Labels:
@@ -24,9 +24,11 @@ class Labels:
         self.column = column
         self.classes = list(classes)
         if len(self.classes) < 2 or len(set(map(str, self.classes))) != len(self.classes):
-            raise InputError(
-                f"labels target: classes are two or more different values, got {self.classes}"
-                "; correct it"
+            raise refusal(
+                "targets.*.classes",
+                "two or more different values",
+                self.classes,
+                "leave out what stands there twice",
             )
 
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor:
@@ -42,14 +44,18 @@ class Labels:
         if self.column not in stimulus.labels:
             near = get_close_matches(self.column, stimulus.labels, n=1)
             hint = f"; did you mean {near[0]!r}" if near else ""
-            raise InputError(
-                f"labels target: stimulus {stimulus.uid!r} has no label {self.column!r}, it has "
-                f"{sorted(stimulus.labels)}{hint}; correct `column`"
+            raise refusal(
+                "targets.*.column",
+                f"a label of stimulus {stimulus.uid!r}, which has {sorted(stimulus.labels)}",
+                f"{self.column!r}{hint}",
+                "correct `column`",
             )
         value = str(stimulus.labels[self.column])
         if value not in number:
-            raise InputError(
-                f"labels target: stimulus {stimulus.uid!r} has {self.column}={value!r}, expected "
-                f"one of {self.classes}; add it to `classes`"
+            raise refusal(
+                "targets.*.classes",
+                f"the {self.column} of stimulus {stimulus.uid!r} among {self.classes}",
+                f"{value!r}",
+                "add it to `classes`",
             )
         return number[value]

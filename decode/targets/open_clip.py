@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from decode.core import InputError, Kind, Reads, Stimulus
+from decode.core import Kind, Reads, Stimulus, refusal
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
 from decode.weights.hub import from_hub, opening
@@ -50,19 +50,22 @@ class OpenClip(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output not in ("pooled", "cls", "tokens", "text"):
-            raise InputError(
-                f"open_clip target: output is pooled, cls, tokens or text, got {self.output!r}"
-                "; correct it"
+            raise refusal(
+                "targets.*.output", "pooled, cls, tokens or text", f"{self.output!r}", "choose one"
             )
         if self.layer is not None and self.output in ("pooled", "text"):
-            raise InputError(
-                f"open_clip target: output={self.output!r} has no layer, got layer={self.layer}; "
-                "set output to cls or tokens, or layer to null"
+            raise refusal(
+                "targets.*.layer",
+                f"null with output={self.output!r}, which has no layer",
+                self.layer,
+                "set output to cls or tokens, or layer to null",
             )
         if "{}" not in self.prompt:
-            raise InputError(
-                f"open_clip target: prompt needs a {{}} for the text, got {self.prompt!r}"
-                "; correct it"
+            raise refusal(
+                "targets.*.prompt",
+                "a {} for the text",
+                f"{self.prompt!r}",
+                "write one where the text belongs",
             )
 
     @property
@@ -97,18 +100,22 @@ class OpenClip(NetworkTarget):
         if self.output == "tokens":
             return tokens
         if prefix is None:
-            raise InputError(
-                f"open_clip target: the image tower of {self.model!r} has no class token; "
-                "set output to tokens or pooled"
+            raise refusal(
+                "targets.*.output",
+                f"tokens or pooled, as the image tower of {self.model!r} has no class token",
+                "cls",
+                "set output to tokens or pooled",
             )
         return prefix[:, 0]
 
     def _texts(self, stimuli: Sequence[Stimulus]) -> Tensor:
         missing = [s.uid for s in stimuli if not s.text]
         if missing:
-            raise InputError(
-                f"open_clip target: output=text needs a text for each stimulus, {missing[0]!r} has "
-                "none; choose output=pooled or data that carry captions or names"
+            raise refusal(
+                "open_clip target",
+                "a text for each stimulus, which output=text needs",
+                f"none of {missing[0]!r}",
+                "choose output=pooled or data that carry captions or names",
             )
         tokens = self._tokeniser()([self.prompt.format(s.text) for s in stimuli])
         return self._network.encode_text(tokens.to(self._place))
@@ -143,8 +150,8 @@ def block_tokens(
             output_extra_tokens=not convolutional,
         )
     except AssertionError as e:
-        raise InputError(
-            f"open_clip target: {model!r} has no block {layer} ({e}); correct it"
+        raise refusal(
+            "targets.*.layer", f"a block of {model!r}", f"{layer} ({e})", "name a block that it has"
         ) from e
     tokens = found["image_intermediates"][0]
     if convolutional:

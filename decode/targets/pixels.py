@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from decode.core import InputError, Kind, Reads, Stimulus
+from decode.core import Kind, Reads, Stimulus, refusal
 from decode.pictures import read_images, to_grey
 from decode.weights.reading import in_batches
 
@@ -23,11 +23,9 @@ class Pixels:
 
     def __init__(self, size: int = 64, *, colour: Literal["rgb", "grey"] = "rgb") -> None:
         if colour not in ("rgb", "grey"):
-            raise InputError(
-                f"pixels target: colour is 'rgb' or 'grey', got {colour!r}; correct it"
-            )
+            raise refusal("targets.*.colour", "'rgb' or 'grey'", f"{colour!r}", "choose one")
         if size < 1:
-            raise InputError(f"pixels target: size is at least 1, got {size}; correct it")
+            raise refusal("targets.*.size", "at least 1", size, "give the side of the pictures")
         self.size = size
         self.colour = colour
 

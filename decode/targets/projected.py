@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Stimulus, Target
+from decode.core import Stimulus, Target, refusal
 from decode.features.network import check_store
 from decode.weights.reading import Precision
 
@@ -30,7 +30,7 @@ class Projected:
         self, target: Target, *, size: int, seed: int = 0, store: Precision = "float32"
     ) -> None:
         if size < 1:
-            raise InputError(f"projected target: size is at least 1, got {size}; correct it")
+            raise refusal("targets.*.size", "at least 1", size, "give the length of the projection")
         self.target, self.size, self.seed = target, size, seed
         self.store = check_store(store)
         self.accepts: Any = target.accepts

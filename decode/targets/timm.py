@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
 from decode.features.augmentation import CHANGES, changed
 from decode.features.network import NetworkTarget
 from decode.pictures import open_image
@@ -42,17 +42,17 @@ class Timm(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size is not None and self.size < 32:
-            raise InputError(
-                f"timm target: size is at least 32 pixels, got {self.size}; correct it"
-            )
+            raise refusal("targets.*.size", "at least 32 pixels", self.size, "raise it")
         if self.output not in ("pooled", "cls", "patches"):
-            raise InputError(
-                f"timm target: output is pooled, cls or patches, got {self.output!r}; correct it"
+            raise refusal(
+                "targets.*.output", "pooled, cls or patches", f"{self.output!r}", "choose one"
             )
         if self.output == "pooled" and self.layer is not None:
-            raise InputError(
-                f"timm target: output=pooled has no layer, got {self.layer}; set layer to null or "
-                "output to cls or patches"
+            raise refusal(
+                "targets.*.layer",
+                "null with output=pooled, which has no layer",
+                self.layer,
+                "set layer to null or output to cls or patches",
             )
 
     def open(self) -> Any:
@@ -65,9 +65,11 @@ class Timm(NetworkTarget):
             settings = timm.data.resolve_model_data_config(network)
         if self.size is not None:
             if hasattr(network, "num_prefix_tokens"):
-                raise InputError(
-                    f"timm target: {self.model!r} has places for {settings['input_size'][1]} pixels "
-                    f"only, got size={self.size}; set it to null or choose a convolutional network"
+                raise refusal(
+                    "targets.*.size",
+                    f"{settings['input_size'][1]}, the pixels that {self.model!r} has places for",
+                    self.size,
+                    "set it to null or choose a convolutional network",
                 )
             side = (3, self.size, self.size)
             settings |= {"input_size": side, "crop_pct": 1.0, "crop_mode": "squash"}
@@ -84,8 +86,11 @@ class Timm(NetworkTarget):
         if self.output == "patches":
             return tokens
         if prefix is None or prefix.shape[1] == 0:
-            raise InputError(
-                f"timm target: {self.model!r} has no class token; set output to pooled or patches"
+            raise refusal(
+                "targets.*.output",
+                f"pooled or patches, as {self.model!r} has no class token",
+                "cls",
+                "set output to pooled or patches",
             )
         return prefix[:, 0]
 
@@ -111,9 +116,11 @@ class Timm(NetworkTarget):
                 **knobs,
             )[0]
         except (AssertionError, AttributeError) as e:
-            raise InputError(
-                f"timm target: {self.model!r} cannot give block {self.layer} ({e}); choose a layer "
-                "it has, or output=pooled"
+            raise refusal(
+                "targets.*.layer",
+                f"a block that {self.model!r} can give",
+                f"{self.layer} ({e})",
+                "choose a layer it has, or output=pooled",
             ) from e
         if tokenised:
             return found
@@ -133,8 +140,10 @@ def timm_name(model: str) -> str:
     if model not in known and not timm.is_model(model.split(".")[0]):
         near = get_close_matches(model, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"timm target: no folder and no model is called {model!r}; {hint}give a name of "
-            "timm.list_pretrained(), hf-hub:ORG/NAME or a folder"
+        raise refusal(
+            "targets.*.model",
+            "a folder or a model of timm",
+            f"{model!r}",
+            f"{hint}give a name of timm.list_pretrained(), hf-hub:ORG/NAME or a folder",
         )
     return model

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from decode.core import InputError, Stimulus
+from decode.core import Stimulus, refusal
 from decode.features.network import NetworkTarget
 from decode.features.vgg import MEAN, STD, check_size, load_vgg, maps, packed
 from decode.pictures import normalised, read_images
@@ -33,7 +33,7 @@ class Vgg(NetworkTarget):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scale not in (None, 1, 2, 3, 4, 5):
-            raise InputError(f"vgg target: scale is 1 to 5 or null, got {self.scale}; correct it")
+            raise refusal("targets.*.scale", "1 to 5 or null", self.scale, "choose one of these")
         check_size(self.size, "vgg target")
 
     def open(self) -> Any:

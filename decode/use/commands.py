@@ -18,6 +18,8 @@ from decode.store import as_file_name, fill_folder, whole_file
 from decode.use.apply import Applied, Asked, apply
 from decode.use.opened import UsableDecoder, open_run
 from decode.use.page import page
+from decode.use.share import PASSPORT, open_decoder, share
+from decode.weights.reading import choose_device
 
 ASKED = tuple(f.name for f in fields(Asked))
 
@@ -56,8 +58,19 @@ def run_apply(folder: str, config: Mapping[str, Any], say: Callable[[str], None]
     return out
 
 
+def run_share(folder: str, new: str, config: Mapping[str, Any]) -> Path:
+    """Write the decoder of the run in `folder` to the folder `new`."""
+    run = open_run(folder, packages=config["packages"])
+    return share(
+        run, Path(new), split=config["split"], fold=config["fold"], include=config["include"]
+    )
+
+
 def open_any(folder: str, config: Mapping[str, Any]) -> UsableDecoder:
-    """The decoder in the folder of a run."""
+    """The decoder in the folder of a run, or in one that was shared."""
+    if (Path(folder) / PASSPORT).is_file():
+        device = str(choose_device(config["compute"]["device"], "compute.device"))
+        return open_decoder(folder, packages=config["packages"], device=device)
     run = open_run(folder, packages=config["packages"])
     run.config["compute"] = config["compute"]
     return run.decoder(config["split"], config["fold"])

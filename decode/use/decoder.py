@@ -40,7 +40,8 @@ class Person:
 class Decoder:
     """`people` are the subjects of the encoder in its order, `known` those whom the fold was trained on;
     `states` are the scaler's per subject, and `pooled` gives that over all training subjects, for others.
-    `teach` lets a new generator learn and be tuned as in training; `facts` say where it all comes from.
+    `teach` lets a new generator learn and be tuned as in training, `tuned` gives what it is tuned with;
+    `facts` say where it all comes from.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Decoder:
     shapes: Mapping[str, Shape]
     weights: Tensors
     teach: Callable[[Generator], None]
+    tuned: Callable[[], Tensors]
     facts: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
@@ -114,7 +116,7 @@ class Decoder:
         """In words, how it reads a subject; raises InputError where nobody has said how."""
         if subject in self.known:
             return "trained on"
-        if self.protocol.unseen == "refuse" and self._knows_subjects():
+        if not self.reads_others():
             raise refusal(
                 f"subjects: {subject}",
                 f"one of {list(self.known)}, whom {self.name} was trained on",
@@ -130,10 +132,14 @@ class Decoder:
         scaled = "its own trials" if self._own_scaling(subject) else "training subjects"
         return f"not trained on: {how}, scaled by {scaled}"
 
-    def _knows_subjects(self) -> bool:
-        """Whether single subjects have something of their own, as they must where channels differ."""
+    def reads_others(self) -> bool:
+        """Whether people who were not trained on can be read: the run says how, or its encoder knows no
+        subjects, as it must where their channels differ.
+        """
         alike = {(p.layout.names, p.layout.n_times) for p in self.people.values()}
-        return len(alike) > 1 or has_own_layers(self.encoder)
+        return self.protocol.unseen != "refuse" or not (
+            len(alike) > 1 or has_own_layers(self.encoder)
+        )
 
     def _own_scaling(self, subject: str) -> bool:
         return subject not in self.known and self.protocol.unseen_scaling == "own"

@@ -81,7 +81,7 @@ def lacking(where: object, layout: Layout, missing: list[str], names: list[str])
         f"the {layout.n_channels} {unit} that the decoder reads",
         f"{len(names)} without {_some(missing)}",
         "record or interpolate them, unmark them in channels.tsv if they are only marked bad, or train a "
-        "decoder on the common ones (preprocess.channels)",
+        "decoder on the common ones (preprocess.steps.pick.names)",
     )
 
 
@@ -103,7 +103,7 @@ def check_layout(subject: str, now: Layout, expected: Layout) -> list[Fit]:
     if now.sfreq != expected.sfreq:
         raise refusal(
             f"subject {subject}", f"{expected.sfreq:g} samples a second", f"{now.sfreq:g}",
-            "resample the recordings (preprocess.sfreq), or record at that rate",
+            "resample the recordings (preprocess.steps.resample.sfreq), or record at that rate",
         )  # fmt: skip
     if (now.n_times, now.start) != (expected.n_times, expected.start):
         raise refusal(

