@@ -273,11 +273,12 @@ def tones(folder: Path, **protocol: str) -> OpenedRun:
         "column": "tone",
         "classes": ["low", "high"],
     }
+    other = {**labels, "classes": ["high", "low", "none"]}
     settings = config(
         folder,
         data={"_target_": "test_apply.Tones"},
         preprocess=steps(),
-        targets={"tone": labels},
+        targets={"tone": labels, "again": other},
         encoder={"_target_": "decode.encoders.ridge.Ridge", "_partial_": True},
         baselines={}, objectives={}, generator=None,
         trainer={"_target_": "decode.training.Trainer", "epochs": 0},

@@ -5,6 +5,7 @@ Nothing of single trials, and nothing that was shown, is in it, unless the one w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from decode.store import (
     is_finished,
     read_json,
     read_tensors,
+    whole_file,
     write_json,
     write_tensors,
 )
@@ -86,7 +88,9 @@ def _fill(run: OpenedRun, decoder: Decoder, out: Path) -> dict[str, Any]:
     every = read_json(run.folder / "summary.json")
     summary = [row for row in every if row["split"] == decoder.facts["split"]]
     write_json(out / "scores.json", summary)
-    write_json(out / PASSPORT, _passport(decoder, generates))
+    with whole_file(out / PASSPORT) as part:
+        # In its own order: that of targets, subjects and steps has a meaning.
+        part.write_text(json.dumps(_passport(decoder, generates), indent=1) + "\n", "utf-8")
     text = card(run, decoder, summary, generates)
     (out / "README.md").write_text(text, encoding="utf-8")
     return {"decoder": dict(decoder.facts)}
