@@ -94,6 +94,13 @@ def test_a_choice_binds_to_its_class(path: Path) -> None:
     check({k: v for k, v in node.items() if v != "???"} | {"_partial_": True}, path.stem)
 
 
+def test_no_choice_is_another_under_a_second_name() -> None:
+    names: dict[str, list[str]] = {}
+    for path in PLUGINS:
+        names.setdefault(f"{path.parent.name} {choice(path)}", []).append(path.stem)
+    assert [same for same in names.values() if len(same) > 1] == []
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_yaml_is_plain(path: Path) -> None:
     """Interpolation only of paths; no tags, no resolvers."""
