@@ -11,16 +11,16 @@ import inspect
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from test_configs import PLUGINS, choice, composed
 
-from decode.checks.frame import CLASSES
+from decode.checks.frame import CLASSES, NEEDED
 from decode.checks.knobs import range_of
-from decode.cli import CONFIGS, explain
+from decode.cli import CONFIGS, explain, run
 from decode.kinds import hints, is_node, locate
 from decode.plan import Run
 
@@ -98,10 +98,15 @@ def changed(config: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[s
     return config
 
 
-def told(config: dict[str, Any]) -> str | None:
+def plan(config: dict[str, Any]) -> None:
+    """What the command does before it runs anything, without what a shell adds."""
+    Run(config)
+
+
+def told(config: dict[str, Any], use: Callable[[dict[str, Any]], object] = plan) -> str | None:
     """What is said against a config, in one line; None when it is planned."""
     try:
-        Run(config)
+        use(config)
     except Exception as e:
         message = explain(e, [])
         if message is None:
@@ -153,6 +158,41 @@ def test_a_bad_value_of_any_knob_is_one_line(
         assert message is None or "\n" not in message, what
         if cannot_be(value, hint):
             assert message is not None, f"{what} was accepted"
+    assert not (tmp_path / "outputs").exists()
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where anything stands in a config."""
+    inside = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
+    for key, value in inside:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["command", "Python"])
+def test_whatever_is_left_out_is_one_line(by: str, tmp_path: Path) -> None:
+    """As `~key` on the command line does, of keys inside others too."""
+    config = host(tmp_path) | {"dry": True}
+    refused = set()
+    for path in places(config):
+        without = copy.deepcopy(config)
+        inside: Any = without
+        for key in path[:-1]:
+            inside = inside[key]
+        del inside[path[-1]]
+        message = told(without, plan if by == "Python" else run)
+        assert message is None or "\n" not in message, path
+        refused |= {path} if message else set()
+    top = {(key,) for key in config}
+    assert refused & top == top if by == "command" else {(k,) for k in NEEDED} <= refused
+    assert {("data", "_target_"), ("compute", "device"), ("paths", "data")} <= refused
     assert not (tmp_path / "outputs").exists()
 
 

@@ -36,6 +36,10 @@ PLAIN: Mapping[str, Any] = {
 ONE = ("data", "preprocess", "scaler", "encoder", "trainer")
 PERHAPS = ("generator", "voxel_model")
 NAMED = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
+# Keys that have no meaning by being left out, and what stands there usually.
+NEEDED = ("paths", "name", "subjects", "seed", "until", "force", "protocol", "generator", "compute")
+USUAL = {"paths": "{data: ..., outputs: ...}", "name": "...", "seed": "0", "until": "report",
+         "force": "[]", "protocol": "{}", "compute": "{device: auto}"}  # fmt: skip
 # Those whose function is called later, with arguments that only a stage has.
 LATER = frozenset({"encoder", "splits", "baselines", "parts"})
 CLASSES: Mapping[str, type] = {
@@ -49,7 +53,12 @@ CHOICES = {"data": "digits69", "preprocess": "betas", "scaler": "zscore", "train
 
 
 def check_frame(config: Config) -> None:
-    """Raise InputError where a key of the config itself holds something of another kind."""
+    """Raise InputError where a key of the config itself lacks or holds something of another kind."""
+    for key in NEEDED:
+        if key not in config:
+            raise refusal(
+                key, "this key in the config", "none", f"write {key}={USUAL.get(key, 'null')}"
+            )
     for key, kind in PLAIN.items():
         if key in config and not fits(config[key], kind):
             got, wanted = config[key], in_words(kind)
