@@ -11,16 +11,21 @@ import inspect
 import math
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
+import torch
 from test_configs import PLUGINS, choice, composed
 
+from decode.building import build, made
+from decode.checks.arguments import check
 from decode.checks.frame import CLASSES, NEEDED
 from decode.checks.knobs import range_of
 from decode.cli import CONFIGS, explain, run
+from decode.core import Layout, Shape
 from decode.kinds import hints, is_node, locate
 from decode.plan import Run
 
@@ -159,6 +164,43 @@ def test_a_bad_value_of_any_knob_is_one_line(
         if cannot_be(value, hint):
             assert message is not None, f"{what} was accepted"
     assert not (tmp_path / "outputs").exists()
+
+
+def layout(times: int) -> Layout:
+    positions = np.random.default_rng(0).normal(size=(16, 3))
+    names = tuple(f"c{i}" for i in range(16))
+    return Layout("eeg", names, positions, ("V1",) * 16, 100.0, times)
+
+
+SHAPES = [
+    {"image": (8,), "tokens": (5, 8), "text": (4, 8), "latents": (4, 8, 8), "pixels": (3, 8, 8)},
+    {"image": (5, 8)},
+    {"image": (3, 8, 8)},
+]
+
+
+def built(node: dict[str, Any], times: int, shapes: Mapping[str, Shape]) -> None:
+    """What training does first with an encoder, without its weights."""
+    check(node, "encoder")
+    with torch.device("meta"):
+        made(build(node, "encoder"), "encoder", {"a": layout(times), "b": layout(times)}, shapes)
+
+
+@pytest.mark.slow
+def test_an_encoder_with_a_bad_value_is_built_or_refused_in_one_line(tmp_path: Path) -> None:
+    """As it is where training begins; arguments that a plan refuses are refused here as well."""
+    rng = random.Random(SEED)
+    config, encoders = host(tmp_path), [e for e in EVERY if e[0].parent.name == "encoder"]
+    outcomes = set()
+    for file, path, kind, _ in rng.sample(encoders, min(len(encoders), CASES // 8)):
+        value, times, shapes = rng.choice(ODD), rng.choice([1, 60]), rng.choice(SHAPES)
+        base, where = placed(config, file, tmp_path)
+        node = changed(base, (*where, *path), value)["encoder"]
+        message = told(node, lambda n, t=times, s=shapes: built(n, t, s))
+        outcomes.add(message is None)
+        what = f"{file.stem}: {kind}.{'.'.join(map(str, path))}={value!r} (FUZZ_SEED={SEED})"
+        assert message is None or "\n" not in message, what
+    assert outcomes == {True, False}
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
