@@ -17,7 +17,7 @@ from typing import Any
 from decode.core import about, refusal
 from decode.kinds import as_annotated, hints, locate
 from decode.machine import is_memory
-from decode.weights.reading import PACKAGE, find_weights
+from decode.weights.reading import PACKAGE, find_weights, trained_encoder
 
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "outside", "device", "offload", "workers", "checkpointing"})
@@ -107,7 +107,7 @@ def _named_by_content(value: Any) -> Any:
     path = Path(value).expanduser() if isinstance(value, str) else None
     if path is None or not path.exists():
         return bound(_plain(value))
-    encoder = path / "encoder.safetensors"
+    encoder = trained_encoder(path)
     file = encoder if encoder.is_file() else path
     files = [file] if file.is_file() else sorted(p for p in file.rglob("*") if p.is_file())
     h = hashlib.sha256()

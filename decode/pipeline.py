@@ -153,8 +153,8 @@ def _train(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         inputs=run.inputs,
         scaler=build(run.config["scaler"], "scaler"),
-        encoders={source.tag: make for source, make in run.encoders.items()},
-        parts={source.tag: make for source, make in run.parts.items()},
+        encoders=run.encoders,
+        parts=run.parts,
         objectives=run.objectives,
         trainer=build(run.config["trainer"], "trainer"),
         protocol=run.protocol,
@@ -172,8 +172,8 @@ def _predict(run: Run, task: Task, out: Path) -> dict[str, Any]:
         inputs=run.inputs,
         trained=run.of("train")[0].folder,
         scaler=build(run.config["scaler"], "scaler"),
-        encoders={source.tag: make for source, make in run.encoders.items()},
-        parts={source.tag: make for source, make in run.parts.items()},
+        encoders=run.encoders,
+        parts=run.parts,
         protocol=run.protocol,
         device=run.device,
     )
@@ -189,7 +189,7 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
         trained=run.of("train")[0].folder,
         stimuli=run.dataset.stimuli(),
         generator=run.generator,
-        baselines=tuple(run.config["baselines"]),
+        sources=tuple(run.encoders),
         seed=run.config["seed"],
     )
 
@@ -213,6 +213,7 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
         scaler=build(run.config["scaler"], "scaler"),
         protocol=run.protocol,
         made=run.of("reconstruct")[0].folder,
+        sources=tuple(run.encoders),
         target=target,
         features=run.store(kept),
     )

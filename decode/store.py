@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -196,7 +196,11 @@ def _whole_weights(path: Path, where: str, remedy: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A table and arrays aligned with its rows."""
+    """A table and arrays aligned with its rows.
+
+    An array is called by its name, or by folders and its name as in `baselines/ridge/image`: those of
+    one folder belong together, and lie together on disk.
+    """
 
     table: pd.DataFrame
     arrays: Mapping[str, np.ndarray]
@@ -208,26 +212,28 @@ class Frame:
                     f"array {name!r} has {len(array)} rows, the table {len(self.table)}"
                 )
 
-    def tensors(self, source: str) -> dict[str, Tensor]:
-        """The arrays called `<source>.<name>`, by name."""
-        prefix = f"{source}."
+    def tensors(self, folder: str) -> dict[str, Tensor]:
+        """The arrays that lie in a folder, by name."""
+        places = {name: PurePosixPath(name) for name in self.arrays}
         return {
-            k[len(prefix) :]: torch.from_numpy(np.array(v))
-            for k, v in self.arrays.items()
-            if k.startswith(prefix)
+            place.name: torch.from_numpy(np.array(self.arrays[name]))
+            for name, place in places.items()
+            if place.parent == PurePosixPath(folder)
         }
 
     def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays.items():
-            write_array(folder / f"{as_file_name(name)}.npy", array)
+            path = folder / f"{name}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_array(path, array)
+        folder.mkdir(parents=True, exist_ok=True)
         write_table(folder / "table.parquet", self.table)
 
     @classmethod
     def read(cls, folder: Path) -> Frame:
         table = read_table(folder / "table.parquet")
-        found = sorted(folder.glob("*.npy"))
-        arrays = {from_file_name(p.stem): read_array(p) for p in found}
+        found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*.npy"))}
+        arrays = {name.removesuffix(".npy"): read_array(path) for name, path in found.items()}
         for name, array in arrays.items():
             if len(array) != len(table):
                 raise refusal(

@@ -20,8 +20,9 @@ from decode.linear.encoding import fit_encoding
 from decode.metrics.brain_correlation import BrainCorrelation, contributions
 from decode.pipeline import execute
 from decode.plan import Run
+from decode.sources import DECODER
 from decode.stages.evaluate import shuffle
-from decode.stages.respond import read_responses
+from decode.stages.respond import expected_of, read_responses
 from decode.store import Frame, read_json
 
 ROIS = {"a": ("V1v", "V1d", "", "V2", "V2", "lateral"), "b": ("V1v", "", "", "", "")}
@@ -206,7 +207,7 @@ def test_test_responses_do_not_reach_the_model(plain: Path, tmp_path: Path) -> N
             sign_again(task.folder)
         run(folder, voxel_model=VOXELS, metrics=METRICS, until="respond")
         frame = Frame.read(made.of("respond")[0].folder / "published-00")
-        expected.append(frame.arrays["expected.decoded"])
+        expected.append(frame.arrays[expected_of(DECODER)])
         measured.append(frame.arrays["measured"])
     assert np.array_equal(*expected)
     assert not np.allclose(*measured)
@@ -218,14 +219,14 @@ def test_rows_are_those_of_the_predictions(plain: Path, tmp_path: Path, repeats:
     protocol = {"train_repeats": "single", "test_repeats": repeats, "rescale": "none"}
     made, _ = run(tmp_path, voxel_model=VOXELS, metrics=METRICS, protocol=protocol, until="respond")
     table = Frame.read(made.of("predict")[0].folder / "published-00").table
-    brain = read_responses(made.of("respond")[0].folder, "published", table, "decoded")
+    brain = read_responses(made.of("respond")[0].folder, "published", table, DECODER)
     assert brain is not None
     assert len(table) == len(brain.measured) == (48 if repeats == "single" else 24)
     assert [len(brain.rois[s]) for s in ("a", "b")] == [30, 35]
     assert (brain.measured[table["subject"] == "a", 30:] == 0).all()
     other = table.iloc[::-1].reset_index(drop=True)
     with pytest.raises(InputError, match="rows of the predictions"):
-        read_responses(made.of("respond")[0].folder, "published", other, "decoded")
+        read_responses(made.of("respond")[0].folder, "published", other, DECODER)
 
 
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path) -> None:

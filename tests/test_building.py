@@ -147,6 +147,11 @@ def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
     before = started(one)
     # A copy, the file itself and the folder that holds it are the same weights.
     assert before == started(other) == started(one / "encoder.safetensors")
+    fold = tmp_path / "fold"
+    (fold / "decoder").mkdir(parents=True)
+    (fold / "decoder" / "encoder.safetensors").write_bytes(b"first")
+    (fold / "scaler.safetensors").write_bytes(b"whatever")
+    assert started(fold) == before
     assert "one" not in str(before)
     assert before != started(None)
     file = one / "encoder.safetensors"

@@ -546,8 +546,8 @@ def test_texts_go_through_a_whole_run(tmp_path: Path) -> None:
     )
     execute(run, until="report", force=(), say=lambda _: None)
     folder = run.of("reconstruct")[0].folder / "published-00"
-    assert (folder / "decoded" / "00000.txt").read_text() in SAYINGS
-    assert not (folder / "mean_image").exists()
+    assert (folder / "decoder" / "00000.txt").read_text() in SAYINGS
+    assert not (folder / "controls" / "mean_image").exists()
     summary = read_json(run.of("evaluate")[0].folder / "summary.json")
     found = overall(summary)
     own = found["decoder"]

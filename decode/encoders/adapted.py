@@ -10,6 +10,7 @@ from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.adaptation import What, adapt, start_from
 from decode.store import check_tensors
 from decode.trainable import Encoder, Learned, left_to_training
+from decode.weights.reading import trained_encoder
 
 SCRATCH = "scratch"
 REMEDY = "give encoder.safetensors of a trained run or its folder (outputs/train/...)"
@@ -100,7 +101,7 @@ class Adapted(Encoder):
 
 def _file(weights: str, where: str) -> Path:
     file = Path(weights).expanduser()
-    file = file / "encoder.safetensors" if file.is_dir() else file
+    file = trained_encoder(file) if file.is_dir() else file
     if not file.is_file():
         raise InputError(
             f"{where}.weights: expected encoder.safetensors of a trained run at {file}, found none; "

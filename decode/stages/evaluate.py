@@ -14,13 +14,14 @@ import torch
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import read_media
+from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
 from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
 from decode.progress import progress
 from decode.scoring.rows import galleries
 from decode.scoring.summary import summarise
 from decode.scoring.tidy import measures_of, tidy
-from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, folder_of, in_order
+from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, in_order
 from decode.stages.reconstruct import shuffled_rows
 from decode.stages.respond import read_responses
 from decode.store import Frame, write_json, write_table
@@ -56,7 +57,7 @@ def run(
     rows, known = [], {DECODER: None}
     for name in split["by"]:
         frame = pooled(predicted, name)
-        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED.tag)
+        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED)
         found = []
         for source, results in origins(frame, made, responses, stimuli, sources, name):
             scored = _score(results, metrics, source, seed, others)
@@ -90,21 +91,20 @@ def origins(
     of the media. Controls of media have no predictions, parts of the signal nothing else.
     """
     shown = [stimuli[u] for u in frame.table["stimulus"]]
-    truth = frame.tensors("truth")
+    truth = frame.tensors(truth_of())
 
     def pictures(source: Source) -> list[Media] | None:
-        return (
-            None if made is None else pooled_pictures(frame.table, made, split, folder_of(source))
-        )
+        return None if made is None else pooled_pictures(frame.table, made, split, source)
 
     def brain(source: Source) -> Responses | None:
         if responses is None:
             return None
-        return read_responses(responses, split, frame.table, folder_of(source))
+        return read_responses(responses, split, frame.table, source)
 
     for source in sources:
         media, expected = pictures(source), brain(source)
-        yield source, Results(frame.table, frame.tensors(source.tag), truth, shown, media, expected)
+        predicted, own = frame.tensors(place_of(source)), truth | frame.tensors(truth_of(source))
+        yield source, Results(frame.table, predicted, own, shown, media, expected)
     for source in (ORACLE, *MADE):
         media = pictures(source)
         if media:
@@ -113,11 +113,13 @@ def origins(
         yield SHOWN, Results(frame.table, {}, {}, shown, None, brain(SHOWN))
 
 
-def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) -> list[Media] | None:
+def pooled_pictures(
+    table: pd.DataFrame, made: Path, split: str, source: Source
+) -> list[Media] | None:
     """Pictures or texts of one source in the order of the pooled table; None where there are none."""
     media: list[Media] = []
     for fold, rows in table.groupby("fold", sort=False):
-        folder = fold_folder(made, split, int(str(fold))) / source
+        folder = folder_of(fold_folder(made, split, int(str(fold))), source)
         if not folder.is_dir():
             return None
         media += read_media(folder, len(rows))

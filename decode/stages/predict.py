@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.places import place_of, truth_of
 from decode.artefacts.trained import MakeEncoder, load_encoder, load_scaler, weights_file
 from decode.ceilings import from_repeats
 from decode.core import Batch, Scaler, Tensors
@@ -21,6 +22,7 @@ from decode.folds import Inputs, Protocol
 from decode.scoring.ceiling import (
     by_region,
 )
+from decode.sources import Source
 from decode.splitting import TEST, TRAIN
 from decode.store import Frame, write_table
 from decode.strangers import with_strangers
@@ -37,12 +39,13 @@ def run(
     inputs: Inputs,
     trained: Path,
     scaler: Scaler,
-    encoders: Mapping[str, MakeEncoder],
-    parts: Mapping[str, MakeEncoder],
+    encoders: Mapping[Source, MakeEncoder],
+    parts: Mapping[Source, MakeEncoder],
     protocol: Protocol,
     device: str,
 ) -> dict[str, Any]:
-    """One Frame per fold: `<encoder>.<target>` predictions and `truth.<target>` per test trial.
+    """One Frame per fold: predictions in the folder of each source, by target, a row per test trial, and
+    what they are judged on in `truth/decoder`; a source whose truth is another has its own beside that.
 
     Beside it, where test stimuli were repeated, ceilings.parquet: see `ceilings`.
     """
@@ -63,9 +66,9 @@ def run(
         loader = whole = made(test.since(protocol.after))
         if parts and protocol.after is not None:
             whole = made(test)
-        for name, make in {**encoders, **parts}.items():
-            seen = whole if name in parts else loader
-            encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, name))
+        for source, make in {**encoders, **parts}.items():
+            seen = whole if source in parts else loader
+            encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, source))
             encoder = with_strangers(encoder.to(device), inputs, split, fold, protocol).eval()
             predicted, truth = predict(encoder, seen, groups)
             if protocol.rescale == "transductive":
@@ -73,9 +76,8 @@ def run(
                 predicted = rescale_by_test(
                     predicted, _training_truth(encoder, train, inputs, device)
                 )
-            if name == "encoder":
-                arrays |= {f"truth.{k}": v for k, v in truth.items()}
-            arrays |= {f"{name}.{k}": v for k, v in predicted.items()}
+            arrays |= {f"{truth_of(source)}/{k}": v for k, v in differing(truth, arrays).items()}
+            arrays |= {f"{place_of(source)}/{k}": v for k, v in predicted.items()}
         if groups is not None:
             table = table.iloc[[g[0] for g in groups]].reset_index(drop=True)
             table = table.assign(repeats=[len(g) for g in groups])
@@ -87,6 +89,18 @@ def run(
             write_table(part / CEILINGS, known.assign(split=split, fold=fold))
         os.replace(part, done)
     return {"n_folds": len(inputs.folds())}
+
+
+def differing(
+    truth: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The arrays of a source's truth that the decoder's among `arrays` does not hold already."""
+    known = {name: arrays.get(f"{truth_of()}/{name}") for name in truth}
+    return {
+        name: value
+        for name, value in truth.items()
+        if (there := known[name]) is None or not np.array_equal(there, value)
+    }
 
 
 def ceilings(singles: Trials) -> pd.DataFrame:

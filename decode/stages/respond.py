@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import kept_kind, place
+from decode.artefacts.places import folder_of, place_of
 from decode.artefacts.trained import load_scaler
 from decode.ceilings import from_repeats
 from decode.checksums import check_finished
@@ -19,6 +20,7 @@ from decode.core import InputError, Responses, Scaler, Stimulus, Target, refusal
 from decode.folds import Inputs, Protocol
 from decode.linear.encoding import EncodingModel, fit_encoding
 from decode.progress import progress
+from decode.sources import MADE, ORACLE, SHOWN, Source
 from decode.splitting import TEST, TRAIN
 from decode.store import (
     FeatureStore,
@@ -32,8 +34,7 @@ from decode.store import (
 )
 from decode.trials import Trials
 
-# The expectations of the shown pictures themselves: how good the model of the brain is.
-SHOWN = "shown"
+MEASURED, CEILINGS = "measured", "ceilings"
 AT_ONCE = 256
 
 
@@ -45,14 +46,15 @@ def run(
     scaler: Scaler,
     protocol: Protocol,
     made: Path,
+    sources: Sequence[Source],
     target: Target,
     features: FeatureStore,
 ) -> dict[str, Any]:
-    """One Frame per fold: `measured` and, per source of pictures, `expected.<source>` (row, voxel).
+    """One Frame per fold: `measured` and, in the folder of each source of pictures, `expected` (row, voxel).
 
     `target` gives features of pictures, `features` holds them for the stimuli. The model of each
     subject is a ridge from these to the voxels, on training rows with repeats averaged; `measured`
-    are the test rows as predictions are made from them. Beside it, `ceiling/<subject>.npy`.
+    are the test rows as predictions are made from them. Beside them, `ceilings/<fold>/<subject>.npy`.
     """
     for split, fold in inputs.folds():
         states = load_scaler(fold_folder(trained, split, fold))
@@ -62,19 +64,18 @@ def run(
         )
         test = singles if protocol.test_repeats == "single" else singles.average("stimulus")
         models = _fit(train.average("stimulus"), inputs, features, f"voxel model {split} {fold}")
-        arrays = {"measured": measured(test)}
-        pictures = _Made(target)
-        for folder in _sources(fold_folder(made, split, fold), len(test)):
-            arrays[f"expected.{folder.name}"] = expect(
-                models, test, pictures(folder, len(test)), folder.name
-            )
+        arrays = {MEASURED: measured(test)}
+        features_of = _Made(target)
+        for source, folder in made_by(fold_folder(made, split, fold), sources, len(test)):
+            seen = features_of(folder, len(test))
+            arrays[expected_of(source)] = expect(models, test, seen, source)
         shown = _features(test.table, inputs, features)
-        arrays[f"expected.{SHOWN}"] = expect(models, test, shown, SHOWN)
-        done = fold_folder(out, split, fold)
-        Frame(test.table.drop(columns="start"), arrays).write(done)
+        arrays[expected_of(SHOWN)] = expect(models, test, shown, SHOWN)
+        Frame(test.table.drop(columns="start"), arrays).write(fold_folder(out, split, fold))
+        beside = fold_folder(out / CEILINGS, split, fold)
+        beside.mkdir(parents=True, exist_ok=True)
         for subject, ceiling in ceilings(singles, test).items():
-            (done / "ceiling").mkdir(exist_ok=True)
-            write_array(done / "ceiling" / f"{as_file_name(subject)}.npy", ceiling)
+            write_array(beside / f"{as_file_name(subject)}.npy", ceiling)
     rois = {
         name: np.repeat(layout.rois, layout.n_times).tolist()
         for name, layout in inputs.trials.since(protocol.after).layouts.items()
@@ -121,7 +122,7 @@ def measured(trials: Trials) -> np.ndarray:
 
 
 def expect(
-    models: Mapping[str, EncodingModel], test: Trials, seen: np.ndarray, source: str
+    models: Mapping[str, EncodingModel], test: Trials, seen: np.ndarray, source: Source
 ) -> np.ndarray:
     """(row, voxel) expected responses to pictures with features `seen` (row, feature)."""
     out = _empty(test)
@@ -139,16 +140,23 @@ def expect(
     return out
 
 
-def _sources(folder: Path, n: int) -> list[Path]:
-    """Folders of one made thing per row: decoded, baselines and controls."""
-    found = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.endswith("-once")]
-    for path in found:
-        if not place(path, n - 1, kept_kind(path)).is_file():
+def expected_of(source: Source) -> str:
+    """What the array of the responses to what a source has made is called."""
+    return f"{place_of(source)}/expected"
+
+
+def made_by(fold: Path, sources: Sequence[Source], n: int) -> Iterator[tuple[Source, Path]]:
+    """The sources that have made one thing per row in a fold, and where these lie."""
+    for source in (*sources, *MADE, ORACLE):
+        folder = folder_of(fold, source)
+        if source.role == "control" and not folder.is_dir():
+            continue
+        if not place(folder, n - 1, kept_kind(folder)).is_file():
             raise InputError(
-                f"voxel_model: expected {n} made things in {path}, found fewer or none; make them "
+                f"voxel_model: expected {n} made things in {folder}, found fewer or none; make them "
                 "again with force=[reconstruct], or leave voxel_model out"
             )
-    return found
+        yield source, folder
 
 
 class _Made:
@@ -193,19 +201,22 @@ def ceilings(singles: Trials, test: Trials) -> dict[str, np.ndarray]:
     return found
 
 
-def read_responses(folder: Path, split: str, table: pd.DataFrame, source: str) -> Responses | None:
+def read_responses(
+    folder: Path, split: str, table: pd.DataFrame, source: Source
+) -> Responses | None:
     """Responses aligned with the pooled test rows of a split; None for a source without pictures."""
-    found: dict[str, list[np.ndarray]] = {"measured": [], f"expected.{source}": []}
+    found: dict[str, list[np.ndarray]] = {MEASURED: [], expected_of(source): []}
     ceiling = {}
     for number, rows in table.groupby("fold", sort=False):
         place = fold_folder(folder, split, int(str(number)))
         frame = Frame.read(place)
-        if f"expected.{source}" not in frame.arrays:
+        if expected_of(source) not in frame.arrays:
             return None
         check_rows(frame.table, rows, place)
         for name, parts in found.items():
             parts.append(frame.arrays[name])
-        for path in sorted((place / "ceiling").glob("*.npy")):
+        known = fold_folder(folder / CEILINGS, split, int(str(number)))
+        for path in sorted(known.glob("*.npy")):
             ceiling[from_file_name(path.stem), int(str(number))] = read_array(path)
     rois = {k: tuple(v) for k, v in read_json(folder / "rois.json").items()}
     both = [torch.from_numpy(np.concatenate(parts)) for parts in found.values()]

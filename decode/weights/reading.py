@@ -22,11 +22,20 @@ from torch import Tensor
 from decode.core import InputError, refusal
 from decode.machine import DISTRIBUTION
 from decode.progress import progress
+from decode.sources import DECODER
 
 T = TypeVar("T")
 Precision = Literal["float32", "float16", "bfloat16"]
 
 PACKAGE = "package:"
+# What the weights that training leaves are called.
+ENCODER = "encoder.safetensors"
+
+
+def trained_encoder(folder: Path) -> Path:
+    """The weights in the folder of a trained encoder, or of the decoder in that of a fold."""
+    beside = folder / ENCODER
+    return beside if beside.is_file() else folder / DECODER.name / ENCODER
 
 
 def find_weights(model: str) -> Path | str:
