@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # these take seconds to load, and a plan needs neither
     from torch import Tensor
 
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
+# What is done with windows of training that share samples with those of the test.
+Overlap = Literal["refuse", "drop", "keep"]
 # What a row of scores is.
 Unit = Literal["trial", "stimulus", "voxel", "sensor"]
 Shape = tuple[int, ...]
@@ -47,7 +49,8 @@ class Recording:
     `channels` has one row per channel: name, kind, x, y, z (m; nan = unknown), roi ("" = none).
     `events` has one row per trial: onset (s), duration (s), stimulus (uid), split ("train", "test" or
     "" when nothing is published) and any label columns. The first sample stands for the moment
-    `offset` s after the one that onsets count from. `source` is the file that it was read from.
+    `offset` s after the one that onsets count from. `source` is the file that it was read from. Filters
+    have mixed each sample with others of up to `reach` s before and after it.
     """
 
     subject: str
@@ -60,6 +63,7 @@ class Recording:
     events: pd.DataFrame
     offset: float = 0.0
     source: Path | None = None
+    reach: float = 0.0
 
     @property
     def where(self) -> str:
@@ -243,10 +247,16 @@ class Scaler(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """`part` is (trial,) of "train", "validation", "test" or "" (left out); `by` names its groups."""
+    """`part` is (trial,) of "train", "validation", "test" or "" (left out); `by` names its groups.
+
+    Windows that are not for the test and share samples with one that is, or lie less than `gap` s from it
+    (None: share samples before any filter), are refused, left out ("drop") or kept, by `overlap`.
+    """
 
     part: np.ndarray
     by: str
+    overlap: Overlap = "refuse"
+    gap: float | None = None
 
 
 class Split(Protocol):
