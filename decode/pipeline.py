@@ -14,8 +14,10 @@ from decode.building import build
 from decode.checksums import check_folder
 from decode.machine import DISTRIBUTION
 from decode.notices import collected
-from decode.plan import NAMES, Run, Task, check_stages
+from decode.plan import Task, check_stages
+from decode.stages.table import NAMES
 from decode.store import MANIFEST, fill_folder, read_json, set_aside
+from decode.workshop import Run
 
 PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", DISTRIBUTION)
 
@@ -129,8 +131,7 @@ def _split(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.trials import open_trials
 
     trials = open_trials({str(t.item): t.folder for t in run.of("preprocess")})
-    splits = {k: build(v, f"splits.{k}") for k, v in run.config["splits"].items()}
-    return split.run(out, trials=trials, stimuli=run.stimuli_table, splits=splits)
+    return split.run(out, trials=trials, stimuli=run.stimuli_table, splits=run.splits)
 
 
 def _features(run: Run, task: Task) -> None:
@@ -152,11 +153,11 @@ def _train(run: Run, task: Task, out: Path) -> dict[str, Any]:
     return train.run(
         out,
         inputs=run.inputs,
-        scaler=build(run.config["scaler"], "scaler"),
+        scaler=run.scaler,
         encoders=run.encoders,
         parts=run.parts,
         objectives=run.objectives,
-        trainer=build(run.config["trainer"], "trainer"),
+        trainer=run.trainer,
         protocol=run.protocol,
         generator=run.generator,
         seed=run.config["seed"],
@@ -171,7 +172,7 @@ def _predict(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         inputs=run.inputs,
         trained=run.of("train")[0].folder,
-        scaler=build(run.config["scaler"], "scaler"),
+        scaler=run.scaler,
         encoders=run.encoders,
         parts=run.parts,
         protocol=run.protocol,
@@ -182,6 +183,7 @@ def _predict(run: Run, task: Task, out: Path) -> dict[str, Any]:
 def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.stages import reconstruct
 
+    assert run.generator is not None  # there is no such task without one
     return reconstruct.run(
         out,
         inputs=run.inputs,
@@ -210,7 +212,7 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         inputs=run.inputs,
         trained=run.of("train")[0].folder,
-        scaler=build(run.config["scaler"], "scaler"),
+        scaler=run.scaler,
         protocol=run.protocol,
         made=run.of("reconstruct")[0].folder,
         sources=tuple(run.encoders),
@@ -222,18 +224,17 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
 def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.stages import evaluate
 
-    scaler = build(run.config["scaler"], "scaler")
     return evaluate.run(
         out,
         predicted=run.of("predict")[0].folder,
         made=run.folder("reconstruct"),
         responses=run.folder("respond"),
         stimuli=run.dataset.stimuli(),
-        metrics=build(run.config["metrics"], "metrics"),
+        metrics=run.metrics,
         sources=(*run.encoders, *run.parts),
         split=read_json(run.of("split")[0].folder / "split.json"),
         dataset=run.dataset,
-        test_conditioned=run.protocol.test_conditioned or scaler.test_conditioned,
+        test_conditioned=run.protocol.test_conditioned or run.scaler.test_conditioned,
         averaged=run.protocol.test_repeats != "single",
         seed=run.config["seed"],
     )
@@ -253,7 +254,7 @@ def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
             for t in run.tasks
         ],
         versions={k: v for k, v in ((p, _version(p)) for p in PACKAGES) if v},
-        disclosure=getattr(run.generator, "disclosure", ""),
+        disclosure=run.generator.disclosure if run.generator else "",
         told=[line for t in run.tasks if t.done for line in _told(t)],
     )
 

@@ -10,9 +10,10 @@ from typing import Any
 from decode.checksums import MANIFEST, read_manifest
 from decode.core import refusal
 from decode.kinds import renewed
-from decode.plan import Run, short_name
+from decode.plan import short_name
 from decode.store import is_finished, read_json
 from decode.trust import check_trusted
+from decode.workshop import Run
 
 KEY = re.compile("[0-9a-f]{8}")
 # What evaluate writes since sources lie apart; runs from before have none.

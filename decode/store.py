@@ -17,12 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from decode.checksums import (
     MANIFEST,
@@ -37,6 +34,10 @@ from decode.checksums import (
 from decode.core import InputError, refusal
 from decode.machine import in_words
 from decode.notices import tell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 # What a process killed while it wrote leaves: our files, and those of safetensors.
 HALF_WRITTEN = re.compile(r"\..+\.\d+-[0-9a-f]{6}\.part|\.tmp[0-9A-Za-z]{6}")
@@ -139,6 +140,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     check_finished(path)
     try:
         return pd.read_parquet(path)
@@ -214,6 +217,8 @@ class Frame:
 
     def tensors(self, folder: str) -> dict[str, Tensor]:
         """The arrays that lie in a folder, by name."""
+        import torch
+
         places = {name: PurePosixPath(name) for name in self.arrays}
         return {
             place.name: torch.from_numpy(np.array(self.arrays[name]))
@@ -359,6 +364,8 @@ class FeatureStore:
 
     def stored(self, digests: Sequence[str]) -> Tensor:
         """(len(digests), *shape) in the precision of the store, reading only the rows asked for."""
+        import torch
+
         out = np.empty((len(digests), *self.shape), self._dtype())
         shard, row = self._places(digests)
         for number in np.unique(shard):
@@ -372,6 +379,8 @@ class FeatureStore:
 
     def columns(self, digests: Sequence[str], block: slice) -> Tensor:
         """(len(digests), columns of the flattened vectors) float32, reading no other columns."""
+        import torch
+
         out: np.ndarray | None = None
         shard, row = self._places(digests)
         for number in np.unique(shard):
@@ -444,6 +453,8 @@ class Columns:
         return len(self.digests)
 
     def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
+        import torch
+
         first, stop, _ = key[1].indices(self.shape[1])
         parts = []
         for store, end, begin in zip(self.stores, self._ends, [0, *self._ends[:-1]], strict=True):

@@ -20,9 +20,9 @@ from decode.core import Generator, InputError, Kind, Media, Results, Stimulus, T
 from decode.metrics.answers import Answers
 from decode.pictures import read_image
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.recordings.answers import read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
+from decode.workshop import Run
 
 PEOPLE, COLOUR = "Are there people?", "What colour is largest?"
 

@@ -20,8 +20,8 @@ from decode.building import build
 from decode.core import Dataset, Facts, InputError, Recording, Stimulus, Truth
 from decode.pictures import read_image
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.use.opened import OpenedRun
+from decode.workshop import Run
 
 TESTED = "split == 'test'"
 NUMBERS = 12

@@ -19,11 +19,11 @@ from decode.core import InputError, Responses, Results, Stimulus
 from decode.linear.encoding import fit_encoding
 from decode.metrics.brain_correlation import BrainCorrelation, contributions
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.sources import DECODER
 from decode.stages.evaluate import shuffle
 from decode.stages.respond import expected_of, read_responses
 from decode.store import Frame, read_json
+from decode.workshop import Run
 
 ROIS = {"a": ("V1v", "V1d", "", "V2", "V2", "lateral"), "b": ("V1v", "", "", "", "")}
 

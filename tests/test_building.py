@@ -31,7 +31,9 @@ def test_build_nests_and_leaves_partials() -> None:
 
 
 def test_a_misspelt_argument_names_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"config.data: .*takes no 'widht'; did you mean 'width'"):
+    with pytest.raises(
+        InputError, match=r"config.data: expected what .* takes, got 'widht'; did you mean 'width'"
+    ):
         check({"_target_": HERE, "root": "r", "widht": 5}, "data")
     with pytest.raises(InputError, match=r"config.data.inner: .* needs 'root'"):
         check({"_target_": HERE, "root": "r", "inner": {"_target_": HERE}}, "data")

@@ -25,7 +25,6 @@ from decode.building import build
 from decode.core import Generator, InputError, Media, Results, Stimulus, Tensors
 from decode.metrics.captions import Captions, references
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.scoring.caption_clip import CaptionClip
 from decode.scoring.captions import (
     Cider,
@@ -45,6 +44,7 @@ from decode.scoring.feature_networks import slug
 from decode.scoring.meteor import Meteor
 from decode.scoring.text_networks import ClipText, Sentences
 from decode.store import read_json
+from decode.workshop import Run
 
 WORDS = ("a", "dog", "cat", "on", "the", "mat", "red", "ball")
 

@@ -16,9 +16,9 @@ from decode import checksums, plan
 from decode.checksums import check_finished, check_folder, check_of, differs
 from decode.core import InputError
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.runs import recorded_run
 from decode.store import FeatureStore, fill_folder, read_array, read_table, write_array
+from decode.workshop import Run
 
 
 def flip(path: Path, at: int = -1) -> None:

@@ -18,8 +18,8 @@ from decode.linear import subject_ridge
 from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import factor, left_out, solve
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Columns, FeatureStore, read_tensors, write_tensors
+from decode.workshop import Run
 
 SHAPES = {"image": (7,), "lowlevel": (2, 3)}
 N, P = 40, 90

@@ -23,9 +23,9 @@ from decode.generators.nearest import Nearest
 from decode.generators.versatile import Versatile
 from decode.objectives.denoising import Denoising
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_json, read_tensors, write_tensors
 from decode.trainable import Encoder
+from decode.workshop import Run
 
 TOKENS, LATENTS = (5, 8), (4, 8, 8)
 VOXELS, VOLUMES, CODE = 30, 3, 3

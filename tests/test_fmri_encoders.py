@@ -37,10 +37,10 @@ from decode.objectives.own import Own
 from decode.objectives.soft_tokens import SoftTokens
 from decode.objectives.softclip import SoftCLIP
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_tensors, write_tensors
 from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
+from decode.workshop import Run
 
 TOKENS = {"image": (3, 16), "retrieval": (3, 16)}
 

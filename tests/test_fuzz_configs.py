@@ -22,12 +22,12 @@ from test_configs import PLUGINS, choice, composed
 
 from decode.building import build, made
 from decode.checks.arguments import check
-from decode.checks.frame import CLASSES, NEEDED
 from decode.checks.knobs import range_of
 from decode.cli import CONFIGS, explain, run
 from decode.core import Layout, Shape
+from decode.keys import CHOICES, KEYS
 from decode.kinds import hints, is_node, locate
-from decode.plan import Run
+from decode.workshop import Run
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 CASES = int(os.environ.get("FUZZ_CASES", "1200"))
@@ -233,7 +233,11 @@ def test_whatever_is_left_out_is_one_line(by: str, tmp_path: Path) -> None:
         assert message is None or "\n" not in message, path
         refused |= {path} if message else set()
     top = {(key,) for key in config}
-    assert refused & top == top if by == "command" else {(k,) for k in NEEDED} <= refused
+    assert (
+        refused & top == top
+        if by == "command"
+        else {(k,) for k in [k.name for k in KEYS if k.usual]} <= refused
+    )
     assert {("data", "_target_"), ("compute", "device"), ("paths", "data")} <= refused
     assert not (tmp_path / "outputs").exists()
 
@@ -245,6 +249,6 @@ def test_a_bad_value_of_any_key_is_one_line(tmp_path: Path) -> None:
     for key in config:
         for value in ODD:
             message = told(changed(config, (key,), value))
-            made = is_node(value) and key in CLASSES
+            made = is_node(value) and key in {k.name for k in CHOICES if k.contract}
             if made or (isinstance(value, float) and key != "seed"):
                 assert message, f"{key}={value!r} was accepted"

@@ -17,10 +17,10 @@ from decode.artefacts.media import read_media
 from decode.core import InputError, Media, Results, Stimulus
 from decode.metrics.grounding import Grounding
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.recordings.coco_boxes import WHOLE, read_boxes, read_crops
 from decode.scoring.boxes import overlap, parse_boxes
 from decode.store import Frame
+from decode.workshop import Run
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from worlds import config
 from decode.core import InputError, Media, Stimulus
 from decode.media.medium import KINDS, MEDIA, kind_of
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.stages.preprocess import describe_stimuli
+from decode.workshop import Run
 
 
 def _sine(frequency: float = 440.0, n: int = 8000, rate: int = 16000) -> Tensor:

@@ -26,8 +26,8 @@ from decode.building import bound, build
 from decode.checks.arguments import check
 from decode.core import Generator, InputError, Media, Tensors
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Frame, read_tensors
+from decode.workshop import Run
 
 
 @dataclass(frozen=True)

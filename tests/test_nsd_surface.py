@@ -26,8 +26,8 @@ from test_hinted import write_model
 from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Frame, read_json, read_tensors
+from decode.workshop import Run
 
 N = 40
 FOLDER = "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR"

@@ -15,7 +15,6 @@ from worlds import PixelWorld, config
 from decode.core import Fold, InputError, Layout, Recording, Stimulus
 from decode.notices import collected
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.splits.kfold import kfold
 from decode.splits.leave_one_out import leave_one_out
 from decode.splits.published import published
@@ -27,6 +26,7 @@ from decode.steps.filter import Filter
 from decode.steps.notch import Notch
 from decode.store import read_table
 from decode.trials import SubjectSignal, Trials
+from decode.workshop import Run
 
 RATE, RUN = 10.0, 400
 

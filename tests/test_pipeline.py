@@ -20,8 +20,10 @@ from worlds import config, sign_again
 from decode.core import InputError
 from decode.notices import tell
 from decode.pipeline import FILL, execute
-from decode.plan import NAMES, Run, Task
+from decode.plan import Task
+from decode.stages.table import NAMES
 from decode.store import read_json
+from decode.workshop import Run
 
 # Without a model of the voxels nothing responds.
 PLANNED = [name for name in NAMES if name != "respond"]

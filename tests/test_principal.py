@@ -22,8 +22,8 @@ from decode.encoders.with_prior import WithPrior
 from decode.linear import principal as module
 from decode.linear.principal import principal
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_tensors
+from decode.workshop import Run
 
 SHAPES = {"image": (3, 8), "pixels": (5,)}
 

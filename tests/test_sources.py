@@ -18,7 +18,6 @@ from decode.checks.frame import check_file_names
 from decode.core import Batch, InputError, Tensors
 from decode.encoders.ridge import Ridge
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.scoring.tidy import COLUMNS
 from decode.sources import (
     DECODER,
@@ -33,6 +32,7 @@ from decode.sources import (
 from decode.stages.predict import differing
 from decode.store import Frame, read_json, write_json
 from decode.use.opened import open_run
+from decode.workshop import Run
 
 RIDGE: dict[str, Any] = {"_target_": "decode.encoders.ridge.Ridge", "_partial_": True}
 BEFORE: dict[str, Any] = {

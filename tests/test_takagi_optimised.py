@@ -21,8 +21,8 @@ from decode.generators.controlnet import ControlNet
 from decode.generators.feature_inversion import FeatureInversion
 from decode.pictures import normalised, resize
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Frame
+from decode.workshop import Run
 
 SEEDS = [11, 12, 13]
 SIZE = 32

@@ -19,10 +19,10 @@ from worlds import config
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.stages.reconstruct import nearest_rows
 from decode.stages.report import choosers
 from decode.store import read_json
+from decode.workshop import Run
 
 pytestmark = pytest.mark.slow
 

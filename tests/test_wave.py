@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from decode.core import Batch, InputError, Layout
 from decode.encoders.wave import Wave
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_tensors, write_tensors
+from decode.workshop import Run
 
 SHAPES = {"retrieval": (5,), "image": (2, 3)}
 

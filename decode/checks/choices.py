@@ -8,8 +8,9 @@ from typing import Any
 
 from decode.building import bound, build
 from decode.checks.arguments import check
-from decode.checks.frame import NODES, Config, check_seed, nodes
+from decode.checks.frame import check_classes, nodes
 from decode.core import InputError, refusal
+from decode.keys import NODES, Config
 from decode.kinds import as_annotated, hints, locate
 from decode.trainable import Encoder
 
@@ -19,10 +20,10 @@ NAMING = ("target", "other", "image", "latents", "text", "hint")
 
 def check_config(config: Config) -> None:
     """Raise InputError for a mistake that can be seen in the config alone."""
+    check_classes(config)
     for name in NODES:
         check(config.get(name), name)
     check({"_target_": "decode.folds.Protocol", **config["protocol"]}, "protocol")
-    check_seed(config["seed"])
     build({"_target_": "decode.folds.Protocol", **config["protocol"]}, "protocol")
     for name in ("trainer", "scaler", "splits", "preprocess"):
         build(config[name], name)

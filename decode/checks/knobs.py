@@ -93,6 +93,7 @@ RANGES: Mapping[str, Range] = {
     "voxel_mm": Range(1, 20),
     "regions.at_least": COUNT,
     "Laplacian.at_least": COUNT,
+    "Own.weights": NOT_NEGATIVE,
     "ReliableVoxels.at_least": Range(-1, 1),
     "BayesianReconstruction.noise": POSITIVE,
     "BayesianReconstruction.steps": WHOLE,

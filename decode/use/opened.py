@@ -18,7 +18,6 @@ from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
 from decode.building import build
 from decode.core import Dataset, Media, Stimulus, refusal
-from decode.plan import Run
 from decode.runs import check_current, newest_run, recorded_run
 from decode.scoring.compare import compare
 from decode.scoring.summary import read_summary
@@ -28,6 +27,7 @@ from decode.store import read_json, read_table
 from decode.use.apply import Applied, Asked, apply
 from decode.use.decoder import Decoder
 from decode.use.trained import chosen_fold, decoder_of
+from decode.workshop import Run
 
 
 def open_run(folder: str | Path | None = None, *, packages: Sequence[str] = ()) -> OpenedRun:

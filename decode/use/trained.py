@@ -13,7 +13,6 @@ from decode.artefacts.trained import load_scaler, tuned_with, weights_file
 from decode.building import build
 from decode.core import Generator, Scaler, refusal
 from decode.folds import Inputs
-from decode.plan import Run
 from decode.sources import DECODER
 from decode.splitting import TRAIN
 from decode.stages.reconstruct import training_part
@@ -21,6 +20,7 @@ from decode.store import read_json, read_tensors
 from decode.strangers import people, pooled_state
 from decode.trials import Trials
 from decode.use.decoder import NODES, Decoder, Person
+from decode.workshop import Run
 
 # So many training windows, evenly spread, tell how large the signal is.
 LOOKED_AT = 200
