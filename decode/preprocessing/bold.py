@@ -82,9 +82,7 @@ def single_trial_betas(
         session=recording.session,
         run=recording.run,
     )
-    return Prepared(
-        (weights @ signal).astype(np.float32), trial_layout(recording, brain), table, timed=False
-    )
+    return Prepared((weights @ signal).astype(np.float32), trial_layout(recording, brain), table)
 
 
 def _in_blocks(recording: Recording, method: Method, join: float | None) -> Recording:

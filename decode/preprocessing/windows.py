@@ -80,8 +80,7 @@ def bold_windows(
         n_times=n_trs,
         start=delay / recording.sfreq,
     )
-    table = table[inside].reset_index(drop=True)
-    return Prepared(signal.astype(np.float32), layout, table, reach=recording.reach)
+    return Prepared(signal.astype(np.float32), layout, table[inside].reset_index(drop=True))
 
 
 def _spread(recording: Recording, signal: np.ndarray) -> np.ndarray:

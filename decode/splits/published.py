@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, InputError, Overlap, refusal
+from decode.core import Fold, InputError, refusal
 from decode.splitting import TEST, TRAIN, UNUSED, distinct, groups_of, hold_out
 
 
@@ -19,8 +19,6 @@ def published(
     sessions: int | None = None,
     of: str | None = None,
     tested: Sequence[str] | None = None,
-    overlap: Overlap = "refuse",
-    gap: float | None = None,
     seed: int = 0,
 ) -> list[Fold]:
     """The split that the data set itself declares in the events' `split` column.
@@ -42,7 +40,7 @@ def published(
         part[_later_sessions(table, part, sessions, of)] = UNUSED
     if tested is not None:
         part[(part == TEST) & ~table["subject"].isin(_known(table, tested))] = UNUSED
-    return [Fold(hold_out(part, groups_of(table, by), validation, seed), by, overlap, gap)]
+    return [Fold(hold_out(part, groups_of(table, by), validation, seed), by)]
 
 
 def _known(table: pd.DataFrame, subjects: Sequence[str]) -> Sequence[str]:
