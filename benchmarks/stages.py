@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from decode.cli import CONFIGS
 from decode.pipeline import execute
-from decode.plan import Run
+from decode.workshop import Run
 stage, overrides = sys.argv[1], sys.argv[2:]
 with initialize_config_dir(str(CONFIGS), version_base="1.3"):
     composed = compose("config", overrides=overrides)

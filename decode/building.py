@@ -8,16 +8,15 @@ the first second.
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from decode.core import about, refusal
-from decode.kinds import as_annotated, hints, locate
+from decode.kinds import as_annotated, defaults, hints, locate
 from decode.machine import is_memory
-from decode.weights.reading import PACKAGE, find_weights
+from decode.weights.reading import PACKAGE, find_weights, trained_encoder
 
 # Where things lie and how they are computed; what they are does not change with it.
 PLACES = frozenset({"root", "cache", "outside", "device", "offload", "workers", "checkpointing"})
@@ -27,10 +26,6 @@ CONTENTS = frozenset({"weights", "questions", "table"})
 
 def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
-
-
-def _signature(target: Any) -> inspect.Signature:
-    return inspect.signature(target)
 
 
 def build(node: Any, where: str = "") -> Any:
@@ -68,23 +63,25 @@ def made(target: Any, where: str, /, *arguments: Any, **named: Any) -> Any:
         ) from e
 
 
-def bound(node: Any) -> Any:
-    """The node with every default written out and places left out: what a cache key is made of."""
+def usual(target: str) -> Mapping[str, Any]:
+    """The arguments of the class or function `target` that have a default, and these."""
+    return defaults(locate(target, "node"))
+
+
+def bound(node: Any, usual: Callable[[str], Mapping[str, Any]] = usual) -> Any:
+    """The node with every default written out and places left out: what a cache key is made of.
+
+    `usual` gives the defaults of a class by its dotted path.
+    """
     if isinstance(node, list):
-        return [bound(v) for v in node]
+        return [bound(v, usual) for v in node]
     if not isinstance(node, Mapping):
         return node
     if "_target_" not in node:
-        return {k: bound(v) for k, v in node.items()}
-    signature = _signature(locate(node["_target_"], "node"))
-    defaults = {
-        p.name: p.default
-        for p in signature.parameters.values()
-        if p.default is not inspect.Parameter.empty
-    }
-    everything = {**defaults, **arguments(node)}
+        return {k: bound(v, usual) for k, v in node.items()}
+    everything = {**usual(node["_target_"]), **arguments(node)}
     kept = {
-        k: _named_by_content(v) if k in CONTENTS else bound(_plain(v))
+        k: _named_by_content(v) if k in CONTENTS else bound(_plain(v), usual)
         for k, v in everything.items()
         if k not in PLACES
     }
@@ -107,7 +104,7 @@ def _named_by_content(value: Any) -> Any:
     path = Path(value).expanduser() if isinstance(value, str) else None
     if path is None or not path.exists():
         return bound(_plain(value))
-    encoder = path / "encoder.safetensors"
+    encoder = trained_encoder(path)
     file = encoder if encoder.is_file() else path
     files = [file] if file.is_file() else sorted(p for p in file.rglob("*") if p.is_file())
     h = hashlib.sha256()

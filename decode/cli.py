@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decode import keys
 from decode.machine import in_words
 from decode.shipped import CONFIGS
+from decode.stages.table import NAMES
 
 HELP = """decode: from brain recordings to what was seen, in one command
 
@@ -26,7 +28,7 @@ HELP = """decode: from brain recordings to what was seen, in one command
   decode share RUN FOLDER [key=value ...]      the decoder of a finished run as a folder to give away
 
 Keys: paths.data paths.outputs subjects=[..] seed until=STAGE force=[STAGE,..] dry debug
-Stages: preprocess split features train predict reconstruct respond evaluate report
+Stages: {stages}
 
 Choices (group=choice):
 """
@@ -36,9 +38,9 @@ def main() -> None:
     """Entry point: exit code 0, or 2 with one line for what a researcher can mend."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(HELP + list_choices(CONFIGS))
+        print(HELP.format(stages=" ".join(NAMES)) + list_choices(CONFIGS))
         return
-    command = partial(_use, arguments) if arguments and arguments[0] in USES else _hydra
+    command = partial(_use if arguments[:1] and arguments[0] in USES else _hydra, arguments)
     debug = "debug=true" in [a.lower() for a in arguments]
     if debug:
         command()
@@ -79,12 +81,15 @@ def list_choices(configs: Path) -> str:
     return "\n".join(lines)
 
 
-def _hydra() -> None:
-    import hydra
-
+def _hydra(arguments: Sequence[str]) -> None:
     # Hydra would print its own exceptions and exit with 1; ours are printed by main.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(_job)()
+    if any(a.startswith("-") or "hydra" in a.partition("=")[0] for a in arguments):
+        import hydra
+
+        hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(_point)()
+    else:  # Hydra's own way composes twice
+        _job(_composed("config", arguments), sweep=False)
 
 
 # What a finished run is used for, and the folders that stand behind each word.
@@ -103,7 +108,7 @@ def _use(arguments: Sequence[str]) -> None:
             f"decode {verb}", wanted, " ".join(folders) or "none",
             f"write decode {verb} {wanted} key=value ..., RUN being what `decode` prints",
         )  # fmt: skip
-    config = _composed(verb, [a for a in rest if a not in folders])
+    config = _contained(_composed(verb, [a for a in rest if a not in folders]))
     from decode.use import commands
 
     _quiet()
@@ -118,29 +123,36 @@ def _to_user(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """A config of ours that is no experiment."""
+def _composed(name: str, overrides: Sequence[str]) -> Any:
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=list(overrides))
+
+
+def _contained(composed: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose(name, overrides=list(overrides))
-        found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
 
 
-def _job(composed: Any) -> float | None:
+def _point(composed: Any) -> float | None:
     """One run: Hydra calls this once, or once per point of a sweep, maybe on another machine."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
+    return _job(composed, sweep=HydraConfig.get().mode is RunMode.MULTIRUN)
+
+
+def _job(composed: Any, *, sweep: bool) -> float | None:
     try:
-        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        assert isinstance(config, dict)
+        config = _contained(composed)
         config.pop("launcher", None)
-        found = run({str(k): v for k, v in config.items()})
+        found = run(config)
         sys.stdout.flush()
         return found
     except BrokenPipeError:
@@ -148,7 +160,7 @@ def _job(composed: Any) -> float | None:
     except Exception as e:
         # Leaving here keeps Hydra from adding lines of its own; a sweep must see the exception.
         message = explain(e, sys.argv[1:])
-        if composed.debug is True or message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+        if composed.debug is True or message is None or sweep:
             raise
         _refuse(message)
     return None
@@ -177,22 +189,24 @@ def _own_fault(error: BaseException) -> None:
 
 def run(config: dict[str, Any]) -> float | None:
     """Check the whole config, then plan or execute it; prints the run folder last."""
-    unknown = set(config) - KEYS
+    unknown = set(config) - keys.NAMES
     if unknown:
         from decode.core import refusal
 
         wrong = sorted(unknown)[0]
-        raise refusal(wrong, "a key of the config", f"unknown key {wrong!r}", _nearest(wrong, KEYS))
-    for key in sorted(KEYS - set(config)):
+        advice = _nearest(wrong, keys.NAMES)
+        raise refusal(wrong, "a key of the config", f"unknown key {wrong!r}", advice)
+    for key in sorted(keys.NAMES - set(config)):
         from decode.core import refusal
 
         raise refusal(key, "a value", "none, the command drops it", f"leave ~{key} out")
     # `baselines=null` on the command line means none, as an empty mapping does
-    config |= {name: config[name] or {} for name in NAMED_NODES}
+    config |= {name: config[name] or {} for name in keys.NAMED}
+    from decode.memory import Memory
     from decode.pipeline import execute
-    from decode.plan import Run
+    from decode.workshop import Run
 
-    planned = Run(config)
+    planned = Run(config, memory=Memory.of_user())
     if config["dry"]:
         for task in planned.tasks:
             print(
@@ -207,38 +221,6 @@ def run(config: dict[str, Any]) -> float | None:
         say=_to_user,
     )
     return _tell(planned, folder, config)
-
-
-NAMED_NODES = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
-KEYS = frozenset(
-    [
-        "paths",
-        "name",
-        "notes",
-        "subjects",
-        "seed",
-        "until",
-        "force",
-        "dry",
-        "debug",
-        "data",
-        "preprocess",
-        "scaler",
-        "splits",
-        "protocol",
-        "targets",
-        "encoder",
-        "baselines",
-        "parts",
-        "objectives",
-        "trainer",
-        "generator",
-        "voxel_model",
-        "metrics",
-        "published",
-        "compute",
-    ]
-)
 
 
 def _tell(planned: Any, folder: Path, config: dict[str, Any]) -> float | None:
@@ -387,25 +369,23 @@ def _misspelt(error: BaseException, arguments: list[str]) -> str:
 
 def _class_says(argument: str, arguments: list[str]) -> str | None:
     """What the class of a node says to `argument` (key=value), which its yaml does not list."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from decode.checks.arguments import check
     from decode.core import InputError
 
     path = argument.split("=")[0].split(".")
+    if len(path) == 1:
+        return None
     others = [a for a in arguments if "=" in a and a != argument and not a.startswith("-")]
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose("config", overrides=[*others, f"+{argument}"])
-        node: Any = OmegaConf.to_container(composed, resolve=True)
+        node: Any = OmegaConf.to_container(
+            _composed("config", [*others, f"+{argument}"]), resolve=True
+        )
         for name in path[:-1]:
             node = node[name]
-        if "_target_" not in node or len(path) == 1:
+        if "_target_" not in node:
             return None
-        check({"_target_": node["_target_"], "_partial_": True, path[-1]: node[path[-1]]}, "")
+        _check_knob(node["_target_"], path[-1], node[path[-1]])
     except InputError as e:
         return str(e).removeprefix("config.: ").lstrip(".")
     except Exception:  # another mistake in the command: the first one stands alone
@@ -413,12 +393,23 @@ def _class_says(argument: str, arguments: list[str]) -> str | None:
     return f"the config does not list it, the class does: write +{argument}"
 
 
+def _check_knob(target: str, name: str, value: Any) -> None:
+    """Raise InputError where a class does not take `name`, or not such a value."""
+    from decode.checks.arguments import check, unknown_argument
+    from decode.memory import Memory
+
+    takes = Memory.of_user().takes(target)
+    if takes and name not in takes:
+        raise unknown_argument(target, name, takes)
+    check({"_target_": target, "_partial_": True, name: value}, "")
+
+
 def _all_keys() -> list[str]:
     groups = [p.name for p in CONFIGS.iterdir() if p.is_dir()]
     words = re.findall(
         r"^\s*([a-z_]+):", "\n".join(p.read_text() for p in CONFIGS.rglob("*.yaml")), re.M
     )
-    return sorted({*KEYS, *groups, *words, "experiment"})
+    return sorted({*keys.NAMES, *groups, *words, "experiment"})
 
 
 def _nearest(word: str, choices: Any) -> str:

@@ -8,7 +8,7 @@ are, a *generator* turns predicted vectors into media, and a *metric* turns all 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # these take seconds to load, and a plan needs neither
     from torch import Tensor
 
 Modality = Literal["fmri", "eeg", "meg", "ieeg"]
+# What is done with windows of training that share samples with those of the test.
+Overlap = Literal["refuse", "drop", "keep"]
 # What a row of scores is.
 Unit = Literal["trial", "stimulus", "voxel", "sensor"]
 Shape = tuple[int, ...]
@@ -47,7 +49,8 @@ class Recording:
     `channels` has one row per channel: name, kind, x, y, z (m; nan = unknown), roi ("" = none).
     `events` has one row per trial: onset (s), duration (s), stimulus (uid), split ("train", "test" or
     "" when nothing is published) and any label columns. The first sample stands for the moment
-    `offset` s after the one that onsets count from. `source` is the file that it was read from.
+    `offset` s after the one that onsets count from. `source` is the file that it was read from. Filters
+    have mixed each sample with others of up to `reach` s before and after it.
     """
 
     subject: str
@@ -60,6 +63,7 @@ class Recording:
     events: pd.DataFrame
     offset: float = 0.0
     source: Path | None = None
+    reach: float = 0.0
 
     @property
     def where(self) -> str:
@@ -149,24 +153,18 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Responses:
-    """What the brain answered to the test stimuli, beside what a model of it expects of these, or of
-    pictures that were made.
+    """What the brain answered to the test stimuli, beside what a model expects of made pictures.
 
-    `measured` and `expected` are (row, voxel), channel by channel and sample by sample where there are
-    several, zero-padded to the widest subject; the model was fitted on training rows. `rois` and `names`
-    say the region and the channel of each voxel of a subject, `times` its time (s after the stimulus, nan
-    where there is but one sample); `ceiling` maps (subject, fold) to (voxel,), the correlation of a
-    perfect model with `measured`, nan where it cannot be known. `without` holds what the model expects
-    when it is fitted without one of the targets that it reads, by its name.
+    `measured` and `expected` are (row, voxel), zero-padded to the widest subject; the model was
+    fitted on training rows. `rois` names the region of each voxel of a subject; `ceiling` maps
+    (subject, fold) to (voxel,), the correlation of a perfect model with `measured`, nan where it
+    cannot be known.
     """
 
     measured: Tensor
     expected: Tensor
     rois: Mapping[str, tuple[str, ...]]
     ceiling: Mapping[tuple[str, int], np.ndarray]
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    times: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    without: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,10 +247,16 @@ class Scaler(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """`part` is (trial,) of "train", "validation", "test" or "" (left out); `by` names its groups."""
+    """`part` is (trial,) of "train", "validation", "test" or "" (left out); `by` names its groups.
+
+    Windows that are not for the test and share samples with one that is, or lie less than `gap` s from it
+    (None: share samples before any filter), are refused, left out ("drop") or kept, by `overlap`.
+    """
 
     part: np.ndarray
     by: str
+    overlap: Overlap = "refuse"
+    gap: float | None = None
 
 
 class Split(Protocol):

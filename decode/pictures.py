@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from decode.core import InputError, Stimulus, about
 from decode.media.image import as_tensor, open_whole
 from decode.store import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,14 +46,20 @@ def read_image(stimulus: Stimulus) -> Tensor:
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Bicubic, anti-aliased resizing of (image, channel, h, w) to (h, w), clamped to [0, 1]."""
+    import torch
+
     if tuple(images.shape[-2:]) == tuple(size):
         return images
-    small = interpolate(images.float(), size=size, mode="bicubic", antialias=True)
+    small = torch.nn.functional.interpolate(
+        images.float(), size=size, mode="bicubic", antialias=True
+    )
     return small.clamp(0, 1)
 
 
 def read_images(stimuli: Sequence[Stimulus], size: int) -> Tensor:
     """Pictures as (image, 3, size, size) in [0, 1], squeezed to a square, never cropped."""
+    import torch
+
     return torch.cat([resize(read_image(s)[None], (size, size)) for s in stimuli])
 
 
@@ -62,9 +68,13 @@ def normalised(images: Tensor, size: Any, mean: Sequence[float], std: Sequence[f
 
     Not clamped, and differentiable by the pictures.
     """
+    import torch
+
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     if tuple(images.shape[-2:]) != (height, width):
-        images = interpolate(images, size=(height, width), mode="bicubic", antialias=True)
+        images = torch.nn.functional.interpolate(
+            images, size=(height, width), mode="bicubic", antialias=True
+        )
     centre, spread = (images.new_tensor(v).view(-1, 1, 1) for v in (mean, std))
     return (images - centre) / spread
 

@@ -14,8 +14,10 @@ from decode.building import build
 from decode.checksums import check_folder
 from decode.machine import DISTRIBUTION
 from decode.notices import collected
-from decode.plan import NAMES, Run, Task, check_stages
+from decode.plan import Task, check_stages
+from decode.stages.table import NAMES
 from decode.store import MANIFEST, fill_folder, read_json, set_aside
+from decode.workshop import Run
 
 PACKAGES = ("torch", "numpy", "mne", "nilearn", "diffusers", "open_clip_torch", DISTRIBUTION)
 
@@ -129,8 +131,7 @@ def _split(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.trials import open_trials
 
     trials = open_trials({str(t.item): t.folder for t in run.of("preprocess")})
-    splits = {k: build(v, f"splits.{k}") for k, v in run.config["splits"].items()}
-    return split.run(out, trials=trials, stimuli=run.stimuli_table, splits=splits)
+    return split.run(out, trials=trials, stimuli=run.stimuli_table, splits=run.splits)
 
 
 def _features(run: Run, task: Task) -> None:
@@ -152,11 +153,11 @@ def _train(run: Run, task: Task, out: Path) -> dict[str, Any]:
     return train.run(
         out,
         inputs=run.inputs,
-        scaler=build(run.config["scaler"], "scaler"),
-        encoders={source.tag: make for source, make in run.encoders.items()},
-        parts={source.tag: make for source, make in run.parts.items()},
+        scaler=run.scaler,
+        encoders=run.encoders,
+        parts=run.parts,
         objectives=run.objectives,
-        trainer=build(run.config["trainer"], "trainer"),
+        trainer=run.trainer,
         protocol=run.protocol,
         generator=run.generator,
         seed=run.config["seed"],
@@ -171,9 +172,9 @@ def _predict(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         inputs=run.inputs,
         trained=run.of("train")[0].folder,
-        scaler=build(run.config["scaler"], "scaler"),
-        encoders={source.tag: make for source, make in run.encoders.items()},
-        parts={source.tag: make for source, make in run.parts.items()},
+        scaler=run.scaler,
+        encoders=run.encoders,
+        parts=run.parts,
         protocol=run.protocol,
         device=run.device,
     )
@@ -182,6 +183,7 @@ def _predict(run: Run, task: Task, out: Path) -> dict[str, Any]:
 def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.stages import reconstruct
 
+    assert run.generator is not None  # there is no such task without one
     return reconstruct.run(
         out,
         inputs=run.inputs,
@@ -189,13 +191,12 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
         trained=run.of("train")[0].folder,
         stimuli=run.dataset.stimuli(),
         generator=run.generator,
-        baselines=tuple(run.config["baselines"]),
+        sources=tuple(run.encoders),
         seed=run.config["seed"],
     )
 
 
 def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
-    from decode.encoders.encoding_ridge import EncodingRidge
     from decode.stages import features, respond
 
     node = run.config["voxel_model"]
@@ -211,30 +212,29 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         inputs=run.inputs,
         trained=run.of("train")[0].folder,
-        scaler=build(run.config["scaler"], "scaler"),
+        scaler=run.scaler,
         protocol=run.protocol,
         made=run.of("reconstruct")[0].folder,
+        sources=tuple(run.encoders),
         target=target,
         features=run.store(kept),
-        make=EncodingRidge,
     )
 
 
 def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
     from decode.stages import evaluate
 
-    scaler = build(run.config["scaler"], "scaler")
     return evaluate.run(
         out,
         predicted=run.of("predict")[0].folder,
         made=run.folder("reconstruct"),
         responses=run.folder("respond"),
         stimuli=run.dataset.stimuli(),
-        metrics=build(run.config["metrics"], "metrics"),
+        metrics=run.metrics,
         sources=(*run.encoders, *run.parts),
         split=read_json(run.of("split")[0].folder / "split.json"),
         dataset=run.dataset,
-        test_conditioned=run.protocol.test_conditioned or scaler.test_conditioned,
+        test_conditioned=run.protocol.test_conditioned or run.scaler.test_conditioned,
         averaged=run.protocol.test_repeats != "single",
         seed=run.config["seed"],
     )
@@ -254,7 +254,7 @@ def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
             for t in run.tasks
         ],
         versions={k: v for k, v in ((p, _version(p)) for p in PACKAGES) if v},
-        disclosure=getattr(run.generator, "disclosure", ""),
+        disclosure=run.generator.disclosure if run.generator else "",
         told=[line for t in run.tasks if t.done for line in _told(t)],
     )
 

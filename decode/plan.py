@@ -1,4 +1,4 @@
-"""The stages, what each reads, the keys of their folders, and the plan.
+"""The plan: from a config to the folders that it leads to, and their keys. It opens nothing.
 
 A stage's key is a hash of its name and version, of the config nodes it reads with every default
 written out, and of the keys of its inputs. Whatever a stage does not read - names, devices, where
@@ -7,83 +7,41 @@ things lie - does not change its key.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from decode import hdf5
-from decode.building import bound, build, made
-from decode.checks.choices import check_config
+from decode.building import bound, build
 from decode.checks.frame import (
     check_file_names,
     check_filled,
     check_frame,
     check_list,
+    check_seed,
     check_subjects,
-    short,
 )
-from decode.checks.learning import check_learning
-from decode.checks.resources import check_devices, check_files, check_made, check_rights
-from decode.checks.trials import check_galleries, check_picture_sizes, check_voxel_people
+from decode.checks.resources import check_devices, check_files, check_rights
 from decode.checksums import identity
 from decode.core import Dataset, InputError
 from decode.kinds import renewed
-from decode.report.published import check_published
-from decode.sources import DECODER, Source, baseline, check_sources
+from decode.memory import Memory
+from decode.sources import check_sources
+from decode.stages.table import NAMES, STAGES, Stage, up_to
 from decode.store import FeatureStore, as_file_name, is_finished, read_table
-from decode.trainable import Encoder, Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Config = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One row of the table: what must be finished before, which config nodes are read, and whether
-    what an interrupted run left in the folder is gone on from (`resumes`).
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    reads: tuple[str, ...]
-    version: int = 1
-    resumes: bool = True
-
-
-STAGES = (
-    Stage("preprocess", (), ("data", "preprocess"), version=4, resumes=False),
-    Stage("split", ("preprocess",), ("splits",), resumes=False),
-    Stage("features", ("preprocess",), ("targets",), version=3),
-    Stage(
-        "train",
-        ("preprocess", "split", "features"),
-        ("scaler", "encoder", "baselines", "parts", "objectives", "trainer", "protocol", "seed"),
-        version=2,
-    ),
-    Stage("predict", ("train",), ("protocol",), version=3),
-    Stage("reconstruct", ("predict",), ("generator", "seed")),
-    Stage("respond", ("reconstruct",), ("voxel_model",), version=2, resumes=False),
-    Stage(
-        "evaluate",
-        ("predict", "reconstruct", "respond"),
-        ("metrics", "protocol", "seed"),
-        version=3,
-        resumes=False,
-    ),
-    Stage(
-        "report",
-        ("evaluate", "reconstruct"),
-        ("name", "notes", "published"),
-        version=3,
-        resumes=False,
-    ),
+# What no class is told, so that a config is as sound with another value there.
+APART = frozenset(
+    {"name", "notes", "subjects", "seed", "force", "dry", "debug", "paths", "compute"}
 )
-NAMES = tuple(stage.name for stage in STAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,35 +71,61 @@ def short_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).split(".")[-2]
 
 
-class Run:
-    """One composed config, the folders it leads to, and the objects it describes (built when used).
+class Plan:
+    """One composed config and the folders it leads to.
 
     `recorded` are the folders that a finished run came from, each as "stage:item:key". It is opened from
-    these, whatever has become of its data, of the code and of the devices since.
+    these, whatever has become of its data, of the code and of the devices since. `memory` knows which
+    configs were found sound before.
     """
 
-    def __init__(self, config: Config, recorded: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: Config, recorded: Sequence[str] = (), memory: Memory | None = None
+    ) -> None:
         self.config = config = renewed(config)
         self.recorded = dict(name.rsplit(":", 1) for name in recorded)
+        self.memory = memory or Memory()
         check_frame(config)
         check_file_names(config)
         check_sources(list(config["baselines"]), list(config["parts"]))
         check_stages("until", [config["until"]])
         check_stages("force", config["force"])
         self.outputs = Path(config["paths"]["outputs"])
+        judged = {k: v for k, v in config.items() if k not in APART}
+        known = bool(recorded) or self.memory.is_sound(judged)
         if not recorded:
-            check_config(config)
-            check_published(config)
-            asked = NAMES[: NAMES.index(config["until"]) + 1]
-            check_filled(config, asked)
-            if "train" in asked:
-                check_learning(config)
+            check_seed(config["seed"])
+        if not known:
+            self._check_choices()
         self.subjects: tuple[str, ...] = self._subjects()
         self.tasks = self._plan()
         if not recorded and (stages := self._to_do()):
+            opened = [key for stage in stages for key in stage.opens]
             check_devices(config)
-            check_files(config, stages)
-            check_made(config, stages)
+            check_files(config, opened)
+            if not (known and config["dry"]):
+                self._check_made(opened)
+        if not known:
+            self.memory.add(judged)
+        self.memory.keep()
+
+    def _check_choices(self) -> None:
+        """What can only be said once the classes of all choices are loaded."""
+        from decode.checks.choices import check_config
+        from decode.checks.learning import check_learning
+        from decode.report.published import check_published
+
+        check_config(self.config)
+        check_published(self.config)
+        asked = up_to(self.config["until"])
+        check_filled(self.config, asked)
+        if "train" in [stage.name for stage in asked]:
+            check_learning(self.config)
+
+    def _check_made(self, opened: Sequence[str]) -> None:
+        from decode.checks.made import check_made
+
+        check_made(self.config, opened)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -170,52 +154,65 @@ class Run:
             )
         return tuple(asked) if asked else known
 
-    def _to_do(self) -> list[str]:
-        """Names of the stages up to `until` that are not done, or are to be done again."""
+    def _to_do(self) -> list[Stage]:
+        """The stages up to `until` that are not done, or are to be done again."""
         force = self.config["force"]
         # What another preprocess will leave must not be read, and kept, before it has run.
         done = (lambda task: task.done) if "preprocess" in force else self.is_done
         names = {t.stage.name for t in self.tasks if t.stage.name in force or not done(t)}
-        return [n for n in NAMES[: NAMES.index(self.config["until"]) + 1] if n in names]
+        return [stage for stage in up_to(self.config["until"]) if stage.name in names]
 
     def _files(self, subject: str) -> str:
         """What tells the files that a subject's data are read from, as they are now, from any others."""
         if self.recorded:
             return ""
+        data = self.config["data"]
         files = list(self.dataset.files(subject))
-        # Those that HDF5 files take values from are read as well.
-        files += [other for file in files for other in hdf5.files_named(file)]
-        return identity(files, Path(str(self.config["data"].get("root") or "")))
+        if data.get("outside"):  # what HDF5 files take from other files is read as well
+            from decode import hdf5
+
+            files += [other for file in files for other in hdf5.files_named(file)]
+        return identity(files, Path(str(data.get("root") or "")))
 
     def _plan(self) -> list[Task]:
-        c = self.config
         tasks: list[Task] = []
-        data = short_name(c["data"])
-        for subject in self.subjects:
-            files = self._files(subject)
-            tasks.append(self._task("preprocess", f"{data}_{subject}", tasks, subject, files))
-        tasks.append(self._task("split", f"{data}_{'_'.join(c['splits'])}", tasks))
-        for name, node in c["targets"].items():
-            tasks.append(self.feature_task(name, node))
-        needs = {"reconstruct": c["generator"], "respond": c.get("voxel_model")}
-        for stage in ("train", "predict", "reconstruct", "respond", "evaluate", "report"):
-            if stage in needs and not needs[stage]:
-                continue
-            tasks.append(self._task(stage, c["name"], tasks))
+        for stage in STAGES:
+            if not stage.only_with or self.config.get(stage.only_with):
+                tasks += self._tasks(stage, tasks)
         return tasks
 
+    def _tasks(self, stage: Stage, before: Sequence[Task]) -> list[Task]:
+        """The folders of one stage."""
+        data = short_name(self.config["data"])
+        if stage.each == "subjects":
+            return [
+                self._task(stage, f"{data}_{subject}", before, subject, self._files(subject))
+                for subject in self.subjects
+            ]
+        if stage.each == "targets":
+            return [self.feature_task(k, node) for k, node in self.config["targets"].items()]
+        splits = f"{data}_{'_'.join(self.config['splits'])}"
+        return [self._task(stage, splits if stage.name == "split" else self.config["name"], before)]
+
     def _task(
-        self, name: str, label: str, before: Sequence[Task], item: str | None = None, more: str = ""
+        self,
+        stage: Stage,
+        label: str,
+        before: Sequence[Task],
+        item: str | None = None,
+        more: str = "",
     ) -> Task:
-        stage = STAGES[NAMES.index(name)]
-        nodes = {k: bound(self.config.get(k)) for k in stage.reads}
+        nodes = {k: self._bound(self.config.get(k)) for k in stage.reads}
         inputs = tuple(
             f"{t.stage.name}:{t.item}:{t.key}" for t in before if t.stage.name in stage.needs
         )
-        new = digest_of([name, stage.version, nodes, inputs, item, more])
-        key = self.recorded.get(f"{name}:{item}", new)
-        folder = self._place(name, label, key)
+        new = digest_of([stage.name, stage.version, nodes, inputs, item, more])
+        key = self.recorded.get(f"{stage.name}:{item}", new)
+        folder = self._place(stage.name, label, key)
         return Task(stage, label, key, folder, nodes, inputs, item)
+
+    def _bound(self, node: Any) -> Any:
+        return bound(node, self.memory.defaults)
 
     def _place(self, stage: str, label: str, key: str) -> Path:
         """Folders are found by their key: another label, as after renaming, finds the same one."""
@@ -225,7 +222,7 @@ class Run:
     def feature_task(self, name: str, node: Mapping[str, Any]) -> Task:
         """Keyed by the target alone: every experiment that uses it shares one growing folder."""
         stage = STAGES[NAMES.index("features")]
-        kept = {k: v for k, v in bound(node).items() if k != "batch_size"}
+        kept = {k: v for k, v in self._bound(node).items() if k != "batch_size"}
         new = digest_of(["features", stage.version, kept])
         key = self.recorded.get(f"features:{name}", new)
         folder = self._place("features", short_name(node), key)
@@ -240,76 +237,16 @@ class Run:
 
     @cached_property
     def stimuli_table(self) -> pd.DataFrame:
+        import pandas as pd
+
         tables = [read_table(t.folder / "stimuli.parquet") for t in self.of("preprocess")]
         return pd.concat(tables, ignore_index=True)
 
     @cached_property
     def digests(self) -> dict[str, str]:
+        """Hash of the content of each stimulus that the trials name, by uid."""
         table = self.stimuli_table
         return dict(zip(table["uid"], table["digest"], strict=True))
-
-    @cached_property
-    def device(self) -> str:
-        import torch
-
-        asked = self.config["compute"]["device"]
-        return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
-
-    @cached_property
-    def inputs(self) -> Any:
-        from decode.folds import Inputs
-        from decode.trials import open_trials
-
-        trials = open_trials({str(t.item): t.folder for t in self.of("preprocess")})
-        stores = {t.label: self.store(t) for t in self.of("features")}
-        drawn = {k: [stores[n] for n in names] for k, names in self.protocol.drawn.items()}
-        aside = {n for names in self.protocol.drawn.values() for n in names}
-        features = {k: store for k, store in stores.items() if k not in aside}
-        manifest = read_table(self.of("split")[0].folder / "manifest.parquet")
-        if not self.recorded and NAMES.index(self.config["until"]) >= NAMES.index("evaluate"):
-            check_galleries(self.config, trials.singles, manifest)
-            check_voxel_people(self.config, manifest)
-            shapes = {name: store.shape for name, store in features.items()}
-            check_picture_sizes(self.config, self.stimuli_table, shapes)
-        return Inputs(trials, self.digests, features, manifest, drawn)
-
-    @cached_property
-    def generator(self) -> Any:
-        node = self.config["generator"]
-        return build(node, "generator") if node else None
-
-    @cached_property
-    def encoders(self) -> dict[Source, Callable[..., Encoder]]:
-        """Constructors of the decoder and its baselines."""
-        wanted = {DECODER: ("encoder", self.config["encoder"])}
-        for name, node in self.config["baselines"].items():
-            wanted[baseline(name, short(node))] = (f"baselines.{name}", node)
-        return {k: partial(made, build(node, where), where) for k, (where, node) in wanted.items()}
-
-    @cached_property
-    def parts(self) -> dict[Source, Callable[..., Encoder]]:
-        """Constructors of decoders of parts of the signal: windows, regions, what is before the stimulus."""
-        if not self.config["parts"]:
-            return {}
-        from decode.linear.part_ridge import PartRidge
-        from decode.parting import source_of
-
-        layouts = self.inputs.trials.layouts
-        found: dict[Source, Callable[..., Encoder]] = {}
-        for name, node in self.config["parts"].items():
-            for label, part in build(node, f"parts.{name}")(layouts).items():
-                found[source_of(name, label, part)] = partial(PartRidge, part=part)
-        return found
-
-    def objectives(self) -> dict[str, Objective]:
-        """Fresh objectives: they may hold parameters, and every fold starts anew."""
-        return {k: build(v, f"objectives.{k}") for k, v in self.config["objectives"].items()}
-
-    @cached_property
-    def protocol(self) -> Any:
-        from decode.folds import Protocol
-
-        return Protocol(**self.config["protocol"])
 
     def missing_features(self, task: Task) -> bool:
         """Whether a target still lacks stimuli; unknown counts as yes."""
@@ -327,12 +264,8 @@ class Run:
         return not self.missing_features(task) if task.stage.name == "features" else task.done
 
 
-NAMED = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
-
-
 def check_stages(key: str, names: Sequence[str]) -> None:
-    import difflib
-
+    """Raise InputError for what is no list of names of stages."""
     check_list(key, names)
     for name in names:
         if name not in NAMES:

@@ -10,11 +10,14 @@ from typing import Any
 from decode.checksums import MANIFEST, read_manifest
 from decode.core import refusal
 from decode.kinds import renewed
-from decode.plan import Run, short_name
+from decode.plan import short_name
 from decode.store import is_finished, read_json
 from decode.trust import check_trusted
+from decode.workshop import Run
 
 KEY = re.compile("[0-9a-f]{8}")
+# What evaluate writes since sources lie apart; runs from before have none.
+GLOSSARY = "glossary.json"
 
 
 def recorded_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
@@ -32,6 +35,17 @@ def recorded_run(folder: str | Path, *, packages: Sequence[str] = ()) -> Run:
     config = renewed(read_json(path))
     check_trusted(config, path, packages)
     return Run(moved(config, Path(folder).resolve().parents[1]), recorded_plan(path.parent))
+
+
+def check_current(folder: Path) -> None:
+    """Raise InputError for a finished run of a version whose scores and files were called otherwise."""
+    if is_finished(folder) and not (folder / GLOSSARY).is_file():
+        raise refusal(
+            folder,
+            "a run of this version",
+            "one of an older version, whose scores and files are called otherwise",
+            "run its experiment again",
+        )
 
 
 def moved(config: Mapping[str, Any], outputs: Path) -> dict[str, Any]:

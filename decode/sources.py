@@ -40,17 +40,16 @@ class Source:
 
     @property
     def place(self) -> Place:
-        """Where its files lie: roles lie apart, so that no name can be taken for another's."""
+        """Where its files lie; roles lie apart, so that no name can be taken for another's."""
         if self.role == "decoder":
             return (self.name,)
         return (f"{self.role}s", self.name, *([self.part] if self.part else []))
 
     @property
-    def tag(self) -> str:
-        """What the arrays and folders of a fold call it."""
-        if self.role == "decoder":
-            return "encoder"
-        return f"{self.name}={self.part}" if self.part else self.name
+    def config_key(self) -> str:
+        """Where a config says what it is; messages name it."""
+        keys = {"decoder": "encoder", "baseline": f"baselines.{self.name}"}
+        return keys.get(self.role, f"parts.{self.name}")
 
     def __str__(self) -> str:
         return f"{self.name} {self.part}" if self.part else self.name
@@ -108,11 +107,6 @@ ORACLE = Source(
 MADE = (*NEAREST.values(), *MEAN.values(), PRIOR)
 LAST = (SHUFFLED, SHOWN, ORACLE)
 TABLE = (DECODER, *MADE, *LAST)
-
-
-def folder_of(source: Source) -> str:
-    """The folder of its media."""
-    return "decoded" if source == DECODER else source.tag
 
 
 def baseline(name: str, what: str) -> Source:

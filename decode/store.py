@@ -16,13 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from decode.checksums import (
     MANIFEST,
@@ -37,6 +34,10 @@ from decode.checksums import (
 from decode.core import InputError, refusal
 from decode.machine import in_words
 from decode.notices import tell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 # What a process killed while it wrote leaves: our files, and those of safetensors.
 HALF_WRITTEN = re.compile(r"\..+\.\d+-[0-9a-f]{6}\.part|\.tmp[0-9A-Za-z]{6}")
@@ -139,6 +140,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     check_finished(path)
     try:
         return pd.read_parquet(path)
@@ -196,7 +199,11 @@ def _whole_weights(path: Path, where: str, remedy: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """A table and arrays aligned with its rows."""
+    """A table and arrays aligned with its rows.
+
+    An array is called by its name, or by folders and its name as in `baselines/ridge/image`: those of
+    one folder belong together, and lie together on disk.
+    """
 
     table: pd.DataFrame
     arrays: Mapping[str, np.ndarray]
@@ -208,26 +215,30 @@ class Frame:
                     f"array {name!r} has {len(array)} rows, the table {len(self.table)}"
                 )
 
-    def tensors(self, source: str) -> dict[str, Tensor]:
-        """The arrays called `<source>.<name>`, by name."""
-        prefix = f"{source}."
+    def tensors(self, folder: str) -> dict[str, Tensor]:
+        """The arrays that lie in a folder, by name."""
+        import torch
+
+        places = {name: PurePosixPath(name) for name in self.arrays}
         return {
-            k[len(prefix) :]: torch.from_numpy(np.array(v))
-            for k, v in self.arrays.items()
-            if k.startswith(prefix)
+            place.name: torch.from_numpy(np.array(self.arrays[name]))
+            for name, place in places.items()
+            if place.parent == PurePosixPath(folder)
         }
 
     def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays.items():
-            write_array(folder / f"{as_file_name(name)}.npy", array)
+            path = folder / f"{name}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_array(path, array)
+        folder.mkdir(parents=True, exist_ok=True)
         write_table(folder / "table.parquet", self.table)
 
     @classmethod
     def read(cls, folder: Path) -> Frame:
         table = read_table(folder / "table.parquet")
-        found = sorted(folder.glob("*.npy"))
-        arrays = {from_file_name(p.stem): read_array(p) for p in found}
+        found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*.npy"))}
+        arrays = {name.removesuffix(".npy"): read_array(path) for name, path in found.items()}
         for name, array in arrays.items():
             if len(array) != len(table):
                 raise refusal(
@@ -353,6 +364,8 @@ class FeatureStore:
 
     def stored(self, digests: Sequence[str]) -> Tensor:
         """(len(digests), *shape) in the precision of the store, reading only the rows asked for."""
+        import torch
+
         out = np.empty((len(digests), *self.shape), self._dtype())
         shard, row = self._places(digests)
         for number in np.unique(shard):
@@ -366,6 +379,8 @@ class FeatureStore:
 
     def columns(self, digests: Sequence[str], block: slice) -> Tensor:
         """(len(digests), columns of the flattened vectors) float32, reading no other columns."""
+        import torch
+
         out: np.ndarray | None = None
         shard, row = self._places(digests)
         for number in np.unique(shard):
@@ -438,6 +453,8 @@ class Columns:
         return len(self.digests)
 
     def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
+        import torch
+
         first, stop, _ = key[1].indices(self.shape[1])
         parts = []
         for store, end, begin in zip(self.stores, self._ends, [0, *self._ends[:-1]], strict=True):

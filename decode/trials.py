@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decode.core import Batch, Layout, Scaler, Tensors, refusal
 from decode.passes import Pass, Plan, drawn, padded, units
+from decode.splitting import Spans, spans_of
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
 
 RESIDENT_BYTES = 4 * 2**30
@@ -29,11 +30,17 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubjectSignal:
-    """One subject's preprocessed signal (time, channel), read from disk when a window is asked for."""
+    """One subject's preprocessed signal (time, channel), read from disk when a window is asked for.
+
+    `reach`, `timed` and `baseline` are those of `Prepared`; recordings begin at the samples `runs`.
+    """
 
     signal: np.ndarray
     layout: Layout
     baseline: tuple[int, int] | None
+    reach: float = 0.0
+    timed: bool = True
+    runs: tuple[int, ...] = (0,)
 
     def windows(self, starts: np.ndarray) -> np.ndarray:
         """(trial, channel, time) float32: the windows that begin at `starts`, baseline subtracted."""
@@ -180,6 +187,16 @@ class Trials:
     def __getitem__(self, row: int) -> np.ndarray:
         """(channel, time) of one trial, read now."""
         return self.brain([row])[0]
+
+    def spans(self) -> Spans:
+        """Where the window of every recorded trial lies."""
+        made = {}
+        for subject, signal in self.signals.items():
+            ends = signal.baseline or (0, 0)
+            first, stop = min(0, ends[0]), max(signal.layout.n_times, ends[1])
+            rate = signal.layout.sfreq
+            made[subject] = (first, stop, rate, signal.reach, signal.timed, signal.runs)
+        return spans_of(self.singles, made)
 
     def loader(
         self,
@@ -420,6 +437,8 @@ def open_trials(folders: Mapping[str, Path]) -> Trials:
             start=meta["start"],
         )
         baseline = tuple(meta["baseline"]) if meta["baseline"] else None
-        signals[subject] = SubjectSignal(read_array(folder / "signal.npy"), layout, baseline)
+        # Folders of older versions know of no filter's reach.
+        more = (meta.get("reach", 0.0), meta.get("timed", True), tuple(meta.get("runs", (0,))))
+        signals[subject] = SubjectSignal(read_array(folder / "signal.npy"), layout, baseline, *more)
         tables.append(read_table(folder / "trials.parquet").assign(subject=subject))
     return Trials.of(pd.concat(tables, ignore_index=True), signals)

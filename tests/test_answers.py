@@ -20,9 +20,9 @@ from decode.core import Generator, InputError, Kind, Media, Results, Stimulus, T
 from decode.metrics.answers import Answers
 from decode.pictures import read_image
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.recordings.answers import read_answers
 from decode.scoring.answers import agreement, answer_lines, plain
+from decode.workshop import Run
 
 PEOPLE, COLOUR = "Are there people?", "What colour is largest?"
 
@@ -224,14 +224,15 @@ def test_each_trial_is_asked_about_its_picture_and_shuffled_pairs_are_at_chance(
     shuffled = value["shuffled"]["answers_accuracy"]
     assert shuffled == pytest.approx(chance["shuffled"]["answers_accuracy"], abs=0.1)
     folder = Path(run.folder("reconstruct") or "") / "published-00"
-    n = len(list((folder / "decoded").iterdir()))
+    n = len(list((folder / "decoder").iterdir()))
     asked, said = {}, {}
-    for source in ("decoded", "shuffled", "prior"):
-        lines = [str(m.data).splitlines() for m in read_media(folder / source, n)]
+    places = {"decoder": "decoder", "shuffled": "controls/shuffled", "prior": "controls/prior"}
+    for source, place in places.items():
+        lines = [str(m.data).splitlines() for m in read_media(folder / place, n)]
         asked[source] = [[line.rpartition(":")[0] for line in one] for one in lines]
         said[source] = {tuple(line.rpartition(":")[2] for line in one) for one in lines}
-    assert asked["decoded"] == asked["shuffled"] == asked["prior"]
-    assert {len(questions) for questions in asked["decoded"]} == {12}
+    assert asked["decoder"] == asked["shuffled"] == asked["prior"]
+    assert {len(questions) for questions in asked["decoder"]} == {12}
     # Without a brain all stimuli get the same answers.
     assert len(said["prior"]) == 1 < len(said["shuffled"])
 

@@ -20,8 +20,8 @@ from decode.building import build
 from decode.core import Dataset, Facts, InputError, Recording, Stimulus, Truth
 from decode.pictures import read_image
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.use.opened import OpenedRun
+from decode.workshop import Run
 
 TESTED = "split == 'test'"
 NUMBERS = 12
@@ -111,7 +111,7 @@ def test_its_own_recordings_give_its_own_predictions_and_pictures(pixels: Opened
     assert np.array_equal(applied.predicted["pixels"], own(pixels, "pixels"))
     columns = ["subject", "stimulus", "repeats"]
     assert applied.trials[columns].equals(pixels.trials()[columns])
-    folder = pixels.run.of("reconstruct")[0].folder / "published-00" / "decoded"
+    folder = pixels.run.of("reconstruct")[0].folder / "published-00" / "decoder"
     kept = read_media(folder, len(applied.trials))
     assert applied.media is not None
     for made, known in zip(applied.media, kept, strict=True):

@@ -18,8 +18,8 @@ from test_configs import composed
 from decode.core import InputError
 from decode.data.betas_folder import BetasFolder
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
+from decode.workshop import Run
 
 N, VOXELS = 12, 6
 

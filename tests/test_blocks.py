@@ -15,10 +15,10 @@ from test_configs import composed
 from decode.core import InputError
 from decode.notices import collected
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.preprocessing import glm
 from decode.preprocessing.blocks import joined, typical_block
 from decode.preprocessing.bold import single_trial_betas
+from decode.workshop import Run
 
 
 def events(rows: list[tuple[float, float, str]]) -> pd.DataFrame:

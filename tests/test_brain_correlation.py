@@ -15,13 +15,15 @@ from scored import overall
 from test_configs import composed
 from worlds import config, sign_again
 
-from decode.artefacts.responses import read_responses
 from decode.core import InputError, Responses, Results, Stimulus
+from decode.linear.encoding import fit_encoding
 from decode.metrics.brain_correlation import BrainCorrelation, contributions
 from decode.pipeline import execute
-from decode.plan import Run
+from decode.sources import DECODER
 from decode.stages.evaluate import shuffle
+from decode.stages.respond import expected_of, read_responses
 from decode.store import Frame, read_json
+from decode.workshop import Run
 
 ROIS = {"a": ("V1v", "V1d", "", "V2", "V2", "lateral"), "b": ("V1v", "", "", "", "")}
 
@@ -116,9 +118,23 @@ def test_what_cannot_be_scored_is_refused() -> None:
         BrainCorrelation(regions={"V4": ["hV4"]})(results)
     with pytest.raises(InputError, match="rename"):
         BrainCorrelation(regions={"all": ["V1v"]})
-    few = Results(results.trials.iloc[:2], {}, {}, results.shown, None, results.brain)
     with pytest.raises(InputError, match="at least 3"):
-        BrainCorrelation()(few)
+        contributions(np.ones((2, 4)), np.ones((2, 4)))
+
+
+def test_the_encoding_model_finds_a_linear_code() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(300, 20)) * np.r_[np.full(10, 100.0), np.full(9, 0.01), 0]
+    code = (
+        rng.normal(size=(20, 15))
+        / np.maximum(x.std(axis=0), 1e-9)[:, None]
+        * (x.std(0) > 0)[:, None]
+    )
+    clean = x @ code
+    model = fit_encoding(x[:200], (clean + rng.normal(size=clean.shape))[:200].astype(np.float32))
+    found = model(x[200:])
+    r = [np.corrcoef(found[:, v], clean[200:, v])[0, 1] for v in range(15)]
+    assert min(r) > 0.9
 
 
 # in a run
@@ -191,7 +207,7 @@ def test_test_responses_do_not_reach_the_model(plain: Path, tmp_path: Path) -> N
             sign_again(task.folder)
         run(folder, voxel_model=VOXELS, metrics=METRICS, until="respond")
         frame = Frame.read(made.of("respond")[0].folder / "published-00")
-        expected.append(frame.arrays["expected.decoded"])
+        expected.append(frame.arrays[expected_of(DECODER)])
         measured.append(frame.arrays["measured"])
     assert np.array_equal(*expected)
     assert not np.allclose(*measured)
@@ -203,18 +219,18 @@ def test_rows_are_those_of_the_predictions(plain: Path, tmp_path: Path, repeats:
     protocol = {"train_repeats": "single", "test_repeats": repeats, "rescale": "none"}
     made, _ = run(tmp_path, voxel_model=VOXELS, metrics=METRICS, protocol=protocol, until="respond")
     table = Frame.read(made.of("predict")[0].folder / "published-00").table
-    brain = read_responses(made.of("respond")[0].folder, "published", table, "decoded")
+    brain = read_responses(made.of("respond")[0].folder, "published", table, DECODER)
     assert brain is not None
     assert len(table) == len(brain.measured) == (48 if repeats == "single" else 24)
     assert [len(brain.rois[s]) for s in ("a", "b")] == [30, 35]
     assert (brain.measured[table["subject"] == "a", 30:] == 0).all()
     other = table.iloc[::-1].reset_index(drop=True)
     with pytest.raises(InputError, match="rows of the predictions"):
-        read_responses(made.of("respond")[0].folder, "published", other, "decoded")
+        read_responses(made.of("respond")[0].folder, "published", other, DECODER)
 
 
 def test_mistakes_are_found_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"metrics\.brain: expected a model of the brain"):
+    with pytest.raises(InputError, match=r"metrics\.brain needs a model of the voxels"):
         Run(config(tmp_path, metrics=METRICS))
     with pytest.raises(
         InputError, match="a generator, whose pictures it reads, got generator=null"

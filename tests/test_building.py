@@ -31,7 +31,9 @@ def test_build_nests_and_leaves_partials() -> None:
 
 
 def test_a_misspelt_argument_names_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"config.data: .*takes no 'widht'; did you mean 'width'"):
+    with pytest.raises(
+        InputError, match=r"config.data: expected what .* takes, got 'widht'; did you mean 'width'"
+    ):
         check({"_target_": HERE, "root": "r", "widht": 5}, "data")
     with pytest.raises(InputError, match=r"config.data.inner: .* needs 'root'"):
         check({"_target_": HERE, "root": "r", "inner": {"_target_": HERE}}, "data")
@@ -147,6 +149,11 @@ def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
     before = started(one)
     # A copy, the file itself and the folder that holds it are the same weights.
     assert before == started(other) == started(one / "encoder.safetensors")
+    fold = tmp_path / "fold"
+    (fold / "decoder").mkdir(parents=True)
+    (fold / "decoder" / "encoder.safetensors").write_bytes(b"first")
+    (fold / "scaler.safetensors").write_bytes(b"whatever")
+    assert started(fold) == before
     assert "one" not in str(before)
     assert before != started(None)
     file = one / "encoder.safetensors"

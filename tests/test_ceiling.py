@@ -13,7 +13,6 @@ from worlds import PixelWorld, config
 
 from decode.core import InputError, Layout, Recording, Truth
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.report.ceilings import read_ceilings
 from decode.scoring.ceiling import (
     FromRepeats,
@@ -28,6 +27,7 @@ from decode.scoring.ceiling import (
 )
 from decode.stages.predict import ceilings
 from decode.trials import SubjectSignal, Trials
+from decode.workshop import Run
 
 
 def world(seed: int = 0, n: int = 12, features: int = 30, size: float = 0.4) -> Truth:

@@ -21,8 +21,9 @@ from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.objectives.soft_tokens import SoftTokens
 from decode.pipeline import execute
-from decode.plan import NAMES, Run
+from decode.stages.table import STAGES
 from decode.trainable import left_to_training
+from decode.workshop import Run
 
 MLP = {"_target_": "decode.encoders.mlp.MLP", "_partial_": True, "contrastive": []}
 ADAPTED = {"_target_": "decode.encoders.adapted.Adapted", "_partial_": True, "inner": MLP}
@@ -312,7 +313,7 @@ def test_what_ships_passes(name: str) -> None:
             node["weights"] = "scratch"
     check_frame(made)
     check_config(made)
-    check_filled(made, NAMES)
+    check_filled(made, STAGES)
     check_learning(made)
 
 

@@ -96,7 +96,7 @@ def test_help_lists_every_choice_of_every_group() -> None:
         (["objectives.image.target=imgae"], ["objectives.image.target", "did you mean 'image'"]),
         (["metrics.retrieval.target=imgae"], ["metrics.retrieval.target", "did you mean 'image'"]),
         (["+protocol.aftr=1"], ["protocol", "did you mean 'after'"]),
-        (["encoder.head=dense"], ["'encoder.head'", "RidgeMLP takes no 'head'"]),
+        (["encoder.head=dense"], ["'encoder.head'", "RidgeMLP takes, got 'head'"]),
         (["encoder=mlp", "encoder.head=dense"], ["'encoder.head'", "write +encoder.head=dense"]),
         (["encoder.widht=3"], ["unknown key 'encoder.widht'", "did you mean 'width'"]),
         (["encoder=adapted"], ["encoder.inner", "???", "+encoder@encoder.inner=mlp"]),
@@ -159,7 +159,7 @@ def test_a_fault_of_ours_is_one_line_too(
 ) -> None:
     from decode import cli
 
-    def broken() -> None:
+    def broken(_: object) -> None:
         raise KeyError("whitener")
 
     monkeypatch.setattr(cli, "_hydra", broken)

@@ -15,10 +15,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from decode import keys
 from decode.building import bound
 from decode.checks.arguments import check
-from decode.checks.frame import NAMED, NODES
-from decode.cli import CONFIGS, KEYS
+from decode.cli import CONFIGS
+from decode.keys import NAMED, NODES
 
 EXPERIMENTS = sorted(
     str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
@@ -78,7 +79,7 @@ def _composed(*overrides: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_composes_and_binds(name: str) -> None:
     config = composed(f"experiment={name}")
-    assert set(config) <= KEYS
+    assert set(config) <= keys.NAMES
     assert config["name"] == name.replace("/", "_")
     for node in NODES:
         check(config[node], node)
@@ -120,7 +121,7 @@ def test_an_experiment_turns_no_knob_of_a_plug_in(name: str) -> None:
         assert not place or key in NODES, entry
         assert len(inside) == (key in NAMED), f"{place} is inside a plug-in: write a yaml for it"
     assert not set(body) & set(NODES), "write a yaml for it in the folder of the group"
-    assert set(body) <= KEYS - {"paths"}
+    assert set(body) <= keys.NAMES - {"paths"}
 
 
 def in_defaults(name: str) -> set[str]:

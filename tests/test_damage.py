@@ -16,9 +16,9 @@ from decode import checksums, plan
 from decode.checksums import check_finished, check_folder, check_of, differs
 from decode.core import InputError
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.runs import recorded_run
 from decode.store import FeatureStore, fill_folder, read_array, read_table, write_array
+from decode.workshop import Run
 
 
 def flip(path: Path, at: int = -1) -> None:
@@ -142,15 +142,16 @@ READ_BY = {
     "preprocess/*/layout.json": "train",
     "split/*/manifest.parquet": "train",
     "features/*/values-0000.npy": "train",
-    "train/*/*/encoder.safetensors": "predict",
-    "train/*/*/ridge.safetensors": "predict",
+    "train/*/*/decoder/encoder.safetensors": "predict",
+    "train/*/*/baselines/ridge/encoder.safetensors": "predict",
     "train/*/*/scaler.safetensors": "predict",
-    "predict/*/*/encoder.pixels.npy": "evaluate",
-    "predict/*/*/truth.pixels.npy": "reconstruct",
+    "predict/*/*/decoder/pixels.npy": "evaluate",
+    "predict/*/*/truth/decoder/pixels.npy": "reconstruct",
     "predict/*/*/table.parquet": "evaluate",
-    "reconstruct/*/*/decoded/00003.png": "evaluate",
+    "reconstruct/*/*/decoder/00003.png": "evaluate",
     "evaluate/*/summary.json": "report",
     "evaluate/*/scores.parquet": "report",
+    "evaluate/*/glossary.json": "report",
 }
 
 
@@ -171,9 +172,9 @@ def test_a_flipped_byte_is_found_by_the_stage_that_reads_it(
     ("gone", "stage"),
     [
         ("predict/*/published-00", "evaluate"),
-        ("predict/*/published-00/ridge.pixels.npy", "evaluate"),
-        ("reconstruct/*/published-00/nearest_image", "evaluate"),
-        ("train/*/published-00/history.jsonl", "report"),
+        ("predict/*/published-00/baselines/ridge/pixels.npy", "evaluate"),
+        ("reconstruct/*/published-00/controls/nearest_image", "evaluate"),
+        ("train/*/published-00/decoder/history.jsonl", "report"),
     ],
 )
 def test_what_is_missing_is_missed(finished: Path, gone: str, stage: str, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from decode.linear import subject_ridge
 from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import factor, left_out, solve
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Columns, FeatureStore, read_tensors, write_tensors
+from decode.workshop import Run
 
 SHAPES = {"image": (7,), "lowlevel": (2, 3)}
 N, P = 40, 90
@@ -161,7 +161,7 @@ def test_a_streamed_run_predicts_what_a_resident_one_does(
         monkeypatch.setattr(subject_ridge, "BLOCK", 7 * 64 if more else 2**26)
         run = Run(config(tmp_path, **changes))
         execute(run, until="predict", force=[], say=lambda s: None)
-        found.append(pooled(run.of("predict")[0].folder, "published").arrays["encoder.pixels"])
+        found.append(pooled(run.of("predict")[0].folder, "published").arrays["decoder/pixels"])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 

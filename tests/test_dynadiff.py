@@ -23,9 +23,9 @@ from decode.generators.nearest import Nearest
 from decode.generators.versatile import Versatile
 from decode.objectives.denoising import Denoising
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_json, read_tensors, write_tensors
 from decode.trainable import Encoder
+from decode.workshop import Run
 
 TOKENS, LATENTS = (5, 8), (4, 8, 8)
 VOXELS, VOLUMES, CODE = 30, 3, 3
@@ -365,19 +365,21 @@ def test_the_experiment_draws_what_was_seen_from_runs_to_scores(
     execute(run, until="report", force=(), say=lambda s: None)
     places = {n: run.folder(n) or folder for n in ("train", "predict", "reconstruct", "evaluate")}
     fold = {name: place / "shared1000-00" for name, place in places.items()}
-    assert {p.name for p in fold["train"].glob("*.safetensors")} == {
-        "encoder.safetensors", "encoder.generator.safetensors", "ridge.safetensors",
-        "scaler.safetensors",
+    trained = fold["train"]
+    assert {p.relative_to(trained).as_posix() for p in trained.rglob("*.safetensors")} == {
+        "scaler.safetensors", "decoder/encoder.safetensors", "decoder/generator.safetensors",
+        "baselines/ridge/encoder.safetensors",
     }  # fmt: skip
-    tuned = read_tensors(fold["train"] / "encoder.generator.safetensors")
+    tuned = read_tensors(trained / "decoder" / "generator.safetensors")
     assert all(value.abs().sum() > 0 for value in tuned.values())
     frame = Frame.read(fold["predict"])
     assert len(frame.table) == twin.n_shared
-    assert {"encoder.image", "truth.image"} == {k for k in frame.arrays if "ridge" not in k}
+    assert {"decoder/image", "truth/decoder/image"} == {k for k in frame.arrays if "ridge" not in k}
     seeds = [seed_of(config["seed"], s) for s in frame.table["stimulus"]]
     knobs = {"steps": STEPS, "guidance": 3.5}
     for name, source, weights in (
-        ("decoded", "encoder", tuned), ("ridge", "ridge", {}), ("oracle", "truth", {}),
+        ("decoder", "decoder", tuned), ("baselines/ridge", "baselines/ridge", {}),
+        ("controls/oracle", "truth/decoder", {}),
     ):  # fmt: skip
         generator = sampler(folder, **knobs)
         generator.tune(weights)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from decode.runs import open_run
+from decode.use.opened import open_run
 from scripts.check_results import PAGE, differences
 
 ROOT = Path(__file__).resolve().parents[1]

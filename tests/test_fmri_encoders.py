@@ -37,10 +37,10 @@ from decode.objectives.own import Own
 from decode.objectives.soft_tokens import SoftTokens
 from decode.objectives.softclip import SoftCLIP
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_tensors, write_tensors
 from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
+from decode.workshop import Run
 
 TOKENS = {"image": (3, 16), "retrieval": (3, 16)}
 
@@ -448,7 +448,7 @@ def test_a_run_starts_from_the_run_of_another_subject(tmp_path: Path) -> None:
     (file,) = folder.rglob("encoder.safetensors")
     adapted = {
         "_target_": "decode.encoders.adapted.Adapted", "_partial_": True, "inner": mlp,
-        "weights": str(file.parent), "what": "input",
+        "weights": str(file.parents[1]), "what": "input",
     }  # fmt: skip
     second = Run(config(tmp_path, subjects=["b"], encoder=adapted, **common))
     execute(second, until="train", force=(), say=lambda s: None)

@@ -12,9 +12,9 @@ from worlds import config
 import decode
 from decode.core import InputError
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.recordings.places import check_place
 from decode.store import as_file_name, from_file_name, read_json
+from decode.workshop import Run
 
 
 def test_a_symbolic_link_that_was_made_in_the_folder_is_followed(tmp_path: Path) -> None:

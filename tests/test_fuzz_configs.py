@@ -11,18 +11,23 @@ import inspect
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
+import torch
 from test_configs import PLUGINS, choice, composed
 
-from decode.checks.frame import CLASSES
+from decode.building import build, made
+from decode.checks.arguments import check
 from decode.checks.knobs import range_of
-from decode.cli import CONFIGS, explain
+from decode.cli import CONFIGS, explain, run
+from decode.core import Layout, Shape
+from decode.keys import CHOICES, KEYS
 from decode.kinds import hints, is_node, locate
-from decode.plan import Run
+from decode.workshop import Run
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 CASES = int(os.environ.get("FUZZ_CASES", "1200"))
@@ -98,10 +103,15 @@ def changed(config: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[s
     return config
 
 
-def told(config: dict[str, Any]) -> str | None:
+def plan(config: dict[str, Any]) -> None:
+    """What the command does before it runs anything, without what a shell adds."""
+    Run(config)
+
+
+def told(config: dict[str, Any], use: Callable[[dict[str, Any]], object] = plan) -> str | None:
     """What is said against a config, in one line; None when it is planned."""
     try:
-        Run(config)
+        use(config)
     except Exception as e:
         message = explain(e, [])
         if message is None:
@@ -156,6 +166,82 @@ def test_a_bad_value_of_any_knob_is_one_line(
     assert not (tmp_path / "outputs").exists()
 
 
+def layout(times: int) -> Layout:
+    positions = np.random.default_rng(0).normal(size=(16, 3))
+    names = tuple(f"c{i}" for i in range(16))
+    return Layout("eeg", names, positions, ("V1",) * 16, 100.0, times)
+
+
+SHAPES = [
+    {"image": (8,), "tokens": (5, 8), "text": (4, 8), "latents": (4, 8, 8), "pixels": (3, 8, 8)},
+    {"image": (5, 8)},
+    {"image": (3, 8, 8)},
+]
+
+
+def built(node: dict[str, Any], times: int, shapes: Mapping[str, Shape]) -> None:
+    """What training does first with an encoder, without its weights."""
+    check(node, "encoder")
+    with torch.device("meta"):
+        made(build(node, "encoder"), "encoder", {"a": layout(times), "b": layout(times)}, shapes)
+
+
+@pytest.mark.slow
+def test_an_encoder_with_a_bad_value_is_built_or_refused_in_one_line(tmp_path: Path) -> None:
+    """As it is where training begins; arguments that a plan refuses are refused here as well."""
+    rng = random.Random(SEED)
+    config, encoders = host(tmp_path), [e for e in EVERY if e[0].parent.name == "encoder"]
+    outcomes = set()
+    for file, path, kind, _ in rng.sample(encoders, min(len(encoders), CASES // 8)):
+        value, times, shapes = rng.choice(ODD), rng.choice([1, 60]), rng.choice(SHAPES)
+        base, where = placed(config, file, tmp_path)
+        node = changed(base, (*where, *path), value)["encoder"]
+        message = told(node, lambda n, t=times, s=shapes: built(n, t, s))
+        outcomes.add(message is None)
+        what = f"{file.stem}: {kind}.{'.'.join(map(str, path))}={value!r} (FUZZ_SEED={SEED})"
+        assert message is None or "\n" not in message, what
+    assert outcomes == {True, False}
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where anything stands in a config."""
+    inside = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
+    for key, value in inside:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["command", "Python"])
+def test_whatever_is_left_out_is_one_line(by: str, tmp_path: Path) -> None:
+    """As `~key` on the command line does, of keys inside others too."""
+    config = host(tmp_path) | {"dry": True}
+    refused = set()
+    for path in places(config):
+        without = copy.deepcopy(config)
+        inside: Any = without
+        for key in path[:-1]:
+            inside = inside[key]
+        del inside[path[-1]]
+        message = told(without, plan if by == "Python" else run)
+        assert message is None or "\n" not in message, path
+        refused |= {path} if message else set()
+    top = {(key,) for key in config}
+    assert (
+        refused & top == top
+        if by == "command"
+        else {(k,) for k in [k.name for k in KEYS if k.usual]} <= refused
+    )
+    assert {("data", "_target_"), ("compute", "device"), ("paths", "data")} <= refused
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.slow
 def test_a_bad_value_of_any_key_is_one_line(tmp_path: Path) -> None:
     """The keys of a config itself, choices and names of choices included."""
@@ -163,6 +249,6 @@ def test_a_bad_value_of_any_key_is_one_line(tmp_path: Path) -> None:
     for key in config:
         for value in ODD:
             message = told(changed(config, (key,), value))
-            made = is_node(value) and key in CLASSES
+            made = is_node(value) and key in {k.name for k in CHOICES if k.contract}
             if made or (isinstance(value, float) and key != "seed"):
                 assert message, f"{key}={value!r} was accepted"

@@ -17,10 +17,10 @@ from decode.artefacts.media import read_media
 from decode.core import InputError, Media, Results, Stimulus
 from decode.metrics.grounding import Grounding
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.recordings.coco_boxes import WHOLE, read_boxes, read_crops
 from decode.scoring.boxes import overlap, parse_boxes
 from decode.store import Frame
+from decode.workshop import Run
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_the_experiment_asks_on_the_twin_from_betas_to_scores(
         "groups": {"salient creatures": ["person"]},
     }  # fmt: skip
     made, n, counts = scores_of(Run(config))
-    for source in ("decoded", "oracle", "prior"):
+    for source in ("decoder", "controls/oracle", "controls/prior"):
         for media in read_media(made / source, n):
             lines = str(media.data).split("\n")
             assert [line.partition(":")[0] for line in lines] == ["dog", "person"]
@@ -332,11 +332,11 @@ def test_the_experiment_asks_what_belongs_to_each_picture(
     table = Frame.read(Path(run.folder("predict") or "") / "shared982-00").table
     stimuli = run.dataset.stimuli()
     numbers = [int(stimuli[uid].labels["coco_id"]) for uid in table["stimulus"]]
-    for source in ("decoded", "oracle", "prior", "shuffled"):
+    for source in ("decoder", *(f"controls/{c}" for c in ("oracle", "prior", "shuffled"))):
         for number, media in zip(numbers, read_media(made / source, n), strict=True):
             asked = [line.rpartition(":")[0] for line in str(media.data).split("\n")]
             assert asked == [q for i, q, *_ in rows if i == number]
-    assert not (made / "nearest_text").exists()  # a caption answers nothing
+    assert not (made / "controls" / "nearest_text").exists()  # a caption answers nothing
     odd = sum(number % 2 for number in numbers)
     assert 0 < odd < n
     for name in ("decoder", "oracle", "prior", "shuffled"):

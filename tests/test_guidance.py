@@ -21,10 +21,10 @@ from decode.generators.unclip import Unclip
 from decode.miniatures.clip import Pictures, embed, load_clip
 from decode.pictures import normalised
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.simulation.scenes import training_scenes
 from decode.store import read_json
 from decode.targets.open_clip import OpenClip
+from decode.workshop import Run
 
 WORDS = ["a large red circle on a green meadow", "a small blue fish at night"]
 SEEDS = [1, 2]

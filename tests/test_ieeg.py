@@ -17,7 +17,7 @@ from decode.building import build
 from decode.core import InputError
 from decode.data.bids import Bids
 from decode.pipeline import execute
-from decode.plan import Run
+from decode.workshop import Run
 
 
 @pytest.fixture(scope="module")

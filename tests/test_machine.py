@@ -24,7 +24,6 @@ from decode.cli import explain
 from decode.core import InputError, Media
 from decode.machine import in_words, is_memory
 from decode.pictures import write_picture
-from decode.plan import Run
 from decode.store import (
     fill_folder,
     read_json,
@@ -33,6 +32,7 @@ from decode.store import (
     write_table,
     write_tensors,
 )
+from decode.workshop import Run
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 WRITERS: dict[str, Callable[[Path], None]] = {

@@ -20,8 +20,8 @@ from worlds import config
 from decode.core import InputError, Media, Stimulus
 from decode.media.medium import KINDS, MEDIA, kind_of
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.stages.preprocess import describe_stimuli
+from decode.workshop import Run
 
 
 def _sine(frequency: float = 440.0, n: int = 8000, rate: int = 16000) -> Tensor:
@@ -269,7 +269,7 @@ def test_a_run_makes_sounds_and_a_report_plays_them(tmp_path: Path) -> None:
     assert two_way["decoder"] > 0.85
     assert abs(two_way["shuffled"] - 0.5) < 0.15
     assert two_way["oracle"] >= two_way["decoder"] - 0.05
-    made = next(Path(run.of("reconstruct")[0].folder).glob("published-00/decoded/00000.wav"))
+    made = next(Path(run.of("reconstruct")[0].folder).glob("published-00/decoder/00000.wav"))
     rate, values = wavfile.read(made)
     assert rate == RATE
     known = [

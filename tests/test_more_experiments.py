@@ -26,8 +26,8 @@ from decode.building import bound, build
 from decode.checks.arguments import check
 from decode.core import Generator, InputError, Media, Tensors
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Frame, read_tensors
+from decode.workshop import Run
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def pretrained(name: str, twin: Twin, encoder: Mapping[str, Any], epochs: int) -
     config["data"]["captions"] = None
     run = Run(quick(config, place, encoder, epochs, batch=64))
     execute(run, until="train", force=(), say=lambda s: None)
-    (file,) = (run.folder("train") or place).rglob("encoder.safetensors")
+    (file,) = (run.folder("train") or place).rglob("decoder/encoder.safetensors")
     return file.parent
 
 
@@ -269,7 +269,7 @@ OWN = {"inputs", "embedders", "builders", "tokenizer", "voxels", "passport"}
 def check_frozen(run: Run, weights: Path, what: str) -> None:
     """All that is shared stays as the other subjects left it, unless everything is trained."""
     old = read_tensors(weights / "encoder.safetensors")
-    folder = (run.folder("train") or Path()) / "sessions_4-00"
+    folder = (run.folder("train") or Path()) / "sessions_4-00" / "decoder"
     new = read_tensors(folder / "encoder.safetensors")
     shared = [k for k in old if not OWN & set(k.split("."))]
     moved = [k for k in shared if not bool((new[f"inner.{k}"] == old[k]).all())]
@@ -418,7 +418,7 @@ def test_brain_diffuser_starts_from_latents_that_another_package_decodes(
         s for s, m in value["shared982"].index if m == "pixcorr"
     }
     frame = Frame.read((run.folder("predict") or tmp_path) / "shared982-00")
-    assert frame.arrays["encoder.lowlevel"].shape[1:] == (91168,)
+    assert frame.arrays["decoder/lowlevel"].shape[1:] == (91168,)
 
 
 def test_without_a_decoder_of_the_latents_nothing_is_generated(nsd: Twin) -> None:

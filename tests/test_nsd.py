@@ -32,11 +32,11 @@ from decode.data.nsd import NSD
 from decode.data.nsd_timeseries import NSDTimeseries
 from decode.pictures import read_image
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.windows import bold_windows
 from decode.recordings.nsd_pictures import read_coco
 from decode.store import read_json
+from decode.workshop import Run
 
 
 @pytest.fixture(scope="module")

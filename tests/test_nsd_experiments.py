@@ -16,7 +16,7 @@ from test_configs import composed
 
 from decode.cli import CONFIGS
 from decode.pipeline import execute
-from decode.plan import Run
+from decode.workshop import Run
 
 PIXELS = {"_target_": "decode.targets.pixels.Pixels", "size": 8}
 # Any two pictures of pixels above 0 are alike (cosine .91 on average), so that at NeuroFlow's temperature

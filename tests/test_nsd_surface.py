@@ -26,8 +26,8 @@ from test_hinted import write_model
 from decode.core import InputError
 from decode.data.nsd import NSD
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Frame, read_json, read_tensors
+from decode.workshop import Run
 
 N = 40
 FOLDER = "nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR"
@@ -143,10 +143,10 @@ def test_neuropictor_decodes_the_twin_from_vertices_to_scores(tmp_path: Path) ->
     layout = read_json((run.folder("preprocess") or tmp_path) / "layout.json")
     assert 60 < len(layout["names"]) < 256
     fold = {n: (run.folder(n) or tmp_path) / "shared982-00" for n in ("train", "predict")}
-    tuned = read_tensors(fold["train"] / "encoder.generator.safetensors")
+    tuned = read_tensors(fold["train"] / "decoder" / "generator.safetensors")
     assert float(tuned["controlnet_mid_block.weight"].abs().sum()) > 0
     frame = Frame.read(fold["predict"])
-    assert frame.arrays["encoder.latents"].shape[1:] == (4, 8, 8)
+    assert frame.arrays["decoder/latents"].shape[1:] == (4, 8, 8)
     scores = pd.read_parquet((run.folder("evaluate") or tmp_path) / "scores.parquet")
     value = means(scores)
     assert {"decoder", "oracle", "prior"} <= {s for s, found in value.items() if "pixcorr" in found}

@@ -23,7 +23,6 @@ from test_configs import composed
 
 from decode.core import Facts, InputError, Recording, Scaler, Stimulus
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.windows import bold_windows
 from decode.recordings.bold import Voxels
@@ -34,6 +33,7 @@ from decode.stages import preprocess
 from decode.steps.parcels import map_signals, mean_weights, parcel_means
 from decode.store import read_json
 from decode.trials import open_trials
+from decode.workshop import Run
 
 GRID = (5, 4, 3)
 NUMBERS = np.array([2, 5, 6, 9])

@@ -18,8 +18,8 @@ from decode.parts.before_stimulus import before_stimulus
 from decode.parts.regions import regions
 from decode.parts.windows import windows
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_json
+from decode.workshop import Run
 
 SHAPES = {"retrieval": (4,), "other": (3,)}
 N_TIMES, SFREQ, START = 12, 20.0, -0.2

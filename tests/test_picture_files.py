@@ -16,10 +16,10 @@ from decode.media.image import FRAMES, TRANSPARENT, TURNED
 from decode.metrics.image import ImageSuite
 from decode.metrics.lpips import Lpips
 from decode.pictures import look_at, open_image
-from decode.plan import Run
 from decode.report.pictures import view
 from decode.scoring.picture_scores import Resize
 from decode.stages.preprocess import describe_stimuli
+from decode.workshop import Run
 
 
 def _stimulus(path: Path) -> Stimulus:

@@ -20,8 +20,10 @@ from worlds import config, sign_again
 from decode.core import InputError
 from decode.notices import tell
 from decode.pipeline import FILL, execute
-from decode.plan import NAMES, Run, Task
+from decode.plan import Task
+from decode.stages.table import NAMES
 from decode.store import read_json
+from decode.workshop import Run
 
 # Without a model of the voxels nothing responds.
 PLANNED = [name for name in NAMES if name != "respond"]
@@ -197,7 +199,12 @@ def test_the_test_part_does_not_reach_training(tmp_path: Path) -> None:
             sign_again(task.folder)
         _run(folder, until="train")
         trained = run.of("train")[0].folder / "published-00"
-        weights.append({p.name: p.read_bytes() for p in sorted(trained.glob("*.safetensors"))})
+        weights.append(
+            {
+                str(p.relative_to(trained)): p.read_bytes()
+                for p in sorted(trained.rglob("*.safetensors"))
+            }
+        )
     assert len(weights[0]) == 3
     assert weights[0] == weights[1]
 
@@ -292,11 +299,11 @@ def test_a_baseline_with_weights_is_trained_as_the_encoder_is(tmp_path: Path) ->
     run = Run(config(tmp_path, baselines={"twin": node}))
     execute(run, until="predict", force=[], say=lambda s: None)
     (fold,) = (run.folder("predict") or tmp_path).glob("published-*")
-    own, twin = (np.load(fold / f"{name}.pixels.npy") for name in ("encoder", "twin"))
+    own, twin = (np.load(fold / place / "pixels.npy") for place in ("decoder", "baselines/twin"))
     np.testing.assert_array_equal(own, twin)
     (trained,) = (run.folder("train") or tmp_path).glob("published-*")
     names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
     assert names == {
-        "encoder.safetensors", "twin.safetensors", "scaler.safetensors", "history.jsonl",
-        "twin.fit/history.jsonl",
+        "scaler.safetensors", "decoder/encoder.safetensors", "decoder/history.jsonl",
+        "baselines/twin/encoder.safetensors", "baselines/twin/history.jsonl",
     }  # fmt: skip

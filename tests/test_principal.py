@@ -22,8 +22,8 @@ from decode.encoders.with_prior import WithPrior
 from decode.linear import principal as module
 from decode.linear.principal import principal
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_tensors
+from decode.workshop import Run
 
 SHAPES = {"image": (3, 8), "pixels": (5,)}
 
@@ -129,7 +129,7 @@ def test_an_experiment_can_choose_it(tmp_path: Path) -> None:
     train = run.inputs.part(split, fold, "train")
     digests = dict.fromkeys(run.inputs.digests[u] for u in train.table["stimulus"])
     folder = next((run.folder("train") or tmp_path).glob(f"{split}-*"))
-    weights = read_tensors(folder / "encoder.safetensors")
+    weights = read_tensors(folder / "decoder" / "encoder.safetensors")
     for name, store in run.inputs.features.items():
         x = store.rows(list(digests)).flatten(1).double().numpy()
         known = PCA(5, svd_solver="full").fit(x)

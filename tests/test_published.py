@@ -11,7 +11,6 @@ import yaml
 from worlds import config
 
 from decode.core import InputError
-from decode.plan import Run
 from decode.report.content import Report, Score
 from decode.report.page import page
 from decode.report.published import (
@@ -25,6 +24,7 @@ from decode.report.published import (
     trained_on,
 )
 from decode.sources import DECODER, Source, baseline
+from decode.workshop import Run
 
 METRICS = Path(__file__).parents[1] / "configs" / "metric"
 

@@ -17,11 +17,11 @@ from worlds import PixelWorld, config, sign_again
 from decode.building import build
 from decode.core import InputError, Recording
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.scalers.reliable_voxels import ReliableVoxels
 from decode.scalers.unscaled import Unscaled
 from decode.scalers.zscore import ZScore, ZScoreWithTest
 from decode.store import Frame, read_json, read_tensors
+from decode.workshop import Run
 
 
 def made_up(

@@ -504,7 +504,7 @@ def test_pictures_come_back_as_they_went_in(tmp_path: Path) -> None:
 
 
 def test_the_index_lists_every_run_with_a_link() -> None:
-    pictures = {"shown": scene(1, 0), "decoded": scene(1, 2)}
+    pictures = {"shown": scene(1, 0), "decoder": scene(1, 2)}
     runs = [
         RunCard("quickstart", "report/a-1/report.html", example().summary, pictures=pictures),
         RunCard("digits69", "report/b-2/report.html", [line("pixcorr", 0.8, 0.4)]),

@@ -16,7 +16,6 @@ from test_configs import composed
 from decode.core import InputError
 from decode.data.simulated_eeg import SimulatedEEG
 from decode.data.simulated_meg import SimulatedMEG
-from decode.plan import Run
 from decode.recordings.meeg import open_raw, read_events
 from decode.simulation import meeg as simulation
 from decode.simulation.meeg_participant import participant
@@ -28,6 +27,7 @@ from decode.simulation.sensors import (
     gain,
     sensor_info,
 )
+from decode.workshop import Run
 
 SMALL = {
     "n_subjects": 2,

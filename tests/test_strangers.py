@@ -20,7 +20,6 @@ from decode.encoders.ridge import Ridge
 from decode.encoders.tsconv import TSConv
 from decode.folds import Inputs, Protocol
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.scalers.whiten import Whiten
 from decode.scalers.zscore import ZScore, ZScoreWithTest
 from decode.store import FeatureStore
@@ -35,6 +34,7 @@ from decode.strangers import (
 )
 from decode.trainable import Encoder
 from decode.trials import EVERYONE, SubjectSignal, Trials
+from decode.workshop import Run
 
 SCALERS = sorted((Path(__file__).resolve().parents[1] / "configs" / "scaler").glob("*.yaml"))
 NAMES = ("a", "b", "c")

@@ -18,10 +18,10 @@ from worlds import config
 
 from decode.core import InputError
 from decode.downloads import command
-from decode.plan import Run
 from decode.scoring.feature_networks import Torchvision
 from decode.scoring.picture_scores import Resize
 from decode.weights.swav_layout import read_checkpoint, trunk
+from decode.workshop import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,8 +21,8 @@ from decode.generators.controlnet import ControlNet
 from decode.generators.feature_inversion import FeatureInversion
 from decode.pictures import normalised, resize
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import Frame
+from decode.workshop import Run
 
 SEEDS = [11, 12, 13]
 SIZE = 32
@@ -187,10 +187,10 @@ def test_the_experiment_runs_on_the_twin_through_the_pictures(
     execute(run, until="report", force=(), say=lambda s: None)
     places = {n: run.folder(n) or tmp_path for n in ("predict", "reconstruct", "evaluate")}
     frame = Frame.read(places["predict"] / "shared982-00")
-    assert frame.arrays["encoder.vgg5"].shape[1:] == (512, 2, 2)
+    assert frame.arrays["decoder/vgg5"].shape[1:] == (512, 2, 2)
     made = places["reconstruct"] / "shared982-00"
     files = [
-        np.asarray(Image.open(place(made / "decoded", i, "image"))) for i in range(len(frame.table))
+        np.asarray(Image.open(place(made / "decoder", i, "image"))) for i in range(len(frame.table))
     ]
     assert len({f.tobytes() for f in files}) > 1
     scores = pd.read_parquet(places["evaluate"] / "scores.parquet")

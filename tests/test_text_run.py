@@ -19,10 +19,10 @@ from worlds import config
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.stages.reconstruct import nearest_rows
 from decode.stages.report import choosers
 from decode.store import read_json
+from decode.workshop import Run
 
 pytestmark = pytest.mark.slow
 
@@ -81,10 +81,11 @@ def test_captions_go_from_the_signal_to_the_page(tmp_path: Path, git_folder: Pat
     run = Run(config(tmp_path, **parts(tmp_path, git_folder)))
     execute(run, until="report", force=(), say=lambda _: None)
     folder = run.of("reconstruct")[0].folder / "published-00"
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "decoded", "nearest_text", "oracle", "oracle-once", "prior", "prior-once", "ridge",
+    assert sorted(str(p.relative_to(folder)) for p in {f.parent for f in folder.rglob("*.txt")}) == [
+        "baselines/ridge", "controls/nearest_text", "controls/oracle", "controls/prior", "decoder",
+        "once/oracle", "once/prior",
     ]  # fmt: skip
-    files = sorted((folder / "prior").iterdir())
+    files = sorted((folder / "controls" / "prior").iterdir())
     assert len(files) == 24
     assert len({f.read_text() for f in files}) == 1, "without the brain, one text for all"
     summary = read_json(run.of("evaluate")[0].folder / "summary.json")

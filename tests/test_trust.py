@@ -14,11 +14,11 @@ from worlds import config
 
 from decode.core import InputError
 from decode.kinds import MOVED, locate
-from decode.plan import Run
 from decode.runs import moved, recorded_plan, recorded_run
 from decode.shipped import shipped_names
 from decode.store import write_json
 from decode.trust import VARIABLE, check_trusted
+from decode.workshop import Run
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from decode.core import Batch, InputError, Layout
 from decode.encoders.wave import Wave
 from decode.pipeline import execute
-from decode.plan import Run
 from decode.store import read_tensors, write_tensors
+from decode.workshop import Run
 
 SHAPES = {"retrieval": (5,), "image": (2, 3)}
 
@@ -157,7 +157,9 @@ def test_a_network_that_the_config_names_is_trained_and_scored(tmp_path: Path) -
     config["trainer"] |= {"epochs": 2, "precision": "float32"}
     run = Run(config)
     execute(run, until="evaluate", force=(), say=lambda s: None)
-    kept = read_tensors((run.folder("train") or tmp_path) / "shared1000-00/encoder.safetensors")
+    kept = read_tensors(
+        (run.folder("train") or tmp_path) / "shared1000-00/decoder/encoder.safetensors"
+    )
     for name, value in saved.state_dict().items():
         torch.testing.assert_close(kept[f"inner.network.{name}"], value)
     scores = pd.read_parquet((run.folder("evaluate") or tmp_path) / "scores.parquet")

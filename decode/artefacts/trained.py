@@ -8,20 +8,23 @@ from pathlib import Path
 
 import torch
 
+from decode.artefacts.places import folder_of
 from decode.core import State, Tensors, refusal
 from decode.folds import Inputs
+from decode.sources import Source
 from decode.store import as_file_name, from_file_name, read_tensors, write_tensors
 from decode.trainable import Encoder
 from decode.trials import Trials
+from decode.weights.reading import ENCODER
 
 MakeEncoder = Callable[..., Encoder]
-TUNED = "{}.generator.safetensors"
+TUNED = "generator.safetensors"
 SCALER = "scaler.safetensors"
 
 
-def weights_file(folder: Path, name: str) -> Path:
-    """Where the weights of an encoder, a baseline or a part lie in the folder of a fold."""
-    return folder / f"{as_file_name(name)}.safetensors"
+def weights_file(fold: Path, source: Source) -> Path:
+    """Where the weights of the decoder, a baseline or a part lie in the folder of a fold."""
+    return folder_of(fold, source) / ENCODER
 
 
 def save_scaler(weights: Path, states: Mapping[str, State]) -> None:
@@ -61,7 +64,7 @@ def load_encoder(make: MakeEncoder, trials: Trials, inputs: Inputs, path: Path) 
     return encoder.eval()
 
 
-def tuned_with(source: str, weights: Path) -> Tensors:
-    """The generator's weights that were trained with an encoder of this fold; {} where none were."""
-    file = weights / TUNED.format(source)
+def tuned_with(source: Source, fold: Path) -> Tensors:
+    """The generator's weights that were trained with a source's encoder; {} where none were."""
+    file = folder_of(fold, source) / TUNED
     return read_tensors(file) if file.is_file() else {}

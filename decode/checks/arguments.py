@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from decode.building import arguments
 from decode.checks.knobs import MAY_BE_EMPTY, NUMBER, cannot_be_text, numbers, range_of
-from decode.core import refusal
+from decode.core import InputError, refusal
 from decode.kinds import defaults, fits, hints, in_words, is_node, locate
 
 
@@ -35,13 +35,7 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
     given = arguments(node)
     for name in given:
         if name not in signature.parameters and not takes_any:
-            near = difflib.get_close_matches(str(name), signature.parameters, 1)
-            raise refusal(
-                f"config.{where}",
-                f"what {node['_target_']} takes",
-                f"{name!r}",
-                f"did you mean {near[0]!r}?" if near else f"it takes {list(signature.parameters)}",
-            )
+            raise unknown_argument(node["_target_"], name, list(signature.parameters), where)
     if node.get("_partial_"):
         return
     missing = [
@@ -57,6 +51,13 @@ def _check_arguments(node: Mapping[str, Any], where: str) -> None:
             "none",
             "add it there",
         )
+
+
+def unknown_argument(target: str, name: str, takes: Sequence[str], where: str = "") -> InputError:
+    """The refusal of an argument that a class, which `takes` others, does not know."""
+    near = difflib.get_close_matches(str(name), takes, 1)
+    advice = f"did you mean {near[0]!r}?" if near else f"it takes {list(takes)}"
+    return refusal(f"config.{where}", f"what {target} takes", repr(name), advice)
 
 
 def _check_kinds(node: Mapping[str, Any], where: str) -> None:

@@ -4,81 +4,76 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from decode.checks.knobs import cannot_be_text
-from decode.core import Generator, InputError, refusal
+from decode.core import InputError, refusal
+from decode.keys import CHOICES, KEYS, NAMED, Config, Key
 from decode.kinds import fits, in_words, is_node, locate
-from decode.trainable import Objective
+from decode.stages.table import Stage
 
-Config = Mapping[str, Any]
-NODES = (
-    "data", "preprocess", "scaler", "splits", "targets", "encoder", "baselines", "parts", "objectives",
-    "trainer", "generator", "voxel_model", "metrics",
-)  # fmt: skip
 LARGEST_SEED = 2**32 - 1
-# What stands in the keys of the config itself: plain values, one choice, perhaps one, and named ones.
-PLAIN: Mapping[str, Any] = {
-    "name": str,
-    "notes": Sequence[str],
-    "subjects": Sequence[str] | None,
-    "force": Sequence[str],
-    "until": str,
-    "dry": bool,
-    "debug": bool,
-    "published": str | None,
-    "paths": Mapping[str, str],
-    "protocol": Mapping[str, Any],
-    "compute": Mapping[str, str],
-}
-ONE = ("data", "preprocess", "scaler", "encoder", "trainer")
-PERHAPS = ("generator", "voxel_model")
-NAMED = ("splits", "targets", "baselines", "parts", "objectives", "metrics")
-# Those whose function is called later, with arguments that only a stage has.
-LATER = frozenset({"encoder", "splits", "baselines", "parts"})
-CLASSES: Mapping[str, type] = {
-    "data": object, "scaler": object, "trainer": object, "objectives": Objective, "generator": Generator,
-}  # fmt: skip
-GROUPS = {"splits": "split", "targets": "target", "baselines": "encoder", "parts": "part",
-          "objectives": "objective", "metrics": "metric", "voxel_model": "target"}  # fmt: skip
-CHOICES = {"data": "digits69", "preprocess": "betas", "scaler": "zscore", "trainer": "closed_form",
-           "split": "kfold", "target": "pixels", "part": "regions", "objective": "mse",
-           "metric": "retrieval", "generator": "pixels"}  # fmt: skip
 
 
 def check_frame(config: Config) -> None:
-    """Raise InputError where a key of the config itself holds something of another kind."""
-    for key, kind in PLAIN.items():
-        if key in config and not fits(config[key], kind):
-            got, wanted = config[key], in_words(kind)
-            listed = f"[{got if isinstance(got, str) else '...'}]"
-            example = "true or false" if kind is bool else listed if "list" in wanted else "..."
-            raise refusal(key, wanted, repr(got)[:200], f"write {key}={example}")
-    for key in (*ONE, *PERHAPS):
-        if config.get(key) is not None or key in ONE:
-            _check_node(key, config.get(key), partial=key in LATER)
-    for key in NAMED:
-        choices = config.get(key)
-        if not isinstance(choices, Mapping):
-            raise refusal(
-                key, "names, each with a choice", repr(choices), f"add one by +{GROUPS[key]}@{key}.NAME=..."
-            )  # fmt: skip
-        for name, node in choices.items():
-            _check_node(f"{key}.{name}", node, partial=key in LATER)
-    for key, kind in CLASSES.items():
-        for where, node in named(config, key):
-            made = locate(node["_target_"], where)
-            if not (isinstance(made, type) and issubclass(made, kind)):
-                wanted = "a class" if kind is object else f"a class of {kind.__name__}s"
-                raise refusal(f"{where}._target_", wanted, node["_target_"], "choose another one")
+    """Raise InputError where a key of the config itself lacks or holds something of another kind."""
+    for key in KEYS:
+        if key.usual and key.name not in config:
+            where, remedy = key.name, f"write {key.name}={key.usual}"
+            raise refusal(where, "this key in the config", "none", remedy)
+        if key.holds == "value":
+            _check_value(key, config)
+        elif key.holds == "named":
+            _check_named(key, config.get(key.name))
+        elif key.holds == "choice" or config.get(key.name) is not None:
+            _check_node(key, key.name, config.get(key.name))
     if "device" not in config["compute"]:
         raise refusal(
             "compute.device", "auto, cpu, cuda or cuda:N", "none", "write compute.device=auto"
         )
-    for key in ("data", "outputs"):
-        _check_place(f"paths.{key}", config["paths"].get(key))
+    for place in ("data", "outputs"):
+        _check_place(f"paths.{place}", config["paths"].get(place))
+
+
+def _check_value(key: Key, config: Config) -> None:
+    if key.name not in config or fits(config[key.name], key.kind):
+        return
+    got, wanted = config[key.name], in_words(key.kind)
+    listed = f"[{got if isinstance(got, str) else '...'}]"
+    example = "true or false" if key.kind is bool else listed if "list" in wanted else "..."
+    raise refusal(key.name, wanted, repr(got)[:200], f"write {key.name}={example}")
+
+
+def _check_named(key: Key, choices: Any) -> None:
+    if not isinstance(choices, Mapping):
+        raise refusal(
+            key.name, "names, each with a choice", repr(choices),
+            f"add one by +{key.group}@{key.name}.NAME=...",
+        )  # fmt: skip
+    for name, node in choices.items():
+        _check_node(key, f"{key.name}.{name}", node)
+
+
+def check_classes(config: Config) -> None:
+    """Raise InputError where a node makes something else than its key asks for, or is given what a
+    stage gives.
+    """
+    for key in CHOICES:
+        for where, node in named(config, key.name):
+            if node.get("_partial_"):
+                _check_given(where, node)
+            if key.contract:
+                _check_contract(key, where, node)
+
+
+def _check_contract(key: Key, where: str, node: Mapping[str, Any]) -> None:
+    made = locate(node["_target_"], where)
+    kind = object if key.contract == "type" else locate(key.contract, where)
+    if not (isinstance(made, type) and issubclass(made, kind)):
+        wanted = "a class" if kind is object else f"a class of {kind.__name__}s"
+        raise refusal(f"{where}._target_", wanted, node["_target_"], "choose another one")
 
 
 def named(config: Config, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -91,22 +86,22 @@ def named(config: Config, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield f"{key}.{name}", node
 
 
-def _check_node(where: str, node: Any, *, partial: bool) -> None:
-    group = GROUPS.get(where.split(".")[0], where)
+def _check_node(key: Key, where: str, node: Any) -> None:
     if not is_node(node):
+        chosen = key.group if where == key.group else f"{key.group}@{where}"
         raise refusal(
             where, "a choice with its arguments", repr(node)[:200],
-            f"choose one by {group if where == group else f'{group}@{where}'}=..., for example "
-            f"{CHOICES.get(group, 'ridge')}; decode --help lists them",
+            f"choose one by {chosen}=..., for example {key.example}; decode --help lists them",
         )  # fmt: skip
     later = node.get("_partial_", False)
-    wrong = later is not partial and where != "preprocess"  # which may be a class or a function
+    wrong = later is not key.later and where != "preprocess"  # which may be a class or a function
     if wrong or not isinstance(later, bool):
         raise refusal(
-            f"{where}._partial_", str(partial).lower(), repr(later), "leave it as the choice has it"
+            f"{where}._partial_",
+            str(key.later).lower(),
+            repr(later),
+            "leave it as the choice has it",
         )
-    if later:
-        _check_given(where, node)
 
 
 def _check_given(where: str, node: Mapping[str, Any]) -> None:
@@ -168,15 +163,13 @@ def check_subjects(asked: Any) -> None:
         )
 
 
-def check_filled(config: Config, stages: Collection[str]) -> None:
+def check_filled(config: Config, stages: Collection[Stage]) -> None:
     """Raise InputError when nothing is named of what one of `stages` cannot do without."""
-    for stage, key, example in (
-        ("split", "splits", "+split@splits.kfold=kfold"),
-        ("train", "targets", "+target@targets.image=tiny_clip"),
-        ("evaluate", "metrics", "+metric@metrics.retrieval=retrieval"),
-    ):
-        if stage in stages and not config[key]:
-            raise refusal(key, "one or more", "none", f"add one, for example {example}")
+    for stage in stages:
+        if stage.lacks and not config[stage.lacks]:
+            raise refusal(
+                stage.lacks, "one or more", "none", f"add one, for example {stage.example}"
+            )
 
 
 def short(node: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ RANGES: Mapping[str, Range] = {
     ),
     **_each("blocks caption changed epochs features patience positive projector", WHOLE),
     **_each(
-        """alphas blur clip contrast control_scale cycle divergence energy_scale eta factor gain
+        """alphas blur clip contrast control_scale cycle divergence energy_scale eta factor gain gap
         guidance high_pass
         min_ceiling min_response ncsnr_above noise offset offset_noise rebuild smooth speed
         strengths voxels warp weight weight_decay""",
@@ -93,6 +93,7 @@ RANGES: Mapping[str, Range] = {
     "voxel_mm": Range(1, 20),
     "regions.at_least": COUNT,
     "Laplacian.at_least": COUNT,
+    "Own.weights": NOT_NEGATIVE,
     "ReliableVoxels.at_least": Range(-1, 1),
     "BayesianReconstruction.noise": POSITIVE,
     "BayesianReconstruction.steps": WHOLE,

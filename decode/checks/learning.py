@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from decode.building import bound, build
-from decode.checks.frame import Config, named, short
+from decode.checks.frame import named, short
 from decode.core import InputError, refusal
+from decode.keys import Config
 from decode.kinds import defaults, locate
 from decode.trainable import left_to_training, own
 

@@ -1,89 +1,47 @@
-"""Whether the devices, files and networks are there that the stages to be run will open."""
+"""Whether the devices and files are there that the stages to be run will open."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from decode.building import PLACES
-from decode.checks.choices import told
-from decode.checks.frame import NODES, Config, nodes
-from decode.core import Generator, InputError, Metric, refusal
-from decode.media.medium import KINDS
+from decode.checks.frame import nodes
+from decode.core import InputError, refusal
+from decode.keys import NODES, Config
 from decode.weights.reading import PACKAGE, choose_device, find_weights
-
-# Which nodes a stage opens; training checks that the generator fits before it begins.
-OPENS: Mapping[str, tuple[str, ...]] = {
-    "preprocess": ("preprocess",),
-    "features": ("targets",),
-    "train": ("encoder", "baselines", "objectives", "generator"),
-    "reconstruct": ("generator",),
-    "respond": ("voxel_model",),
-    "evaluate": ("metrics",),
-}
 
 
 def check_devices(config: Config) -> None:
     """Raise InputError for a device that is misspelt or not there."""
-    choose_device(config["compute"]["device"], "compute.device")
+    _check_device(config["compute"]["device"], "compute.device")
     for where, node in nodes(config, NODES):
         if node.get("device") is not None:
-            choose_device(node["device"], f"{where}.device")
+            _check_device(node["device"], f"{where}.device")
 
 
-def check_files(config: Config, stages: Collection[str]) -> None:
-    """Raise InputError when a file or folder that one of `stages` opens is not there."""
+def _check_device(device: Any, where: str) -> None:
+    if device not in ("auto", "cpu"):  # which are always there
+        choose_device(device, where)
+
+
+def check_files(config: Config, opened: Collection[str]) -> None:
+    """Raise InputError when a file or folder that a node of the keys `opened` names is not there."""
     data = f"{config['paths']['data']}/"
-    for stage in stages:
-        for where, node in nodes(config, OPENS.get(stage, ())):
-            for name, value in node.items():
-                if not isinstance(value, str) or name.startswith("_") or name in PLACES:
-                    continue
-                if value.startswith(PACKAGE):
-                    find_weights(value)
-                local = value.startswith(("/", "./", "../", "~", data))
-                if local and not Path(value).expanduser().exists():
-                    raise InputError(
-                        f"{where}.{name}: expected a file or folder at {value}, found none; put it "
-                        "there or correct the path"
-                    )
-
-
-def check_made(config: Config, stages: Collection[str]) -> None:
-    """Raise InputError when a generator or metric that one of `stages` uses refuses its arguments, or
-    the generator needs a target that the experiment has not. Networks are opened later.
-    """
-    if config["generator"] and {"train", "reconstruct"} & set(stages):
-        generator = told("generator", config["generator"])
-        if generator.makes not in KINDS:
-            raise refusal(
-                "generator",
-                f"one that makes one of {list(KINDS)}",
-                generator.makes,
-                "choose another",
-            )
-        Generator.check(generator, dict.fromkeys(config["targets"], ()))
-    if "evaluate" in stages:
-        from decode.scoring.tidy import measures_of
-
-        metrics = {k: told(f"metrics.{k}", node) for k, node in config["metrics"].items()}
-        measures_of(metrics)
-        for name, metric in metrics.items():
-            _check_scored(f"metrics.{name}", metric, config)
-
-
-def _check_scored(where: str, metric: Metric, config: Config) -> None:
-    """Refuse a metric that cannot score what the generator makes."""
-    if metric.looks_at != "media" or not config["generator"]:
-        return
-    makes = told("generator", config["generator"]).makes
-    if makes not in metric.accepts:
-        wanted = " or ".join(sorted(metric.accepts))
-        raise refusal(
-            where, f"a generator of {wanted}, which it scores", f"one of {makes}",
-            f"drop it (~{where}) or choose a metric of {makes}",
-        )  # fmt: skip
+    for where, node in nodes(config, opened):
+        for name, value in node.items():
+            if not isinstance(value, str) or name.startswith("_") or name in PLACES:
+                continue
+            if value.startswith(PACKAGE):
+                find_weights(value)
+            local = value.startswith(("/", "./", "../", "~", data))
+            if local and not Path(value).expanduser().exists():
+                raise InputError(
+                    f"{where}.{name}: expected a file or folder at {value}, found none; put it "
+                    "there or correct the path"
+                )
 
 
 def check_rights(root: str | None) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import pandas as pd
 
 from decode.building import bound, build
-from decode.checks.frame import Config
 from decode.core import ComparesPictures, Generator, Kind, Shape, about, refusal
+from decode.keys import Config
 from decode.scoring.rows import galleries
 
 

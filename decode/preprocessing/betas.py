@@ -34,4 +34,4 @@ def beta_maps(recording: Recording) -> Prepared:
         session=recording.session,
         run=recording.run,
     )
-    return Prepared(signal, trial_layout(recording, keep), table)
+    return Prepared(signal, trial_layout(recording, keep), table, timed=False)

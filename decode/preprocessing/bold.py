@@ -82,7 +82,9 @@ def single_trial_betas(
         session=recording.session,
         run=recording.run,
     )
-    return Prepared((weights @ signal).astype(np.float32), trial_layout(recording, brain), table)
+    return Prepared(
+        (weights @ signal).astype(np.float32), trial_layout(recording, brain), table, timed=False
+    )
 
 
 def _in_blocks(recording: Recording, method: Method, join: float | None) -> Recording:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import gammainc
-from scipy.stats import gamma
 
 from decode.core import refusal
 
@@ -27,12 +25,16 @@ class Haemodynamics:
 
     def response(self, t: np.ndarray) -> np.ndarray:
         """Response to an impulse at time 0."""
+        from scipy.stats import gamma
+
         d = self.dispersion
         rise = gamma.pdf(t, self.delay / d, scale=d)
         return rise - self.ratio * gamma.pdf(t, self.undershoot / d, scale=d)
 
     def accumulated(self, t: np.ndarray) -> np.ndarray:
         """Integral of `response` from 0 to t."""
+        from scipy.special import gammainc
+
         s = np.maximum(t, 0.0) / self.dispersion
         rise = gammainc(self.delay / self.dispersion, s)
         return rise - self.ratio * gammainc(self.undershoot / self.dispersion, s)

@@ -21,13 +21,17 @@ class Prepared:
     `signal` is (time, channel) float32; `table` has one row per trial with `start`, the sample at
     which its window of `layout.n_times` samples begins, and the columns of the events. `baseline`
     gives the first and one-past-last sample, relative to `start`, whose mean is subtracted from each
-    channel when a window is read; None leaves windows as they are.
+    channel when a window is read; None leaves windows as they are. Filters have mixed each sample with
+    others of up to `reach` s before and after it. Where samples are responses to whole trials, and no
+    moments of the run, it is not `timed`.
     """
 
     signal: np.ndarray
     layout: Layout
     table: pd.DataFrame
     baseline: tuple[int, int] | None = None
+    reach: float = 0.0
+    timed: bool = True
 
 
 class Step(Protocol):

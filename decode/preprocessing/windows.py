@@ -80,7 +80,8 @@ def bold_windows(
         n_times=n_trs,
         start=delay / recording.sfreq,
     )
-    return Prepared(signal.astype(np.float32), layout, table[inside].reset_index(drop=True))
+    table = table[inside].reset_index(drop=True)
+    return Prepared(signal.astype(np.float32), layout, table, reach=recording.reach)
 
 
 def _spread(recording: Recording, signal: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, refusal
+from decode.core import Fold, Overlap, refusal
 from decode.splitting import TEST, TRAIN, distinct, groups_of, hold_out, instead
 
 
@@ -17,6 +17,8 @@ def kfold(
     validation: float = 0.1,
     contiguous: bool = False,
     within: str | None = None,
+    overlap: Overlap = "refuse",
+    gap: float | None = None,
     seed: int = 0,
 ) -> list[Fold]:
     """`folds` folds over all trials; each group of `by` is tested once.
@@ -48,5 +50,5 @@ def kfold(
     made = []
     for fold in range(folds):
         part = np.where(number == fold, TEST, TRAIN).astype(object)
-        made.append(Fold(hold_out(part, groups, validation, seed + fold), by))
+        made.append(Fold(hold_out(part, groups, validation, seed + fold), by, overlap, gap))
     return made

@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, refusal
+from decode.core import Fold, Overlap, refusal
 from decode.splitting import TEST, TRAIN, distinct, groups_of, hold_out, instead
 
 
 def leave_one_out(
-    table: pd.DataFrame, *, by: str = "run", validation: float = 0.1, seed: int = 0
+    table: pd.DataFrame,
+    *,
+    by: str = "run",
+    validation: float = 0.1,
+    overlap: Overlap = "refuse",
+    gap: float | None = None,
+    seed: int = 0,
 ) -> list[Fold]:
     """One fold per group of `by` (a run, a session, a subject): tested on it, trained on the others."""
     groups = groups_of(table, by)
@@ -25,5 +31,5 @@ def leave_one_out(
     folds = []
     for i, name in enumerate(names):
         part = np.where(groups == name, TEST, TRAIN).astype(object)
-        folds.append(Fold(hold_out(part, groups, validation, seed + i), by))
+        folds.append(Fold(hold_out(part, groups, validation, seed + i), by, overlap, gap))
     return folds

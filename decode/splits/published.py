@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, InputError, refusal
+from decode.core import Fold, InputError, Overlap, refusal
 from decode.splitting import TEST, TRAIN, UNUSED, distinct, groups_of, hold_out
 
 
@@ -19,6 +19,8 @@ def published(
     sessions: int | None = None,
     of: str | None = None,
     tested: Sequence[str] | None = None,
+    overlap: Overlap = "refuse",
+    gap: float | None = None,
     seed: int = 0,
 ) -> list[Fold]:
     """The split that the data set itself declares in the events' `split` column.
@@ -40,7 +42,7 @@ def published(
         part[_later_sessions(table, part, sessions, of)] = UNUSED
     if tested is not None:
         part[(part == TEST) & ~table["subject"].isin(_known(table, tested))] = UNUSED
-    return [Fold(hold_out(part, groups_of(table, by), validation, seed), by)]
+    return [Fold(hold_out(part, groups_of(table, by), validation, seed), by, overlap, gap)]
 
 
 def _known(table: pd.DataFrame, subjects: Sequence[str]) -> Sequence[str]:

@@ -14,16 +14,16 @@ import torch
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import read_media
+from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
-from decode.artefacts.responses import predicted_responses, read_responses
 from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
-from decode.linear.encoding import BRAIN
 from decode.progress import progress
 from decode.scoring.rows import galleries
 from decode.scoring.summary import summarise
 from decode.scoring.tidy import measures_of, tidy
-from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, folder_of, in_order
+from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, in_order
 from decode.stages.reconstruct import shuffled_rows
+from decode.stages.respond import read_responses
 from decode.store import Frame, write_json, write_table
 
 SHUFFLES = {"predictions": 50, "media": 4, "brain": 20}
@@ -57,10 +57,9 @@ def run(
     rows, known = [], {DECODER: None}
     for name in split["by"]:
         frame = pooled(predicted, name)
-        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED.tag)
+        others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED)
         found = []
-        places = (predicted, made, responses)
-        for source, results in origins(frame, places, stimuli, sources, name):
+        for source, results in origins(frame, made, responses, stimuli, sources, name):
             scored = _score(results, metrics, source, seed, others)
             found += [
                 tidy(part, frame.table, of, measures, averaged=averaged) for of, part in scored
@@ -82,39 +81,30 @@ def run(
 
 def origins(
     frame: Frame,
-    places: tuple[Path, Path | None, Path | None],
+    made: Path | None,
+    responses: Path | None,
     stimuli: Mapping[str, Stimulus],
     sources: Sequence[Source],
     split: str,
 ) -> Iterator[tuple[Source, Results]]:
-    """Every source with what it gave: predictions, media and responses of the brain, which it predicts
-    itself or which a model of the brain expects of the media. Controls of media have no predictions, parts
-    of the signal nothing else. `places` are the folders of predictions, media and responses.
+    """Every source with what it gave: predictions, media and, for a model of the brain, what that expects
+    of the media. Controls of media have no predictions, parts of the signal nothing else.
     """
-    predictions, made, responses = places
     shown = [stimuli[u] for u in frame.table["stimulus"]]
-    truth = frame.tensors("truth")
-    measured = truth.pop(BRAIN, None)
+    truth = frame.tensors(truth_of())
 
     def pictures(source: Source) -> list[Media] | None:
-        return (
-            None if made is None else pooled_pictures(frame.table, made, split, folder_of(source))
-        )
+        return None if made is None else pooled_pictures(frame.table, made, split, source)
 
     def brain(source: Source) -> Responses | None:
         if responses is None:
             return None
-        return read_responses(responses, split, frame.table, folder_of(source))
+        return read_responses(responses, split, frame.table, source)
 
     for source in sources:
-        media, expected, found = pictures(source), brain(source), frame.tensors(source.tag)
-        own = found.pop(BRAIN, None)
-        if own is not None and measured is not None:
-            ablated = source == DECODER
-            expected = predicted_responses(
-                predictions, split, frame.table, measured, own, ablated=ablated
-            )
-        yield source, Results(frame.table, found, truth, shown, media, expected)
+        media, expected = pictures(source), brain(source)
+        predicted, own = frame.tensors(place_of(source)), truth | frame.tensors(truth_of(source))
+        yield source, Results(frame.table, predicted, own, shown, media, expected)
     for source in (ORACLE, *MADE):
         media = pictures(source)
         if media:
@@ -123,11 +113,13 @@ def origins(
         yield SHOWN, Results(frame.table, {}, {}, shown, None, brain(SHOWN))
 
 
-def pooled_pictures(table: pd.DataFrame, made: Path, split: str, source: str) -> list[Media] | None:
+def pooled_pictures(
+    table: pd.DataFrame, made: Path, split: str, source: Source
+) -> list[Media] | None:
     """Pictures or texts of one source in the order of the pooled table; None where there are none."""
     media: list[Media] = []
     for fold, rows in table.groupby("fold", sort=False):
-        folder = fold_folder(made, split, int(str(fold))) / source
+        folder = folder_of(fold_folder(made, split, int(str(fold))), source)
         if not folder.is_dir():
             return None
         media += read_media(folder, len(rows))
@@ -190,12 +182,7 @@ def shuffle(results: Results, seed: int) -> Results:
         results,
         predicted={k: v[index] for k, v in results.predicted.items()},
         made=None if results.made is None else [results.made[int(i)] for i in order],
-        brain=brain
-        and replace(
-            brain,
-            expected=brain.expected[index],
-            without={k: v[index] for k, v in brain.without.items()},
-        ),
+        brain=brain and replace(brain, expected=brain.expected[index]),
     )
 
 

@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 
 from decode.artefacts.folds import fold_folder
-from decode.artefacts.responses import ABLATED, write_response_ceilings, write_sites
+from decode.artefacts.places import place_of, truth_of
 from decode.artefacts.trained import MakeEncoder, load_encoder, load_scaler, weights_file
-from decode.ceilings import from_repeats, response_ceilings
+from decode.ceilings import from_repeats
 from decode.core import Batch, Scaler, Tensors
 from decode.folds import Inputs, Protocol
-from decode.linear.encoding import BRAIN
 from decode.scoring.ceiling import (
     by_region,
 )
+from decode.sources import Source
 from decode.splitting import TEST, TRAIN
 from decode.store import Frame, write_table
 from decode.strangers import with_strangers
@@ -39,15 +39,14 @@ def run(
     inputs: Inputs,
     trained: Path,
     scaler: Scaler,
-    encoders: Mapping[str, MakeEncoder],
-    parts: Mapping[str, MakeEncoder],
+    encoders: Mapping[Source, MakeEncoder],
+    parts: Mapping[Source, MakeEncoder],
     protocol: Protocol,
     device: str,
 ) -> dict[str, Any]:
-    """One Frame per fold: `<encoder>.<target>` predictions and `truth.<target>` per test trial.
+    """One Frame per fold: predictions in the folder of each source, by target, a row per test trial, and
+    what they are judged on in `truth/decoder`; a source whose truth is another has its own beside that.
 
-    Of a model of the brain, `<encoder>.brain`; beside it sites and ceilings of the responses, and in
-    `ablated` what it predicts when it is fitted without one of the targets that it reads.
     Beside it, where test stimuli were repeated, ceilings.parquet: see `ceilings`.
     """
     for split, fold in inputs.folds():
@@ -67,9 +66,9 @@ def run(
         loader = whole = made(test.since(protocol.after))
         if parts and protocol.after is not None:
             whole = made(test)
-        for name, make in {**encoders, **parts}.items():
-            seen = whole if name in parts else loader
-            encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, name))
+        for source, make in {**encoders, **parts}.items():
+            seen = whole if source in parts else loader
+            encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, source))
             encoder = with_strangers(encoder.to(device), inputs, split, fold, protocol).eval()
             predicted, truth = predict(encoder, seen, groups)
             if protocol.rescale == "transductive":
@@ -77,26 +76,31 @@ def run(
                 predicted = rescale_by_test(
                     predicted, _training_truth(encoder, train, inputs, device)
                 )
-            if name == "encoder":
-                arrays |= {f"truth.{k}": v for k, v in truth.items()}
-                without = ablations(encoder, seen, groups)
-            arrays |= {f"{name}.{k}": v for k, v in predicted.items()}
+            arrays |= {f"{truth_of(source)}/{k}": v for k, v in differing(truth, arrays).items()}
+            arrays |= {f"{place_of(source)}/{k}": v for k, v in predicted.items()}
         if groups is not None:
             table = table.iloc[[g[0] for g in groups]].reset_index(drop=True)
             table = table.assign(repeats=[len(g) for g in groups])
         frame = Frame(table, arrays)
         part = done.with_name(done.name + ".part")
         frame.write(part)
-        if f"truth.{BRAIN}" in arrays:
-            Frame(table, without).write(part / ABLATED)
-            write_response_ceilings(part, response_ceilings(singles.since(protocol.after), table))
         known = ceilings(singles.since(protocol.after))
         if len(known):
             write_table(part / CEILINGS, known.assign(split=split, fold=fold))
         os.replace(part, done)
-        if f"truth.{BRAIN}" in arrays:
-            write_sites(out, singles.since(protocol.after).layouts)
     return {"n_folds": len(inputs.folds())}
+
+
+def differing(
+    truth: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The arrays of a source's truth that the decoder's among `arrays` does not hold already."""
+    known = {name: arrays.get(f"{truth_of()}/{name}") for name in truth}
+    return {
+        name: value
+        for name, value in truth.items()
+        if (there := known[name]) is None or not np.array_equal(there, value)
+    }
 
 
 def ceilings(singles: Trials) -> pd.DataFrame:
@@ -144,19 +148,6 @@ def predict(
         some = {k: torch.from_numpy(v[first : first + BATCH]) for k, v in means.items()}
         _keep(predicted, encoder.sampled({k: v.to(batch.brain.device) for k, v in some.items()}))
     return _joined(predicted), _means(_joined(truth), groups)
-
-
-@torch.no_grad()
-def ablations(
-    encoder: Encoder, loader: Iterable[Batch], groups: Sequence[np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    """`<left out>.<predicted>` (trial, *shape), or (group, *shape), of a model fitted without something."""
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch in loader:
-        for left_out, made in encoder.ablated(batch).items():
-            _keep(parts, {f"{left_out}.{name}": value for name, value in made.items()})
-    found = _joined(parts)
-    return found if groups is None else _means(found, groups)
 
 
 def _keep(parts: dict[str, list[np.ndarray]], made: Tensors) -> None:

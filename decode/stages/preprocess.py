@@ -43,7 +43,7 @@ def run(
         )
     tables: list[pd.DataFrame] = []
     first: Prepared | None = None
-    length = 0
+    length, begins = 0, []
     dropped: dict[str, int] = {}
     with scratch_in(out), _GrowingArray(out / "signal.npy") as signal:
         for recording in progress(dataset.recordings(subject), f"preprocess {subject}"):
@@ -52,6 +52,7 @@ def run(
             _same_layout(first.layout, prepared.layout, recording)
             signal.append(prepared.signal)
             tables.append(prepared.table.assign(start=prepared.table["start"] + length))
+            begins.append(length)
             length += len(prepared.signal)
             dropped[recording.where] = len(recording.events) - len(prepared.table)
     _tell_dropped(subject, dropped, sum(map(len, tables)))
@@ -70,9 +71,10 @@ def run(
             "none",
             "correct its events, or preprocess.window",
         )
-    write_table(out / "trials.parquet", trials)
-    write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], dataset.stimuli()))
-    write_json(out / "layout.json", _layout_facts(first))
+    known = dataset.stimuli()
+    write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], known))
+    write_table(out / "trials.parquet", with_blocks(trials, known))
+    write_json(out / "layout.json", {**_layout_facts(first), "runs": begins})
     return {"n_trials": len(trials), "n_samples": length, "n_channels": first.layout.n_channels}
 
 
@@ -92,6 +94,17 @@ def _tell_dropped(subject: str, dropped: Mapping[str, int], n_kept: int) -> None
         f"{n} of {n + n_kept} trials dropped, as preprocess.trials.incomplete=drop says: their windows leave "
         f"the recording ({runs})",
     )
+
+
+def with_blocks(trials: pd.DataFrame, known: Mapping[str, Stimulus]) -> pd.DataFrame:
+    """The trials with the blocks that their stimuli belong to in the column `block`, where any does; what
+    the events say of it themselves stands.
+    """
+    blocks = trials["stimulus"].map(lambda uid: known[uid].block)
+    if blocks.notna().any():
+        said = trials["block"] if "block" in trials else pd.Series(None, trials.index, object)
+        trials = trials.assign(block=said.where(said.notna(), blocks))
+    return trials
 
 
 def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
@@ -137,6 +150,8 @@ def _layout_facts(prepared: Prepared) -> dict[str, Any]:
         "n_times": layout.n_times,
         "start": layout.start,
         "baseline": list(prepared.baseline) if prepared.baseline else None,
+        "reach": prepared.reach,
+        "timed": prepared.timed,
     }
 
 

@@ -17,18 +17,20 @@ from torch import Tensor
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import place, write_media
+from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.trained import tuned_with
 from decode.core import Generator, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs
 from decode.media.medium import MEDIA
 from decode.progress import progress
-from decode.sources import MEAN, NEAREST
+from decode.sources import DECODER, MEAN, NEAREST, ORACLE, PRIOR, SHUFFLED, Source
 from decode.splitting import TRAIN
 from decode.store import Frame, whole_file
 
 CHUNK = 50
-SHUFFLED = "shuffled"
 NEAREST_BLOCK = 256
+# Media that rows of one stimulus share lie here, each once.
+ONCE = "once"
 
 
 def run(
@@ -39,11 +41,11 @@ def run(
     trained: Path,
     stimuli: Mapping[str, Stimulus],
     generator: Generator,
-    baselines: Sequence[str],
+    sources: Sequence[Source],
     seed: int,
 ) -> dict[str, Any]:
-    """Per fold, one folder of files per source: decoded, each baseline and the controls, in the format
-    of what the generator makes (`decode.media`).
+    """Per fold, one folder of files per source (`place_of`): the decoder and baselines of `sources`, and
+    the controls, in the format of what the generator makes (`decode.media`).
 
     Controls: `oracle` drives the generator with the true targets (how good it can get), `prior` with
     the mean training target (what it makes of no brain at all). Where training stimuli are of the kind
@@ -68,20 +70,19 @@ def run(
         generator.learn(shown, truth)
         label = f"reconstruct {split} {fold}"
         weights = fold_folder(trained, split, fold)
-        tuned = tuned_with("encoder", weights)
+        tuned = tuned_with(DECODER, weights)
         asked = None
         if generator.asks:
             asked = {u: generator.asked_of(stimuli[u]) for u in frame.table["stimulus"]}
         make = partial(_make, generator, asked, seed=seed, label=label)
-        for source in ("encoder", *baselines):
-            name = "decoded" if source == "encoder" else source
-            generator.tune(tuned if source == "encoder" else tuned_with(source, weights))
-            make(frame.tensors(source), frame.table, folder / name)
+        for source in sources:
+            generator.tune(tuned_with(source, weights))
+            make(frame.tensors(place_of(source)), frame.table, folder_of(folder, source))
         if generator.asks:
             generator.tune(tuned)
             order = torch.from_numpy(shuffled_rows(frame.table, seed))
-            others = {k: v[order] for k, v in frame.tensors("encoder").items()}
-            make(others, frame.table, folder / SHUFFLED)
+            others = {k: v[order] for k, v in frame.tensors(place_of(DECODER)).items()}
+            make(others, frame.table, folder_of(folder, SHUFFLED))
         _controls(generator, make, tuned, frame, shown, truth, key, folder)
         n += len(frame.table)
     return {"n_reconstructions": n, "disclosure": generator.disclosure}
@@ -161,32 +162,33 @@ def _controls(
 ) -> None:
     table = frame.table
     uids = table["stimulus"].drop_duplicates()
-    true = frame.tensors("truth")
+    true = frame.tensors(truth_of())
     first = np.array(uids.index)
     once = table.loc[first].reset_index(drop=True)
-    for name, weights, wanted in (
-        ("oracle", {}, {k: v[first] for k, v in true.items()}),
+    for source, weights, wanted in (
+        (ORACLE, {}, {k: v[first] for k, v in true.items()}),
         (
-            "prior",
+            PRIOR,
             tuned,
             {k: v.mean(0, keepdim=True).expand(len(first), *v.shape[1:]) for k, v in truth.items()},
         ),
     ):
         generator.tune(weights)
         # Subjects who saw the same stimulus share these pictures: they do not depend on the brain.
-        shared = folder / f"{name}-once"
+        shared = folder / ONCE / source.name
         make(wanted, once, shared)
         row_of = {u: i for i, u in enumerate(uids)}
         rows = [row_of[u] for u in table["stimulus"]]
-        _link(shared, folder / name, rows, generator.makes)
-    nearest = nearest_rows(frame.tensors("encoder")[key], truth[key])
+        _link(shared, folder_of(folder, source), rows, generator.makes)
+    nearest = nearest_rows(frame.tensors(place_of(DECODER))[key], truth[key])
     kind = generator.makes
     if generator.asks or not all(s.is_there_as(kind) for s in shown):
         return
     near = (shown[i].read_as(kind) for i in nearest)
-    _write_once(folder / NEAREST[kind].tag, near, len(table), kind)
+    _write_once(folder_of(folder, NEAREST[kind]), near, len(table), kind)
     if kind in MEAN:
-        _write_once(folder / MEAN[kind].tag, repeat(mean_of(kind, shown)), len(table), kind)
+        mean = repeat(mean_of(kind, shown))
+        _write_once(folder_of(folder, MEAN[kind]), mean, len(table), kind)
 
 
 def nearest_rows(predicted: Tensor, truth: Tensor) -> list[int]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import kept_kind, place
+from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
 from decode.checksums import check_finished
 from decode.content import is_there
@@ -43,7 +44,6 @@ from decode.sources import (
     PRIOR,
     SHOWN,
     Source,
-    folder_of,
 )
 from decode.store import MANIFEST, is_finished, read_json, read_table, whole_file
 
@@ -140,7 +140,7 @@ def _classes(
     cards = []
     for split in splits:
         for target, node in targets.items():
-            truth_name, made_name = f"truth.{target}", f"encoder.{target}"
+            truth_name, made_name = f"{truth_of()}/{target}", f"{place_of(DECODER)}/{target}"
             frame = pooled(predicted, split, (truth_name, made_name))
             truth, made = frame.arrays.get(truth_name), frame.arrays.get(made_name)
             if truth is not None and made is not None and is_one_hot(truth):
@@ -205,9 +205,9 @@ def _approximations(dataset: Dataset) -> list[str]:
 
 def _histories(trained: Path) -> dict[str, list[dict[str, float]]]:
     found = {}
-    for path in sorted(trained.glob("*/history.jsonl")):
+    for path in sorted(trained.glob(f"*/{place_of(DECODER)}/history.jsonl")):
         check_finished(path)
-        found[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parents[1].name] = [json.loads(line) for line in path.read_text().splitlines()]
     return found
 
 
@@ -288,7 +288,7 @@ def _shot(
         pictures[SHOWN.name] = stimulus
     texts = {}
     for source in sources:
-        where = folder / folder_of(source)
+        where = folder_of(folder, source)
         if not where.is_dir():
             continue
         kind = kept_kind(where)

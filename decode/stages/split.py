@@ -28,7 +28,8 @@ def run(
             "splits: expected at least one named split, got none; add e.g. split kfold"
         )
     table = trials.table
-    rows = manifest(table, {name: split(table) for name, split in splits.items()})
+    folds = {name: split(table) for name, split in splits.items()}
+    rows = manifest(table, folds, trials.spans())
     write_table(out / "manifest.parquet", rows)
     counts = rows.groupby(["split", "fold", "part"]).agg(
         n_trials=("row", "size"), n_stimuli=("stimulus", "nunique")

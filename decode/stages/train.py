@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from decode.artefacts.folds import fold_folder
+from decode.artefacts.places import folder_of
 from decode.artefacts.trained import TUNED, MakeEncoder, save_scaler, weights_file
 from decode.core import Generator, Scaler, refusal
 from decode.folds import Inputs, Protocol
 from decode.progress import progress
+from decode.sources import DECODER, Source
 from decode.splitting import TRAIN, VALIDATION
-from decode.store import as_file_name, write_tensors
+from decode.store import write_tensors
 from decode.strangers import check_reads, first_strangers, fit_scaler, people
 from decode.trainable import Objective
 from decode.training import Trainer, fit, tidy
@@ -30,8 +32,8 @@ def run(
     *,
     inputs: Inputs,
     scaler: Scaler,
-    encoders: Mapping[str, MakeEncoder],
-    parts: Mapping[str, MakeEncoder],
+    encoders: Mapping[Source, MakeEncoder],
+    parts: Mapping[Source, MakeEncoder],
     objectives: Callable[[], Mapping[str, Objective]],
     trainer: Trainer,
     protocol: Protocol,
@@ -39,13 +41,13 @@ def run(
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """One folder per fold, each with scaler.safetensors, <encoder>.safetensors and history.jsonl
-    (of a baseline that is trained: <baseline>.fit/history.jsonl), and <encoder>.generator.safetensors
-    where an objective has trained a part of the generator with that encoder.
+    """One folder per fold, each with scaler.safetensors and a folder per source (`place_of`), which holds
+    encoder.safetensors, history.jsonl of what was trained step by step, and generator.safetensors where
+    an objective has trained a part of the generator with that encoder.
 
-    `encoders` maps "encoder" and the names of baselines to constructors; those with parameters are
-    trained alike. `parts` maps those of parts of the signal, which `initialise` solves. Finished
-    folds are kept when an interrupted run is taken up again.
+    `encoders` maps the decoder and its baselines to constructors; those with parameters are trained
+    alike. `parts` maps those of parts of the signal, which `initialise` solves. Finished folds are kept
+    when an interrupted run is taken up again.
     """
     check_shapes(inputs, encoders, parts, generator, protocol)
     folds = inputs.folds()
@@ -63,15 +65,15 @@ def run(
         shortened = whole = made(train.since(protocol.after), validation.since(protocol.after))
         if parts and protocol.after is not None:
             whole = made(train, validation)
-        for name, make in {**encoders, **parts}.items():
+        for source, make in {**encoders, **parts}.items():
             torch.manual_seed(seed)
-            loaders = whole if name in parts else shortened
+            loaders = whole if source in parts else shortened
+            folder = folder_of(part, source)
+            folder.mkdir(parents=True, exist_ok=True)
             encoder = make(loaders[0].trials.layouts, inputs.shapes).to(device)
             encoder.initialise(*loaders)
             learns = any(p.requires_grad for p in encoder.parameters())
-            if name not in parts and trainer.epochs and learns:
-                folder = part if name == "encoder" else part / f"{as_file_name(name)}.fit"
-                folder.mkdir(exist_ok=True)
+            if source not in parts and trainer.epochs and learns:
                 wanted = objectives()
                 fit(
                     encoder,
@@ -81,16 +83,16 @@ def run(
                     trainer,
                     folder=folder,
                     seed=seed,
-                    label=f"train {split} {fold}" + ("" if name == "encoder" else f" {name}"),
+                    label=f"train {split} {fold}" + ("" if source == DECODER else f" {source}"),
                 )
                 tuned = {
                     k: v for objective in wanted.values() for k, v in objective.tuned().items()
                 }
                 if tuned:
-                    write_tensors(part / TUNED.format(name), tuned)
-            write_tensors(weights_file(part, name), encoder.state_dict())
-        for folder in (part, *part.glob("*.fit")):
-            tidy(folder)
+                    write_tensors(folder / TUNED, tuned)
+            write_tensors(weights_file(part, source), encoder.state_dict())
+        for source in encoders:
+            tidy(folder_of(part, source))
         save_scaler(part, states)
         os.replace(part, done)
     for leftover in out.glob("*.part"):
@@ -129,8 +131,8 @@ def _loaders(
 
 def check_shapes(
     inputs: Inputs,
-    encoders: Mapping[str, MakeEncoder],
-    parts: Mapping[str, MakeEncoder],
+    encoders: Mapping[Source, MakeEncoder],
+    parts: Mapping[Source, MakeEncoder],
     generator: Generator | None,
     protocol: Protocol,
 ) -> None:
@@ -140,8 +142,8 @@ def check_shapes(
     shapes = inputs.shapes
     met = first_strangers(inputs, protocol)
     if met is not None:
-        for name, make in list(parts.items())[:1]:
-            check_reads(protocol, met, name, make(inputs.trials.layouts, shapes))
+        for source, make in list(parts.items())[:1]:
+            check_reads(protocol, met, source.config_key, make(inputs.trials.layouts, shapes))
     for target, stores in inputs.drawn.items():
         for store in stores:
             if store.shape != shapes[target]:
@@ -151,14 +153,14 @@ def check_shapes(
                 )  # fmt: skip
     if generator is not None:
         generator.check(shapes)
-    for name, make in encoders.items():
+    for source, make in encoders.items():
         split, fold = inputs.folds()[0]
         some = inputs.part(split, fold, TRAIN).take([0, 1]).since(protocol.after)
         some = replace(some, as_one=protocol.unseen == "shared")
         batch = next(iter(some.loader(inputs.features, inputs.digests, batch_size=2)))
         encoder = make(some.layouts, shapes).eval()
         if met is not None:
-            check_reads(protocol, met, name, encoder)
+            check_reads(protocol, met, source.config_key, encoder)
         with torch.no_grad():
             predicted = encoder(batch)
             truth = encoder.truth(batch)
@@ -169,6 +171,6 @@ def check_shapes(
                 raise refusal(
                     f"targets.{target}",
                     f"predictions of its shape, {expected}",
-                    f"{got} from {name} {type(encoder).__name__}",
+                    f"{got} from {source.config_key} {type(encoder).__name__}",
                     "choose another encoder or target",
                 )

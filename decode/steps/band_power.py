@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from decode.core import Recording, refusal
-from decode.preprocessing.frequencies import check_band, check_frequency
+from decode.preprocessing.frequencies import check_band, check_frequency, reach_of_band
 from decode.preprocessing.streams import Array, channel_by_channel
 
 Scale = Literal["power", "amplitude", "log"]
@@ -41,7 +41,14 @@ class BandPower:
         check_frequency(recording, "low", self.low)
         check_frequency(recording, "high", self.high)
         signal = channel_by_channel(recording, lambda x: self._scaled(x, recording.sfreq))
-        return replace(recording, signal=signal)
+        return replace(
+            recording, signal=signal, reach=recording.reach + self._reach(recording.sfreq)
+        )
+
+    def _reach(self, sfreq: float) -> float:
+        """That of the widest filter; the analytic signal dies away within a few periods."""
+        edges = np.linspace(self.low, self.high, self.bands + 1)
+        return max(reach_of_band(sfreq, low, high) for low, high in pairwise(edges))
 
     def _scaled(self, x: Array, sfreq: float) -> Array:
         power = self._power(x, sfreq)

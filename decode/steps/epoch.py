@@ -53,7 +53,7 @@ class Epoch:
             n_times=n_times,
             start=round(self.window[0] * rate) / rate,
         )
-        return Prepared(recording.signal, layout, table, offsets)
+        return Prepared(recording.signal, layout, table, offsets, recording.reach)
 
 
 def start_samples(onset: np.ndarray, begin: float, sfreq: float) -> np.ndarray:

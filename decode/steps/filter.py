@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from decode.core import Recording
-from decode.preprocessing.frequencies import check_band, check_frequency
+from decode.preprocessing.frequencies import check_band, check_frequency, reach_of_band
 from decode.preprocessing.streams import channel_by_channel
 
 
@@ -37,4 +37,5 @@ class Filter:
                 x, recording.sfreq, self.low, self.high, copy=True, verbose="warning"
             ),
         )
-        return replace(recording, signal=signal)
+        reach = recording.reach + reach_of_band(recording.sfreq, self.low, self.high)
+        return replace(recording, signal=signal, reach=reach)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from decode.core import Recording
-from decode.preprocessing.frequencies import check_frequency
+from decode.preprocessing.frequencies import check_frequency, reach_of
 from decode.preprocessing.streams import channel_by_channel
 
 
@@ -28,11 +28,13 @@ class Notch:
         for value in self.frequencies:
             check_frequency(recording, "frequencies", value)
         tones = self.tones(recording.sfreq)
-        signal = channel_by_channel(
-            recording,
-            lambda x: mne.filter.notch_filter(x, recording.sfreq, tones, verbose="warning"),
-        )
-        return replace(recording, signal=signal)
+
+        def without(x: np.ndarray) -> np.ndarray:
+            return mne.filter.notch_filter(x, recording.sfreq, tones, verbose="warning")
+
+        signal = channel_by_channel(recording, without)
+        reach = recording.reach + reach_of(without, recording.sfreq)
+        return replace(recording, signal=signal, reach=reach)
 
     def tones(self, sfreq: float) -> np.ndarray:
         """The frequencies (Hz) that are taken out of a signal of that rate, each once."""

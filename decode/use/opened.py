@@ -14,17 +14,20 @@ import pandas as pd
 
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import read_media
+from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
 from decode.building import build
 from decode.core import Dataset, Media, Stimulus, refusal
-from decode.plan import Run
-from decode.runs import newest_run, recorded_run
+from decode.runs import check_current, newest_run, recorded_run
 from decode.scoring.compare import compare
+from decode.scoring.summary import read_summary
+from decode.sources import MADE, ORACLE
 from decode.splitting import TEST
 from decode.store import read_json, read_table
 from decode.use.apply import Applied, Asked, apply
 from decode.use.decoder import Decoder
 from decode.use.trained import chosen_fold, decoder_of
+from decode.workshop import Run
 
 
 def open_run(folder: str | Path | None = None, *, packages: Sequence[str] = ()) -> OpenedRun:
@@ -34,7 +37,9 @@ def open_run(folder: str | Path | None = None, *, packages: Sequence[str] = ()) 
     do not come with this package are refused. Raises InputError for a folder that holds no run.
     """
     path = newest_run("outputs") if folder is None else Path(folder)
-    return OpenedRun(path, recorded_run(path, packages=packages), tuple(packages))
+    run = recorded_run(path, packages=packages)
+    check_current(path)
+    return OpenedRun(path, run, tuple(packages))
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +116,7 @@ class OpenedRun:
 
     def summary(self, **only: Any) -> pd.DataFrame:
         """A row per metric and subject: value, chance, 95 % interval; `only` as of `scores`."""
-        return _only(pd.DataFrame(read_json(self.folder / "summary.json")), only)
+        return _only(pd.DataFrame(read_summary(self.folder)), only)
 
     def trials(self, split: str | None = None) -> pd.DataFrame:
         """The tested trials, in the order of predictions and scores."""
@@ -126,19 +131,14 @@ class OpenedRun:
         self, target: str | None = None, *, source: str = "decoder", split: str | None = None
     ) -> np.ndarray:
         """(trial, *shape): what was predicted of a target, of the only one or the first."""
-        name = target or next(iter(self.config["targets"]))
-        array = f"{_tag(source)}.{name}"
-        found = pooled(self._place("predict"), self._split(split), (array,)).arrays
-        if array not in found:
-            raise refusal(
-                "predicted", f"one of the targets {list(self.config['targets'])} and a source of them",
-                f"{name!r} of {source!r}", "correct it",
-            )  # fmt: skip
-        return found[array]
+        known = {s.name: s for s in self.run.encoders}
+        if source not in known:
+            raise refusal("source", f"one of {list(known)}", repr(source), "correct it")
+        return self._array(place_of(known[source]), target, split)
 
     def truth(self, target: str | None = None, *, split: str | None = None) -> np.ndarray:
         """(trial, *shape): what should have been predicted."""
-        return self.predicted(target, source="truth", split=split)
+        return self._array(truth_of(), target, split)
 
     def reconstructed(
         self, trial: int, *, source: str = "decoder", split: str | None = None
@@ -147,14 +147,12 @@ class OpenedRun:
         table = self.trials(split)
         row, fold = table.iloc[trial], table["fold"]
         number = int((fold.iloc[:trial] == row["fold"]).sum())
-        place = "decoded" if source == "decoder" else source
-        folder = fold_folder(self._place("reconstruct"), row["split"], int(row["fold"])) / place
-        if not folder.is_dir():
-            there = (
-                sorted(p.name for p in folder.parent.iterdir()) if folder.parent.is_dir() else []
-            )
-            raise refusal("source", f"one of {there}", repr(source), "correct it")
-        return read_media(folder, number + 1)[number]
+        place = fold_folder(self._place("reconstruct"), row["split"], int(row["fold"]))
+        folders = {s.name: folder_of(place, s) for s in (*self.run.encoders, *MADE, ORACLE)}
+        there = {name: folder for name, folder in folders.items() if folder.is_dir()}
+        if source not in there:
+            raise refusal("source", f"one of {list(there)}", repr(source), "correct it")
+        return read_media(there[source], number + 1)[number]
 
     def decoder(self, split: str | None = None, fold: int | None = None) -> UsableDecoder:
         """The decoder of a fold, by default the first, to read new recordings with."""
@@ -189,6 +187,14 @@ class OpenedRun:
         """What was shown, by uid."""
         return self.run.dataset.stimuli()
 
+    def _array(self, folder: str, target: str | None, split: str | None) -> np.ndarray:
+        """(trial, *shape): what lies under a target's name in a folder of the predictions."""
+        found = pooled(self._place("predict"), self._split(split)).tensors(folder)
+        name = target or next(iter(self.config["targets"]))
+        if name not in found:
+            raise refusal("target", f"one of {list(found)}", repr(name), "correct it")
+        return found[name].numpy()
+
     def _split(self, split: str | None) -> str:
         return chosen_fold(self.run, split, None)[0]
 
@@ -205,10 +211,6 @@ def _only(table: pd.DataFrame, only: Mapping[str, Any]) -> pd.DataFrame:
             raise refusal("column", f"one of {list(table)}", repr(column), "correct it")
         table = table[table[column] == value]
     return table.reset_index(drop=True)
-
-
-def _tag(source: str) -> str:
-    return "encoder" if source == "decoder" else source
 
 
 def as_media(stimulus: Stimulus) -> Media:

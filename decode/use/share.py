@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from decode.artefacts.trained import load_scaler, save_scaler, weights_file
+from decode.artefacts.trained import load_scaler, save_scaler
 from decode.checksums import check_folder
 from decode.core import Generator, Layout, State, Tensors, refusal
 from decode.notices import tell
@@ -31,6 +31,7 @@ from decode.trust import check_trusted
 from decode.use.card import card
 from decode.use.decoder import NODES, Decoder, Person
 from decode.use.opened import OpenedRun, UsableDecoder
+from decode.weights.reading import ENCODER
 
 PASSPORT = "decoder.json"
 FORMAT = 1
@@ -81,7 +82,7 @@ def check_held(decoder: Decoder, include: Collection[str]) -> None:
 
 
 def _fill(run: OpenedRun, decoder: Decoder, out: Path) -> dict[str, Any]:
-    write_tensors(weights_file(out, "encoder"), decoder.weights)
+    write_tensors(out / ENCODER, decoder.weights)
     states = {name: decoder.states.get(name, {}) for name in decoder.known}
     save_scaler(out, states | _state_of_others(decoder))
     generates = _write_generator(decoder, out)
@@ -197,7 +198,7 @@ def open_decoder(
         states=dict(states),
         pooled=partial(dict, others or {}),
         shapes={name: tuple(shape) for name, shape in told["shapes"].items()},
-        weights=read_tensors(weights_file(place, "encoder")),
+        weights=read_tensors(place / ENCODER),
         teach=partial(_recall, place),
         tuned=partial(_tuned, place),
         facts=told["facts"],

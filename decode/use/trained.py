@@ -13,13 +13,14 @@ from decode.artefacts.trained import load_scaler, tuned_with, weights_file
 from decode.building import build
 from decode.core import Generator, Scaler, refusal
 from decode.folds import Inputs
-from decode.plan import Run
+from decode.sources import DECODER
 from decode.splitting import TRAIN
 from decode.stages.reconstruct import training_part
 from decode.store import read_json, read_tensors
 from decode.strangers import people, pooled_state
 from decode.trials import Trials
 from decode.use.decoder import NODES, Decoder, Person
+from decode.workshop import Run
 
 # So many training windows, evenly spread, tell how large the signal is.
 LOOKED_AT = 200
@@ -45,9 +46,9 @@ def decoder_of(run: Run, split: str | None = None, fold: int | None = None) -> D
         states=dict(load_scaler(weights)),
         pooled=partial(pooled_state, scaler, train, met.known),
         shapes=inputs.shapes,
-        weights=read_tensors(weights_file(weights, "encoder")),
+        weights=read_tensors(weights_file(weights, DECODER)),
         teach=partial(_teach, run, inputs, split, fold, weights),
-        tuned=partial(tuned_with, "encoder", weights),
+        tuned=partial(tuned_with, DECODER, weights),
         facts=facts_of(run, scaler, split, fold),
         device=run.device,
     )
@@ -93,4 +94,4 @@ def _teach(
     run: Run, inputs: Inputs, split: str, fold: int, weights: Path, generator: Generator
 ) -> None:
     generator.learn(*training_part(inputs, split, fold, run.dataset.stimuli(), generator.needs))
-    generator.tune(tuned_with("encoder", weights))
+    generator.tune(tuned_with(DECODER, weights))

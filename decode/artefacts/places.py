@@ -1,0 +1,26 @@
+"""Where what belongs to a source lies in the folder of a fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decode.sources import DECODER, Source
+from decode.store import as_file_name
+
+# What predictions are judged on is no source, so it lies beside all of them.
+TRUTH = "truth"
+
+
+def place_of(source: Source) -> str:
+    """Its folders: `decoder`, `baselines/ridge`, `parts/region/V1`, `controls/prior`."""
+    return "/".join(map(as_file_name, source.place))
+
+
+def folder_of(fold: Path, source: Source) -> Path:
+    """The folder of a source in that of a fold."""
+    return fold / place_of(source)
+
+
+def truth_of(source: Source = DECODER) -> str:
+    """The folders of what the predictions of a source are judged on, where it is its own."""
+    return f"{TRUTH}/{place_of(source)}"
