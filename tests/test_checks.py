@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +366,23 @@ def test_what_ships_is_refused_without_its_objectives(name: str) -> None:
             check_learning(made)
     else:
         check_learning({**made, "baselines": {}})
+
+
+def test_a_plan_opens_no_file_of_the_data(tmp_path: Path) -> None:
+    root = write_nsd(tmp_path / "nsd", n_images=40, n_shared=4, size=8).root
+    node = {"_target_": "decode.data.nsd.NSD", "root": str(root)}
+    unread = {path for path in root.rglob("*") if path.is_file()}
+    old = {path: path.stat().st_atime_ns for path in unread}
+    opened: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open" and str(arguments[0]).startswith(str(root)):
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(watch)
+    tasks = Run(config(tmp_path, data=node)).of("preprocess")
+    watching = False
+    assert [t.item for t in tasks] == list(NSD(root).subjects)
+    assert opened == []
+    assert {p: p.stat().st_atime_ns for p in unread} == old

@@ -162,7 +162,9 @@ class NSD:
         return self._pictures
 
     def files(self, subject: str) -> Iterable[Path]:
-        files = self._files(subject).values()
+        # How many sessions there have to be is known from the design, which is opened with the betas.
+        last = self._last(nsd.RELEASED[subject])
+        files = [path for session, path in self._there(subject).items() if session <= last]
         shared = nsd_pictures.files_of(self.root, self.captions)
         bound = self._folder(subject) if self.ncsnr_above is not None else None
         if self.space == nsd_surface.SPACE:
@@ -181,14 +183,19 @@ class NSD:
             self.root, self.design, self.captions, outside=self.outside
         )
 
+    def _last(self, released: int) -> int:
+        return min(released, nsd.LAST_SESSION[self.test], self.last_session or released)
+
+    def _there(self, subject: str) -> dict[int, Path]:
+        """File of each session that is there."""
+        reader = nsd_surface if self.space == nsd_surface.SPACE else nsd_betas
+        return reader.session_files(self._folder(subject))
+
     def _files(self, subject: str) -> dict[int, Path]:
         """The session files to read; InputError for the first that is missing."""
-        folder = self._folder(subject)
-        surface = self.space == nsd_surface.SPACE
-        found = (nsd_surface if surface else nsd_betas).session_files(folder)
-        kind = "lh. and rh., .mgh" if surface else ".hdf5 or .nii.gz"
-        released = min(nsd.RELEASED[subject], self.design.n_sessions)
-        last = min(released, nsd.LAST_SESSION[self.test], self.last_session or released)
+        folder, found = self._folder(subject), self._there(subject)
+        kind = "lh. and rh., .mgh" if self.space == nsd_surface.SPACE else ".hdf5 or .nii.gz"
+        last = self._last(min(nsd.RELEASED[subject], self.design.n_sessions))
         if self.sessions is not None and self.sessions > last:
             raise InputError(
                 f"data.sessions: expected at most {last} sessions of {subject} with test="

@@ -159,3 +159,12 @@ def table(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     whole = whole.sort_values(["metric", "trial"], kind="stable", ignore_index=True)
     whole["metric"] = whole["metric"].astype(str)
     return whole
+
+
+def shuffled_rows(table: pd.DataFrame, seed: int) -> np.ndarray:
+    """(trial,): another trial of the same subject for each, drawn at random."""
+    rng = np.random.default_rng([seed, 11])
+    order = np.arange(len(table))
+    for rows in table.groupby("subject", sort=False).indices.values():
+        order[rows] = rng.permutation(rows)
+    return order

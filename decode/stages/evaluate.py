@@ -18,11 +18,10 @@ from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
 from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
 from decode.progress import progress
-from decode.scoring.rows import galleries
+from decode.scoring.rows import galleries, shuffled_rows
 from decode.scoring.summary import summarise
 from decode.scoring.tidy import measures_of, tidy
 from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, in_order
-from decode.stages.reconstruct import shuffled_rows
 from decode.stages.respond import read_responses
 from decode.store import Frame, write_json, write_table
 

@@ -23,6 +23,7 @@ from decode.core import Generator, Kind, Media, Stimulus, Tensors
 from decode.folds import Inputs
 from decode.media.medium import MEDIA
 from decode.progress import progress
+from decode.scoring.rows import shuffled_rows
 from decode.sources import DECODER, MEAN, NEAREST, ORACLE, PRIOR, SHUFFLED, Source
 from decode.splitting import TRAIN
 from decode.store import Frame, whole_file
@@ -112,15 +113,6 @@ def training_part(
 def seed_of(seed: int, stimulus: str) -> int:
     """One seed per stimulus, whatever else is generated beside it."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stimulus}".encode()).digest()[:4], "big")
-
-
-def shuffled_rows(table: pd.DataFrame, seed: int) -> np.ndarray:
-    """(trial,): another trial of the same subject for each, drawn at random."""
-    rng = np.random.default_rng([seed, 11])
-    order = np.arange(len(table))
-    for rows in table.groupby("subject", sort=False).indices.values():
-        order[rows] = rng.permutation(rows)
-    return order
 
 
 def _make(
