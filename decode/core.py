@@ -8,7 +8,7 @@ are, a *generator* turns predicted vectors into media, and a *metric* turns all 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -153,18 +153,24 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Responses:
-    """What the brain answered to the test stimuli, beside what a model expects of made pictures.
+    """What the brain answered to the test stimuli, beside what a model of it expects of these, or of
+    pictures that were made.
 
-    `measured` and `expected` are (row, voxel), zero-padded to the widest subject; the model was
-    fitted on training rows. `rois` names the region of each voxel of a subject; `ceiling` maps
-    (subject, fold) to (voxel,), the correlation of a perfect model with `measured`, nan where it
-    cannot be known.
+    `measured` and `expected` are (row, voxel), channel by channel and sample by sample where there are
+    several, zero-padded to the widest subject; the model was fitted on training rows. `rois` and `names`
+    say the region and the channel of each voxel of a subject, `times` its time (s after the stimulus, nan
+    where there is but one sample); `ceiling` maps (subject, fold) to (voxel,), the correlation of a
+    perfect model with `measured`, nan where it cannot be known. `without` holds what the model expects
+    when it is fitted without one of the targets that it reads, by its name.
     """
 
     measured: Tensor
     expected: Tensor
     rois: Mapping[str, tuple[str, ...]]
     ceiling: Mapping[tuple[str, int], np.ndarray]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    times: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    without: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -197,6 +197,7 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
 
 
 def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
+    from decode.encoders.encoding_ridge import EncodingRidge
     from decode.stages import features, respond
 
     node = run.config["voxel_model"]
@@ -218,6 +219,7 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
         sources=tuple(run.encoders),
         target=target,
         features=run.store(kept),
+        make=EncodingRidge,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -177,23 +178,34 @@ class MeanOfSubjects(Encoder):
         return self.sampled(self.before_sampling(batch))
 
     def before_sampling(self, batch: Batch) -> Tensors:
+        return self._read(batch, self.inner.before_sampling)
+
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        few = batch._map(lambda x: x[:1])
+        known = replace(few, subject=torch.full_like(few.subject, self.known[0]))
+        names = self.inner.ablated(known)
+        return {name: self._read(batch, partial(self._without, name)) for name in names}
+
+    def _without(self, name: str, batch: Batch) -> Tensors:
+        return self.inner.ablated(batch)[name]
+
+    def _read(self, batch: Batch, read: Callable[[Batch], Tensors]) -> Tensors:
+        """What `read` says of each row, for strangers the mean over the known."""
         new = torch.isin(batch.subject, torch.tensor(self.strangers, device=batch.subject.device))
         parts = []
-        for chosen, read in ((~new, self.inner.before_sampling), (new, self._mean)):
+        for chosen, by in ((~new, read), (new, partial(self._mean, read))):
             rows = chosen.nonzero()[:, 0]
             if len(rows):
-                parts.append((rows, read(batch._map(lambda x, rows=rows: x.index_select(0, rows)))))
+                parts.append((rows, by(batch._map(lambda x, rows=rows: x.index_select(0, rows)))))
         names = parts[0][1]
         return {k: scatter([(rows, made[k]) for rows, made in parts], len(batch)) for k in names}
 
     def sampled(self, made: Tensors) -> Tensors:
         return self.inner.sampled(made)
 
-    def _mean(self, batch: Batch) -> Tensors:
+    def _mean(self, read: Callable[[Batch], Tensors], batch: Batch) -> Tensors:
         every = [
-            self.inner.before_sampling(
-                replace(batch, subject=torch.full_like(batch.subject, number))
-            )
+            read(replace(batch, subject=torch.full_like(batch.subject, number)))
             for number in self.known
         ]
         return {k: torch.stack([made[k] for made in every]).mean(0) for k in every[0]}

@@ -38,6 +38,11 @@ class Encoder(nn.Module):
         return {name: frozenset({name}) for name in targets}
 
     @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        """Whether it goes from stimuli to the brain; `knobs` as in `learned`."""
+        return False
+
+    @classmethod
     def check_node(cls, node: Mapping[str, Any], where: str) -> None:
         """Raise InputError for what can be seen in a config's node alone, at the key `where`."""
 
@@ -65,6 +70,12 @@ class Encoder(nn.Module):
     def truth(self, batch: Batch) -> Tensors:
         """What predictions of this batch are held against, under the same names and of the same shapes."""
         return self.embed(batch.targets)
+
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        """Predictions of the same model fitted without one of the targets that it reads, by its name; {}
+        for models that are not fitted so.
+        """
+        return {}
 
     def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
         """Terms of the loss that only this model knows, unweighted: of its prior, its flow, what it
@@ -100,10 +111,21 @@ def own(term: str) -> str:
 
 def left_to_training(make: Callable[..., Any], targets: Collection[str]) -> Learned:
     """`Encoder.learned` of what `make` makes, a class or a partial of one; nothing of a function."""
+    of, knobs = _made_by(make)
+    return of.learned(targets, knobs) if of else {}
+
+
+def predicts_brain(make: Callable[..., Any]) -> bool:
+    """`Encoder.predicts_brain` of what `make` makes; not that of a function."""
+    of, knobs = _made_by(make)
+    return of is not None and of.predicts_brain(knobs)
+
+
+def _made_by(make: Callable[..., Any]) -> tuple[type[Encoder] | None, dict[str, Any]]:
     of, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
     if not (isinstance(of, type) and issubclass(of, Encoder)):
-        return {}
-    return of.learned(targets, defaults(of) | given)
+        return None, {}
+    return of, defaults(of) | given
 
 
 class Objective(nn.Module):
@@ -121,7 +143,7 @@ class Objective(nn.Module):
         """Names of the targets whose predictions it pulls, with these `knobs`: the one called `target` if
         not said otherwise; or `own` terms of the encoder that it weighs.
         """
-        return frozenset({knobs["target"]})
+        return frozenset({knobs["target"]} if "target" in knobs else ())
 
     def prepared(self, batch: Batch, progress: float) -> Batch:
         """While training, the batch that every objective is given: as it is, or with mixed rows."""

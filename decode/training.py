@@ -132,6 +132,9 @@ class OncePerBatch(Encoder):
     def truth(self, batch: Batch) -> Tensors:
         return self.encoder.truth(batch)
 
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        return self.encoder.ablated(batch)
+
     def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
         return self.encoder.own_terms(batch, progress, predicted)
 

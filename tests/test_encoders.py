@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 from test_configs import choice, merged
+from voxels import encodes
 
 from decode.core import Batch, InputError, Layout, Tensors
 from decode.encoders.adapted import Adapted
@@ -31,7 +32,9 @@ from decode.strangers import MeanOfSubjects, has_own_layers
 from decode.trainable import Encoder, left_to_training
 from decode.training import OncePerBatch
 
-FILES = sorted((Path(__file__).resolve().parents[1] / "configs" / "encoder").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "encoder"
+# Models of the brain are in tests/test_encoding.py.
+FILES = [f for f in sorted(FOLDER.glob("*.yaml")) if not encodes(f)]
 SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}
 PICTURES = {"image": (1, 16, 16), "retrieval": (6,)}
 LATENTS = {"lowlevel": (2, 8, 8), "lowlevel_tokens": (4, 6)}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from test_configs import choice
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from decode.core import Batch, Layout, Shape
+from decode.kinds import locate
 from decode.trainable import Encoder, Objective
 from decode.training import loss_terms
 
@@ -145,3 +148,10 @@ def train(
         optimiser.step()
         falls.step()
     return encoder
+
+
+def encodes(file: Path) -> bool:
+    """Whether a yaml of an encoder goes from targets to the brain."""
+    node = choice(file)
+    of = locate(node["_target_"], file.stem)
+    return isinstance(of, type) and issubclass(of, Encoder) and of.predicts_brain(node)

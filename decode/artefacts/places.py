@@ -9,6 +9,8 @@ from decode.store import as_file_name
 
 # What predictions are judged on is no source, so it lies beside all of them.
 TRUTH = "truth"
+# What the decoder predicts when it is fitted without something is none either.
+ABLATED = "ablated"
 
 
 def place_of(source: Source) -> str:
@@ -24,3 +26,8 @@ def folder_of(fold: Path, source: Source) -> Path:
 def truth_of(source: Source = DECODER) -> str:
     """The folders of what the predictions of a source are judged on, where it is its own."""
     return f"{TRUTH}/{place_of(source)}"
+
+
+def ablated_of(left_out: str) -> str:
+    """The folders of what a model of the brain predicts without one of the targets that it reads."""
+    return f"{ABLATED}/{as_file_name(left_out)}"

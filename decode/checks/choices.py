@@ -8,11 +8,13 @@ from typing import Any
 
 from decode.building import bound, build
 from decode.checks.arguments import check
+from decode.checks.direction import check_direction
 from decode.checks.frame import check_classes, nodes
 from decode.core import InputError, refusal
 from decode.keys import NODES, Config
 from decode.kinds import as_annotated, hints, locate
-from decode.trainable import Encoder
+from decode.linear.encoding import BRAIN
+from decode.trainable import Encoder, predicts_brain
 
 # Arguments of an objective that name a target, which is predicted or compared with.
 NAMING = ("target", "other", "image", "latents", "text", "hint")
@@ -29,7 +31,7 @@ def check_config(config: Config) -> None:
         build(config[name], name)
     check_encoders(config)
     check_names(config)
-    check_brain(config)
+    check_direction(config)
     check_tuning(config)
 
 
@@ -46,6 +48,7 @@ def check_names(config: Config) -> None:
     """Raise InputError where an encoder, a part, an objective or a metric names no target."""
     known = list(config["targets"])
     known = [name for name in known if name not in _drawn(config, known)]
+    taught = [*known, *([BRAIN] if predicts_brain(build(config["encoder"], "encoder")) else [])]
     for where, node in nodes(config, ("encoder", "baselines")):
         _check_target(f"{where}.target", bound(node).get("target"), known)
     for where, node in nodes(config, ("parts",)):
@@ -53,7 +56,7 @@ def check_names(config: Config) -> None:
             _check_target(f"{where}.targets", name, known)
     for where, node in nodes(config, ("objectives",)):
         for key in NAMING:
-            _check_target(f"{where}.{key}", bound(node).get(key), known)
+            _check_target(f"{where}.{key}", bound(node).get(key), taught)
         if not getattr(locate(node["_target_"], where), "tunes", False):  # those open a generator
             told(where, node)
     for name, node in config["metrics"].items():
@@ -95,26 +98,6 @@ def told(where: str, node: Mapping[str, Any]) -> Any:
         return build(node, where)
     except InputError as e:
         raise e if where in str(e) else InputError(f"{where}: {e}") from e
-
-
-def check_brain(config: Config) -> None:
-    """Raise InputError when a metric needs a model of the voxels, or the model pictures, in vain."""
-    for name, node in config["metrics"].items():
-        looks_at = getattr(locate(node["_target_"], f"metrics.{name}"), "looks_at", None)
-        if looks_at == "brain" and not config.get("voxel_model"):
-            raise refusal(
-                f"metrics.{name}",
-                "a model of the voxels",
-                "voxel_model=null",
-                "set it to a target that takes pictures, for example +target@voxel_model=pixels_8",
-            )
-    if config.get("voxel_model") and not config["generator"]:
-        raise refusal(
-            "voxel_model",
-            "a generator, whose pictures it reads",
-            "generator=null",
-            "set one or leave voxel_model out",
-        )
 
 
 def check_tuning(config: Config) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.networks.adaptation import What, adapt, start_from
 from decode.store import check_tensors
-from decode.trainable import Encoder, Learned, left_to_training
+from decode.trainable import Encoder, Learned, left_to_training, predicts_brain
 from decode.weights.reading import trained_encoder
 
 SCRATCH = "scratch"
@@ -56,6 +56,10 @@ class Adapted(Encoder):
         adapt(self.inner, what, rank=rank, known=known)
 
     @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        return predicts_brain(knobs["inner"])
+
+    @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
         """With weights of another run, what is left are the layers of new subjects."""
         asked = left_to_training(knobs["inner"], targets)
@@ -94,6 +98,9 @@ class Adapted(Encoder):
 
     def truth(self, batch: Batch) -> Tensors:
         return self.inner.truth(batch)
+
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        return self.inner.ablated(batch)
 
     def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
         return self.inner.own_terms(batch, progress, predicted)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from decode.core import Batch, InputError, Layout, Shape, Tensors
-from decode.trainable import Encoder, Learned, left_to_training
+from decode.trainable import Encoder, Learned, left_to_training, predicts_brain
 
 
 class Joined(Encoder):
@@ -39,6 +39,10 @@ class Joined(Encoder):
         self.dealt = _dealt(shapes, encoders, targets)
         for name, mine in self.dealt.items():
             self.encoders[name] = encoders[name](layouts, {k: shapes[k] for k in mine})
+
+    @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        return any(map(predicts_brain, knobs["encoders"].values()))
 
     @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
@@ -76,6 +80,13 @@ class Joined(Encoder):
         for encoder, mine in zip(self._parts(), self.dealt.values(), strict=True):
             own = {k: v for k, v in batch.targets.items() if k in mine}
             made |= encoder.truth(replace(batch, targets=own))
+        return made
+
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        made: dict[str, Tensors] = {}
+        for encoder in self._parts():
+            for name, values in encoder.ablated(batch).items():
+                made[name] = made.get(name, {}) | values
         return made
 
     def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:

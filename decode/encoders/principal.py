@@ -14,7 +14,7 @@ from decode.linear.principal import principal
 from decode.linear.subject_ridge import Streamed
 from decode.networks.blocks import numel
 from decode.store import Columns
-from decode.trainable import Encoder, Learned, left_to_training
+from decode.trainable import Encoder, Learned, left_to_training, predicts_brain
 
 
 class Principal(Encoder):
@@ -54,6 +54,11 @@ class Principal(Encoder):
             self.register_buffer(f"mean_{name}", torch.zeros(numel(shape)))
             self.register_buffer(f"axes_{name}", torch.zeros(size, numel(shape)))
         self.inner = inner(layouts, {**shapes, **dict.fromkeys(self.targets, (size,))})
+        self.encodes = predicts_brain(inner)
+
+    @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        return predicts_brain(knobs["inner"])
 
     @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
@@ -67,10 +72,14 @@ class Principal(Encoder):
         self.inner.initialise(Reduced(train, self), Reduced(validation, self))
 
     def forward(self, batch: Batch) -> Tensors:
-        return self._backed(self.inner(batch))
+        return self._backed(self.inner(self._seen(batch)))
 
     def before_sampling(self, batch: Batch) -> Tensors:
-        return self._backed(self.inner.before_sampling(batch))
+        return self._backed(self.inner.before_sampling(self._seen(batch)))
+
+    def _seen(self, batch: Batch) -> Batch:
+        """What the inner encoder reads: a model of the brain reads the components."""
+        return self._less(batch) if self.encodes else batch
 
     def sampled(self, made: Tensors) -> Tensors:
         less = self.reduced(made)
@@ -83,6 +92,10 @@ class Principal(Encoder):
 
     def truth(self, batch: Batch) -> Tensors:
         return self._whole(self.inner.truth(self._less(batch)), batch.targets)
+
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        less = self.inner.ablated(self._less(batch))
+        return {name: self._backed(made) for name, made in less.items()}
 
     def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
         return self.inner.own_terms(self._less(batch), progress, lambda: self.reduced(predicted()))

@@ -13,7 +13,7 @@ from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.networks.blocks import TargetScale
 from decode.networks.prior import DiffusionPrior
 from decode.networks.prior_dalle2 import Dalle2Prior
-from decode.trainable import Encoder, Learned, left_to_training, own
+from decode.trainable import Encoder, Learned, left_to_training, own, predicts_brain
 
 
 class WithPrior(Encoder):
@@ -89,6 +89,10 @@ class WithPrior(Encoder):
         )
 
     @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        return predicts_brain(knobs["inner"])
+
+    @classmethod
     def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
         return {
             **left_to_training(knobs["inner"], targets),
@@ -104,6 +108,9 @@ class WithPrior(Encoder):
 
     def truth(self, batch: Batch) -> Tensors:
         return self.inner.truth(batch)
+
+    def ablated(self, batch: Batch) -> dict[str, Tensors]:
+        return self.inner.ablated(batch)
 
     def own_terms(self, batch: Batch, progress: float, predicted: Callable[[], Tensors]) -> Tensors:
         truth = self.truth(batch)[self.target].float()

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Measure, Metric, Responses, Results, refusal
-from decode.scoring.rows import galleries, scores, table
+from decode.core import InputError, Measure, Metric, Responses, Results
+from decode.scoring.rows import scores, table
+from decode.scoring.voxels import blocks, standard
 
 ALL = "all"
 
@@ -64,39 +65,15 @@ class BrainCorrelation(Metric):
         }
 
     def __call__(self, results: Results) -> pd.DataFrame:
-        brain = results.brain
-        if brain is None:
-            raise refusal(
-                f"metric {self.name}",
-                "responses of the brain",
-                "none",
-                "set voxel_model to a target, as in target@voxel_model=NAME",
-            )
-        self._check_regions(brain)
+        if results.brain is not None:
+            self._check_regions(results.brain)
         parts = []
-        for gallery in galleries(results.trials, self.within):
-            rows = gallery.rows
-            first = results.trials.iloc[rows[0]]
-            subject, fold = str(first["subject"]), int(first["fold"])
-            rois = np.array(brain.rois[subject])
-            measured, expected = (x[rows, : len(rois)] for x in (brain.measured, brain.expected))
-            used = (measured != 0).any(0).numpy()
-            if not used.any():
-                raise InputError(
-                    f"{self.name}: expected responses of {subject}, got zeros throughout; check `scaler`"
-                )
-            rois = rois[used]
-            values = contributions(measured.numpy()[:, used], expected.numpy()[:, used])
-            ceiling = brain.ceiling.get((subject, fold), np.full(len(used), np.nan))[used]
-            for label, voxels in self.members(rois).items():
-                frame = scores(
-                    results,
-                    f"{self.name}_{label}",
-                    rows,
-                    values[:, voxels].mean(axis=1),
-                    chance=0.0,
-                )
-                parts.append(frame.assign(ceiling=float(ceiling[voxels].mean())))
+        for block in blocks(results, self.within, self.name):
+            values = contributions(block.measured, block.expected)
+            for label, voxels in self.members(block.rois).items():
+                mean = values[:, voxels].mean(axis=1)
+                frame = scores(results, f"{self.name}_{label}", block.rows, mean, chance=0.0)
+                parts.append(frame.assign(ceiling=float(block.ceiling[voxels].mean())))
         return table(parts)
 
     def members(self, rois: np.ndarray) -> dict[str, np.ndarray]:
@@ -123,14 +100,9 @@ def contributions(measured: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """(row, voxel) numbers whose mean over rows is the Pearson r of each voxel: r plus n - 1 times what
     leaving the row out takes from it (the jackknife, centred), so that they spread as r does.
 
-    A voxel that does not vary in one of the two has r = 0. Raises InputError below three rows.
+    A voxel that does not vary in one of the two has r = 0.
     """
-    if len(measured) < 3:
-        raise InputError(
-            f"brain correlation: expected at least 3 test rows to correlate over, got "
-            f"{len(measured)}; leave 'fold' out of `within` or use fewer folds"
-        )
-    z, other = _standard(measured), _standard(expected)
+    z, other = standard(measured), standard(expected)
     n = len(z)
     r = (z * other).mean(axis=0)
     # Sums of products over all rows but one, of columns centred again.
@@ -143,13 +115,3 @@ def contributions(measured: np.ndarray, expected: np.ndarray) -> np.ndarray:
         both, np.sqrt(np.maximum(left * right, 0)), out=np.zeros_like(both), where=varies
     )
     return r + (n - 1) * (without.mean(axis=0) - without)
-
-
-def _standard(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    size = np.abs(x).max(axis=0)
-    x -= x.mean(axis=0)
-    spread = np.sqrt((x**2).mean(axis=0))
-    # What centring leaves of a constant column is rounding, of single precision when it came so.
-    flat = spread <= 1e-6 * size
-    return np.where(flat, 0, x / np.where(flat, 1, spread))

@@ -16,13 +16,14 @@ from decode.artefacts.folds import fold_folder
 from decode.artefacts.media import read_media
 from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
+from decode.artefacts.responses import predicted_responses, read_responses
 from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
+from decode.linear.encoding import BRAIN
 from decode.progress import progress
 from decode.scoring.rows import galleries, shuffled_rows
 from decode.scoring.summary import summarise
 from decode.scoring.tidy import measures_of, tidy
 from decode.sources import DECODER, MADE, ORACLE, SHOWN, SHUFFLED, Source, in_order
-from decode.stages.respond import read_responses
 from decode.store import Frame, write_json, write_table
 
 SHUFFLES = {"predictions": 50, "media": 4, "brain": 20}
@@ -58,7 +59,8 @@ def run(
         frame = pooled(predicted, name)
         others = None if made is None else pooled_pictures(frame.table, made, name, SHUFFLED)
         found = []
-        for source, results in origins(frame, made, responses, stimuli, sources, name):
+        places = (predicted, made, responses)
+        for source, results in origins(frame, places, stimuli, sources, name):
             scored = _score(results, metrics, source, seed, others)
             found += [
                 tidy(part, frame.table, of, measures, averaged=averaged) for of, part in scored
@@ -80,17 +82,19 @@ def run(
 
 def origins(
     frame: Frame,
-    made: Path | None,
-    responses: Path | None,
+    places: tuple[Path, Path | None, Path | None],
     stimuli: Mapping[str, Stimulus],
     sources: Sequence[Source],
     split: str,
 ) -> Iterator[tuple[Source, Results]]:
-    """Every source with what it gave: predictions, media and, for a model of the brain, what that expects
-    of the media. Controls of media have no predictions, parts of the signal nothing else.
+    """Every source with what it gave: predictions, media and responses of the brain, which it predicts
+    itself or which a model of the brain expects of the media. Controls of media have no predictions, parts
+    of the signal nothing else. `places` are the folders of predictions, media and responses.
     """
+    predictions, made, responses = places
     shown = [stimuli[u] for u in frame.table["stimulus"]]
     truth = frame.tensors(truth_of())
+    measured = truth.pop(BRAIN, None)
 
     def pictures(source: Source) -> list[Media] | None:
         return None if made is None else pooled_pictures(frame.table, made, split, source)
@@ -101,9 +105,15 @@ def origins(
         return read_responses(responses, split, frame.table, source)
 
     for source in sources:
-        media, expected = pictures(source), brain(source)
-        predicted, own = frame.tensors(place_of(source)), truth | frame.tensors(truth_of(source))
-        yield source, Results(frame.table, predicted, own, shown, media, expected)
+        media, expected, found = pictures(source), brain(source), frame.tensors(place_of(source))
+        own, answered = truth | frame.tensors(truth_of(source)), found.pop(BRAIN, None)
+        own.pop(BRAIN, None)
+        if answered is not None and measured is not None:
+            ablated = source == DECODER
+            expected = predicted_responses(
+                predictions, split, frame, measured, answered, ablated=ablated
+            )
+        yield source, Results(frame.table, found, own, shown, media, expected)
     for source in (ORACLE, *MADE):
         media = pictures(source)
         if media:
@@ -181,7 +191,12 @@ def shuffle(results: Results, seed: int) -> Results:
         results,
         predicted={k: v[index] for k, v in results.predicted.items()},
         made=None if results.made is None else [results.made[int(i)] for i in order],
-        brain=brain and replace(brain, expected=brain.expected[index]),
+        brain=brain
+        and replace(
+            brain,
+            expected=brain.expected[index],
+            without={k: v[index] for k, v in brain.without.items()},
+        ),
     )
 
 

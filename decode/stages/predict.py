@@ -14,15 +14,17 @@ import pandas as pd
 import torch
 
 from decode.artefacts.folds import fold_folder
-from decode.artefacts.places import place_of, truth_of
+from decode.artefacts.places import ablated_of, place_of, truth_of
+from decode.artefacts.responses import write_response_ceilings, write_sites
 from decode.artefacts.trained import MakeEncoder, load_encoder, load_scaler, weights_file
-from decode.ceilings import from_repeats
+from decode.ceilings import from_repeats, response_ceilings
 from decode.core import Batch, Scaler, Tensors
 from decode.folds import Inputs, Protocol
+from decode.linear.encoding import BRAIN
 from decode.scoring.ceiling import (
     by_region,
 )
-from decode.sources import Source
+from decode.sources import DECODER, Source
 from decode.splitting import TEST, TRAIN
 from decode.store import Frame, write_table
 from decode.strangers import with_strangers
@@ -47,6 +49,8 @@ def run(
     """One Frame per fold: predictions in the folder of each source, by target, a row per test trial, and
     what they are judged on in `truth/decoder`; a source whose truth is another has its own beside that.
 
+    A model of the brain predicts `brain`, and in `ablated` what it does when it is fitted without one of the
+    targets that it reads; beside the frames lie sites and ceilings of the responses.
     Beside it, where test stimuli were repeated, ceilings.parquet: see `ceilings`.
     """
     for split, fold in inputs.folds():
@@ -71,6 +75,7 @@ def run(
             encoder = load_encoder(make, seen.trials, inputs, weights_file(weights, source))
             encoder = with_strangers(encoder.to(device), inputs, split, fold, protocol).eval()
             predicted, truth = predict(encoder, seen, groups)
+            without = ablations(encoder, seen, groups) if source == DECODER else {}
             if protocol.rescale == "transductive":
                 train = inputs.part(split, fold, TRAIN)
                 predicted = rescale_by_test(
@@ -78,12 +83,17 @@ def run(
                 )
             arrays |= {f"{truth_of(source)}/{k}": v for k, v in differing(truth, arrays).items()}
             arrays |= {f"{place_of(source)}/{k}": v for k, v in predicted.items()}
+            arrays |= {f"{ablated_of(k)}/{BRAIN}": v for k, v in without.items()}
         if groups is not None:
             table = table.iloc[[g[0] for g in groups]].reset_index(drop=True)
             table = table.assign(repeats=[len(g) for g in groups])
         frame = Frame(table, arrays)
         part = done.with_name(done.name + ".part")
         frame.write(part)
+        if f"{truth_of()}/{BRAIN}" in arrays:
+            there = singles.since(protocol.after)
+            write_response_ceilings(out, split, fold, response_ceilings(there, table))
+            write_sites(out, there.layouts)
         known = ceilings(singles.since(protocol.after))
         if len(known):
             write_table(part / CEILINGS, known.assign(split=split, fold=fold))
@@ -148,6 +158,18 @@ def predict(
         some = {k: torch.from_numpy(v[first : first + BATCH]) for k, v in means.items()}
         _keep(predicted, encoder.sampled({k: v.to(batch.brain.device) for k, v in some.items()}))
     return _joined(predicted), _means(_joined(truth), groups)
+
+
+@torch.no_grad()
+def ablations(
+    encoder: Encoder, loader: Iterable[Batch], groups: Sequence[np.ndarray] | None
+) -> dict[str, np.ndarray]:
+    """Responses (trial, channel, time), or of groups, of a model of the brain fitted without something."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in loader:
+        _keep(parts, {left_out: made[BRAIN] for left_out, made in encoder.ablated(batch).items()})
+    found = _joined(parts)
+    return found if groups is None else _means(found, groups)
 
 
 def _keep(parts: dict[str, list[np.ndarray]], made: Tensors) -> None:

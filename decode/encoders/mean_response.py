@@ -1,0 +1,50 @@
+"""The mean response to all training stimuli: what is known of the brain without looking at the stimulus."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+
+from decode.core import Batch, Layout, Shape, Tensors
+from decode.linear.encoding import BRAIN
+from decode.networks.blocks import Passport
+from decode.trainable import Encoder, Learned
+
+
+class MeanResponse(Encoder):
+    """Predicts the mean of each subject's training and validation trials for every stimulus."""
+
+    per_subject = True
+    mean: torch.Tensor
+
+    def __init__(self, layouts: Mapping[str, Layout], shapes: Mapping[str, Shape]) -> None:
+        super().__init__()
+        self.passport = Passport(layouts)
+        size = len(layouts), max(self.passport.n_channels), max(self.passport.n_times)
+        self.register_buffer("mean", torch.zeros(size))
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {}
+
+    @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        return True
+
+    def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
+        total, count = torch.zeros_like(self.mean), self.mean.new_zeros(len(self.mean), 1, 1)
+        for batch in chain(train, validation):
+            self.passport.check(batch)
+            total.index_add_(0, batch.subject, batch.brain)
+            count.index_add_(0, batch.subject, torch.ones_like(batch.brain[:, :1, :1]))
+        self.mean.copy_(total / count.clamp(min=1))
+
+    def forward(self, batch: Batch) -> Tensors:
+        self.passport.check(batch)
+        return {BRAIN: self.mean[batch.subject]}
+
+    def truth(self, batch: Batch) -> Tensors:
+        return {BRAIN: batch.brain}
