@@ -226,15 +226,17 @@ def the_report_needs_no_network(report: Path) -> None:
     assert report.name in (report.parents[1] / "index.html").read_text()
 
 
-def the_notebook_reads_a_finished_run(report: Path) -> None:
-    notebook = nbformat.read(ROOT / "notebooks" / "reconstructions.ipynb", as_version=4)
+def the_notebook(name: str, folder: Path, **given: Path) -> str:
+    """What stands in a notebook of the project after it has been executed in a folder."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)
-    os.environ["DECODE_RUN"] = str(report)
-    client = NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(report.parents[1])}}
-    )
-    client.execute()
-    text = str(notebook.cells)
+    os.environ.update({key: str(path) for key, path in given.items()})
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    return str(notebook.cells)
+
+
+def the_notebook_reads_a_finished_run(report: Path) -> None:
+    text = the_notebook("read_a_run", report.parents[1], DECODE_RUN=report)
     assert "the true stimulus is number" in text
     assert "image/png" in text
     assert open_run(report).config["name"] == "quickstart"

@@ -276,6 +276,6 @@ def test_what_a_generator_has_learnt_is_enough_to_make_the_same(
 
 def test_a_generator_of_training_pictures_keeps_nothing_to_give_away() -> None:
     nearest = Nearest("pixels")
-    nearest.learn([Stimulus("a", "image")], {"pixels": torch.ones(1, 4)})
+    nearest.learn([Stimulus("a", "image", path="a.png")], {"pixels": torch.ones(1, 4)})
     assert nearest.kept() is None
     assert PixelGenerator("pixels").kept() == {}

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from decode.core import Dataset, Media, Stimulus, refusal
 from decode.runs import check_current, newest_run, recorded_run
 from decode.scoring.compare import compare
 from decode.scoring.summary import read_summary
-from decode.sources import MADE, ORACLE
+from decode.sources import DECODER, MADE, ORACLE
 from decode.splitting import TEST
 from decode.store import read_json, read_table
 from decode.use.apply import Applied, Asked, apply
@@ -31,12 +31,14 @@ from decode.workshop import Run
 
 
 def open_run(folder: str | Path | None = None, *, packages: Sequence[str] = ()) -> OpenedRun:
-    """The run whose folder the command printed, or the newest one in ./outputs.
+    """The run whose folder the command printed, or the newest one in a folder of outputs (./outputs).
 
     A run is data: plug-ins of `packages`, and of those listed in DECODE_PACKAGES, are built, others that
     do not come with this package are refused. Raises InputError for a folder that holds no run.
     """
-    path = newest_run("outputs") if folder is None else Path(folder)
+    path = Path("outputs" if folder is None else folder)
+    if folder is None or (path / "report").is_dir():
+        path = newest_run(path)
     run = recorded_run(path, packages=packages)
     check_current(path)
     return OpenedRun(path, run, tuple(packages))
@@ -110,6 +112,16 @@ class OpenedRun:
         """Whether its recordings were made by a simulation."""
         return self.run.dataset.facts.simulated
 
+    @property
+    def targets(self) -> list[str]:
+        """Names of what was predicted."""
+        return list(self.run.inputs.features)
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that it was tested on."""
+        return list(dict.fromkeys(split for split, _ in self.run.inputs.folds()))
+
     def scores(self, **only: Any) -> pd.DataFrame:
         """A row per metric, subject and trial; `only` keeps rows with these values, metric="ssim"."""
         return _only(read_table(self.folder / "scores.parquet"), only)
@@ -179,7 +191,8 @@ class OpenedRun:
                 other.folder, f"a split of {self.folder.name} ({', '.join(hashes[0])})",
                 f"other ones ({', '.join(hashes[1])})", "compare runs on the same split",
             )  # fmt: skip
-        mine, theirs = (r.scores(source="decoder").query("split in @same") for r in (self, other))
+        every = (r.scores(source=DECODER.name) for r in (self, other))
+        mine, theirs = (table[table["split"].isin(same)] for table in every)
         return pd.DataFrame([asdict(d) for d in compare(mine, theirs)])
 
     @cached_property
@@ -189,11 +202,12 @@ class OpenedRun:
 
     def _array(self, folder: str, target: str | None, split: str | None) -> np.ndarray:
         """(trial, *shape): what lies under a target's name in a folder of the predictions."""
-        found = pooled(self._place("predict"), self._split(split)).tensors(folder)
-        name = target or next(iter(self.config["targets"]))
-        if name not in found:
-            raise refusal("target", f"one of {list(found)}", repr(name), "correct it")
-        return found[name].numpy()
+        name = target or self.targets[0]
+        array = (PurePosixPath(folder) / name).as_posix()
+        found = pooled(self._place("predict"), self._split(split), (array,)).arrays
+        if array not in found:
+            raise refusal("target", f"one of {self.targets}", repr(name), "correct it")
+        return found[array]
 
     def _split(self, split: str | None) -> str:
         return chosen_fold(self.run, split, None)[0]
