@@ -57,7 +57,7 @@ KEYS = (
     Key("generator", "perhaps", group="generator", example="pixels", contract="decode.core.Generator",
         usual="null"),
     Key("voxel_model", "perhaps", group="target", example="pixels"),
-    Key("metrics", "named", group="metric", example="retrieval"),
+    Key("metrics", "named", group="metric", example="retrieval", contract="decode.core.Metric"),
     _value("published", str | None),
     _value("compute", Mapping[str, str], "{device: auto}"),
 )  # fmt: skip

@@ -221,3 +221,13 @@ def test_a_run_of_an_older_version_is_refused_in_a_line(tmp_path: Path) -> None:
     write_json(folder / "manifest.json", {"plan": ["preprocess:a:00000001"]})
     with pytest.raises(InputError, match=r"one of an older version.*run its experiment again"):
         open_run(folder, packages=["worlds"])
+
+
+def test_what_is_no_metric_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """One that says nothing of its scores could not be told from another."""
+    with pytest.raises(InputError, match=r"metrics\.it\._target_: expected a class of Metrics"):
+        Run(
+            config(
+                tmp_path, metrics={"it": {"_target_": "decode.targets.pixels.Pixels", "size": 8}}
+            )
+        )

@@ -61,7 +61,7 @@ def check_names(config: Config) -> None:
             told(where, node)
     for name, node in config["metrics"].items():
         where = f"metrics.{name}"
-        if getattr(locate(node["_target_"], where), "looks_at", None) == "predictions":
+        if locate(node["_target_"], where).looks_at == "predictions":
             _check_target(f"{where}.target", bound(node).get("target"), known)
 
 

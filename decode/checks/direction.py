@@ -54,7 +54,7 @@ def _check_alone(config: Config) -> None:
 
 def _check_metrics(config: Config, encodes: bool) -> None:
     for name, node in config["metrics"].items():
-        looks_at = getattr(locate(node["_target_"], f"metrics.{name}"), "looks_at", None)
+        looks_at = locate(node["_target_"], f"metrics.{name}").looks_at
         if looks_at == "brain" and not encodes and not config.get("voxel_model"):
             raise refusal(
                 f"metrics.{name}", "a model of the brain", "voxel_model null and an encoder of targets",
