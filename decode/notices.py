@@ -79,7 +79,7 @@ def heard(
     lines = dict.fromkeys([*(str(w.message) for w in said), *listener.lines])
     for line in (" ".join(line.split()) for line in lines):
         if re.search(wrong, line, re.IGNORECASE):
-            raise refusal(where, expected, line[:300], "fetch that file again")
+            raise refusal(where, expected, line[:300], "fetch the file again")
         if OPTIONAL.search(line) or re.search(silent, line, re.IGNORECASE):
             continue
         # What is said of many files alike is told once, so it does not name its own.

@@ -295,7 +295,9 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
         Answers(str(tmp_path / "other.csv"))(results(TEXTS))
     told = pd.read_csv(file).assign(coco_id=1)
     told.to_csv(tmp_path / "others.csv", index=False)
-    with pytest.raises(InputError, match="no answer for any of 4 shown pictures"):
+    with pytest.raises(
+        InputError, match="expected answers for the shown pictures, got none for any of 4"
+    ):
         Answers(str(tmp_path / "others.csv"))(results(TEXTS))
     with pytest.raises(InputError, match="metric answers: nothing was generated"):
         Answers(file)(Results(results(TEXTS).trials, {}, {}, results(TEXTS).shown, None))

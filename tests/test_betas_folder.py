@@ -190,7 +190,10 @@ def _with_nan() -> np.ndarray:
         (_save("betas_10.npy", np.zeros(5)), r"expected numbers \(trial, voxel\)"),
         (_rewrite(stimulus=None), "expected a column 'stimulus'"),
         (_rewrite(category=None), "expected a column 'category'.*label_columns"),
-        (_rewrite(stimulus=["9.png"] * N), "row 1 names the picture '9.png'.*data.pictures"),
+        (
+            _rewrite(stimulus=["9.png"] * N),
+            "row 1: expected pictures that lie in .*, got '9.png'.*data.pictures",
+        ),
         (_rewrite(stimulus=[""] + ["1.png"] * 11), "expected a picture in row 1"),
         (_rewrite(split="validation"), "expected train, test or n/a"),
         (lambda lab: [p.unlink() for p in lab.glob("s1/*.npy")], "expected betas in files 'betas"),

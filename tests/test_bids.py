@@ -189,7 +189,7 @@ def test_mistakes_are_told_in_one_line(eeg: Path) -> None:
     assert "data.datatype" in message(datatype="fnirs")
     assert "choose from sub-01" in message(subjects=["07"])
     assert "choose from sub-01" in message_of(lambda: list(eeg_set(eeg).recordings("sub-9")))
-    assert "only of look" in message(task="hear")
+    assert "only those of look" in message(task="hear")
     assert "data.stim_column" in message(stim_column="image")
     assert "train, test or n/a" in message(split_column="concept")
     assert "data.derivatives" in message(space="T1w")
@@ -269,7 +269,7 @@ def test_other_subjects_do_not_stop_a_run(eeg: Path, capsys: pytest.CaptureFixtu
     assert "found none; add sub-03_task-look" in message_of(lambda: next(data.recordings("sub-03")))
     assert "row 1: expected 5 cells" in message_of(lambda: next(data.recordings("sub-04")))
     assert "a/new.png" in message_of(lambda: next(data.recordings("sub-05")))
-    assert "only of rest" in message_of(lambda: eeg_set(eeg, task="look", subjects=["02"]))
+    assert "only those of rest" in message_of(lambda: eeg_set(eeg, task="look", subjects=["02"]))
     write_events(another("sub-05"), [{**shown()[0], "concept": "star"}])
     again = eeg_set(eeg, task="look")
     assert again.stimuli()["a/two.png"].labels == {"concept": "moon"}

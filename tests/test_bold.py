@@ -241,14 +241,16 @@ def test_bad_signals_are_refused_by_name() -> None:
 def test_events_outside_the_recording_are_refused(onset: float) -> None:
     run, _, _, _ = noisy_run()
     run.events.loc[5, "onset"] = onset
-    with pytest.raises(InputError, match=r"event 5 \(s5\) starts at .* outside the recording"):
+    with pytest.raises(
+        InputError, match=r"events inside the recording of 172 s, got event 5 \(s5\) at"
+    ):
         single_trial_betas(run)
 
 
 def test_a_response_that_was_not_recorded_is_refused() -> None:
     run, _, _, _ = noisy_run()
     run.events.loc[29, "onset"] = len(run.signal) * TR - 3.0
-    with pytest.raises(InputError, match="of the response to event 29"):
+    with pytest.raises(InputError, match="of that to event 29"):
         single_trial_betas(run)
 
 
@@ -258,7 +260,7 @@ def test_designs_that_cannot_be_solved_are_refused() -> None:
     with pytest.raises(InputError, match="method=lss"):
         single_trial_betas(run, method="lsa")
     assert np.isfinite(single_trial_betas(run, method="lss").signal).all()
-    with pytest.raises(InputError, match="too few"):
+    with pytest.raises(InputError, match="more volumes than drift and confound regressors"):
         single_trial_betas(run, high_pass=0.25)
     with pytest.raises(InputError, match="expected one of"):
         single_trial_betas(run, method="lsx")  # type: ignore[arg-type]

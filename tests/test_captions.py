@@ -483,7 +483,7 @@ def test_what_cannot_be_scored_is_refused(results: Results) -> None:
     with pytest.raises(InputError, match="nothing was generated"):
         Captions()(Results(results.trials, {}, {}, results.shown))
     picture = [Media("mesh", torch.zeros(3, 3))] * 40
-    with pytest.raises(InputError, match="row 0 is of kind 'mesh'"):
+    with pytest.raises(InputError, match="made texts, got one of kind 'mesh' in row 0"):
         Captions()(Results(results.trials, {}, {}, results.shown, picture))
     with pytest.raises(InputError, match="captions of stimulus 'x'"):
         references(Stimulus("x", "image", texts=("", "!")))

@@ -159,7 +159,7 @@ def test_unequal_repeats_and_single_trials_do_not_bias_the_ceiling() -> None:
 
 def test_messages() -> None:
     truth = world()
-    with pytest.raises(InputError, match="knows no response to 'nobody'"):
+    with pytest.raises(InputError, match="knows the response, got 'nobody'"):
         retrieval_ceiling(truth, ["s1", "nobody"], repeats=1)
     with pytest.raises(InputError, match="k=13"):
         retrieval_ceiling(truth, repeats=1, k=13)

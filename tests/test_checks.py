@@ -103,7 +103,7 @@ def planned(folder: Path, **changes: Any) -> str:
         ),
         (
             {"generator": {"_target_": "decode.generators.pixels.PixelGenerator", "target": "image"}},
-            ["generator PixelGenerator needs targets ['image']", "['pixels']"],
+            ["generator PixelGenerator: expected targets ['image'], got ['pixels']", "['pixels']"],
         ),
     ],
     ids=lambda x: str(x)[:60] if isinstance(x, dict) else "",
@@ -119,7 +119,7 @@ def test_a_mistake_is_told_by_the_plan(
 def test_a_device_that_torch_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = planned(tmp_path, compute={"device": "cuda"})
-    assert "compute.device: 'cuda' was asked for but torch sees no CUDA device" in message
+    assert "compute.device: expected a CUDA device, as 'cuda' asks for, got none" in message
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert "torch sees 1 CUDA devices" in planned(tmp_path, compute={"device": "cuda:1"})
@@ -138,7 +138,7 @@ def test_broken_weights_of_another_run_are_told_with_their_key(
     save_file({"w": torch.zeros(9)}, file)
     file.write_bytes(file.read_bytes()[:-4] if content == "cut" else content)  # type: ignore[arg-type]
     message = planned(tmp_path, baselines={"it": ADAPTED | {"weights": str(tmp_path)}})
-    assert message.startswith(f"baselines.it.weights: expected whole safetensors weights at {file}")
+    assert message.startswith(f"baselines.it.weights: {file}: expected whole safetensors weights")
     # Nobody's run should be deleted for it.
     assert "delete" not in message
     assert "give encoder.safetensors of a trained run" in message
@@ -166,7 +166,9 @@ class Broken:
 def test_what_an_encoder_refuses_is_told_with_its_key(fault: str, tmp_path: Path) -> None:
     node = {"_target_": f"{__name__}.Broken", "_partial_": True, "fault": fault}
     run = Run(config(tmp_path, baselines={"it": node}))
-    with pytest.raises(InputError, match=r"config\.baselines\.it: .*Broken refused .*width 0"):
+    with pytest.raises(
+        InputError, match=r"config\.baselines\.it: .*Broken takes, got a refusal .*width 0"
+    ):
         execute(run, until="train", force=(), say=lambda s: None)
 
 
@@ -211,8 +213,8 @@ def test_a_gallery_that_is_too_small_is_told_before_training(tmp_path: Path) -> 
     run = Run(config(tmp_path, metrics=metrics))
     with pytest.raises(
         InputError,
-        match=r"metrics\.far\.n_way: 13-way needs 13 different test stimuli, subject a, split published, "
-        r"fold 0 has 12",
+        match=r"metrics\.far\.n_way: expected at most 12, the different test stimuli that subject a, "
+        r"split published, fold 0 has, got 13",
     ):
         execute(run, until="report", force=(), say=lambda s: None)
     assert not list((tmp_path / "outputs" / "train").glob("*/published-00*"))
@@ -330,7 +332,7 @@ def test_a_subject_without_betas_is_told_what_is_missing(tmp_path: Path) -> None
     folder = next(p for p in root.rglob("betas_fithrf_GLMdenoise_RR") if "subj01" in str(p))
     (missing,) = folder.glob("betas_session01.*")
     missing.unlink()
-    with pytest.raises(InputError, match=r"betas_session01 is missing .1 such.; fetch it$"):
+    with pytest.raises(InputError, match=r"got no betas_session01 .1 missing.; fetch it$"):
         next(NSD(str(root)).recordings("subj01"))
 
 

@@ -96,7 +96,7 @@ def test_what_is_not_there_is_named(
 def test_files_that_are_missing_or_broken(brick: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         _stimulus(tmp_path / "none.hdf5", "x", 0).digest()
-    with pytest.raises(InputError, match="found no file"):
+    with pytest.raises(InputError, match="expected a picture, got no such file"):
         open_image(_stimulus(tmp_path / "none.hdf5", "x", 0))
     (tmp_path / "bad.hdf5").write_bytes(b"not hdf5 at all")
     with pytest.raises(InputError, match="a damaged HDF5 file"):

@@ -48,7 +48,7 @@ def test_images_count_once(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) ->
 def test_constant_voxels_are_refused() -> None:
     brain, table = _world()
     brain[:, 3] = 5
-    with pytest.raises(InputError, match=r"1 of 7 channels are constant.*counted from 0: 3"):
+    with pytest.raises(InputError, match=r"got 1 of 7 that are constant.*counted from 0: 3"):
         ZScoreOfImages().fit(brain, table)
 
 
@@ -63,10 +63,10 @@ def test_channels_that_nobody_recorded_are_left_alone() -> None:
     want = scaler.apply(brain[:, live], table, scaler.fit(brain[:, live], table))
     np.testing.assert_array_equal(got[:, live], want)
     assert (got[:, [2, 5]] == 0).all()
-    with pytest.raises(InputError, match=r"2 of 7 channels are constant.*counted from 0: 2"):
+    with pytest.raises(InputError, match=r"got 2 of 7 that are constant.*counted from 0: 2"):
         scaler.fit(brain, table)
     brain[:, 3] = 5  # broken, and not marked
-    with pytest.raises(InputError, match=r"1 of 7 channels are constant.*counted from 0: 3"):
+    with pytest.raises(InputError, match=r"got 1 of 7 that are constant.*counted from 0: 3"):
         scaler.fit(brain, marked)
     with pytest.raises(InputError, match=r"0 throughout, 1 are not \(counted from 0: 3\)"):
         scaler.fit(brain, table.assign(**{MISSING: "3"}))

@@ -246,7 +246,7 @@ def _gone(path: str) -> Break:
 
 FAULTS: list[tuple[str, Break, dict[str, object], str, str]] = [
     ("session", _gone(BETAS.format("subj01") + "betas_session05.nii.gz"), {}, "subj01",
-     "betas_session05 is missing .1 such.*last_session=4"),
+     "got no betas_session05 .1 missing.*last_session=4"),
     ("count", _wrong_count, {}, "subj01", "session03.nii.gz: expected 6 trials.*got 5"),
     ("key", _no_key, {}, "subj03", r"session02.hdf5: expected the dataset 'betas'.*\['beta'\]"),
     ("floats", _floats, {}, "subj01", "expected betas stored as int16.*float32"),
@@ -265,7 +265,7 @@ FAULTS: list[tuple[str, Break, dict[str, object], str, str]] = [
     ("other shape5", _mask_elsewhere("subj03", shape=True), {}, "subj03",
      r"session01.hdf5: expected betas on the grid of the mask .*nsdgeneral.nii.gz, \(5, 6, 7\)"),
     ("roi", lambda r, t: None, {"rois": ["floc-cars"]}, "subj01", "floc-cars.nii.gz.*no such file"),
-    ("pictures", _short_pictures, {}, "subj01", "is not in .*nsd_stimuli.hdf5, which has the rows"),
+    ("pictures", _short_pictures, {}, "subj01", "nsd_stimuli.hdf5, which has the rows .* got picture 583"),
     ("no pictures", _gone("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), {}, "subj01",
      "expected the pictures at .*nsd_stimuli.hdf5"),
     ("design", _gone("nsddata/experiments/nsd/nsd_expdesign.mat"), {}, "subj01", "expdesign.mat"),

@@ -95,7 +95,7 @@ def test_planted_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rh\.betas_session01\.mgh: expected a whole MGH file"):
         list(NSD(root, space="fsaverage").recordings("subj01"))
     first.unlink()
-    with pytest.raises(InputError, match=r"\(lh\. and rh\., \.mgh\), betas_session01 is missing"):
+    with pytest.raises(InputError, match=r"\(lh\. and rh\., \.mgh\), got no betas_session01"):
         list(NSD(root, space="fsaverage").recordings("subj01"))
     save_mgh(first, betas[:per, N:].T[:, None, None])
     with pytest.raises(InputError, match=r"lh\.V1\.mgz: expected an MGH file, found no such file"):

@@ -419,7 +419,7 @@ def test_simple_losses_equal_numpy():
 def test_cross_entropy_wants_classes_and_pairs_want_equal_shapes():
     with pytest.raises(InputError, match="add up to 1"):
         CrossEntropy(target="image")(Plain(), batch_of(), 0.0)
-    with pytest.raises(InputError, match=r"shape \(5,\)"):
+    with pytest.raises(InputError, match=r"shape of target 'image', \(5,\), got \(6,\)"):
         MSE()(Plain(), batch_of(width=5, n=5), 0.0)
 
 

@@ -59,11 +59,11 @@ TEXT, PART, GREY, GONE = "a text", "half of a picture", "16 bits", "gone"
     [
         (
             TEXT,
-            r"stimulus '007\.png': .*pictures/007\.png is not a readable image.*replace the file",
+            r"stimulus '007\.png': .*pictures/007\.png: expected a readable image.*replace the file",
         ),
-        (PART, r"stimulus '007\.png': .*pictures/007\.png is not a readable image.*truncated"),
-        (GREY, r"stimulus '007\.png': expected 8 bits per channel, got mode I;16"),
-        (GONE, r"trials\.tsv: row \d+ names the picture '007\.png', which is not in"),
+        (PART, r"stimulus '007\.png': .*pictures/007\.png: expected a readable image.*truncated"),
+        (GREY, r"stimulus '007\.png': .*expected 8 bits per channel, got mode I;16"),
+        (GONE, r"trials\.tsv, row \d+: expected pictures that lie in .*, got '007\.png'"),
     ],
 )
 def test_every_picture_is_read_before_anything_else(

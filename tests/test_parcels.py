@@ -117,9 +117,7 @@ def test_another_grid_is_refused_or_looked_up(tmp_path: Path) -> None:
     }
     expected = parcels(beta_maps, atlas=write_atlas(tmp_path / "a.nii.gz", volume))(given)
     for name in ("shifted", "finer"):
-        with pytest.raises(
-            InputError, match=rf"{name}\.nii\.gz .*60 of 60 voxels do not lie on it"
-        ):
+        with pytest.raises(InputError, match=rf"{name}\.nii\.gz .*60 of 60 that do not lie on it"):
             parcels(beta_maps, atlas=atlases[name])(given)
         made = parcels(beta_maps, atlas=atlases[name], grid="nearest")(given)
         np.testing.assert_array_equal(made.signal, expected.signal)
@@ -133,7 +131,7 @@ def test_missing_parcels_are_refused_or_zero(tmp_path: Path) -> None:
     kept = volume.ravel() != 5
     given = recording(signal[:, kept], ijk[kept])
     atlas = write_atlas(tmp_path / "atlas.nii.gz", volume)
-    with pytest.raises(InputError, match=r"all 4 parcels of .*, 1 have none \(5\)"):
+    with pytest.raises(InputError, match=r"all 4 parcels of .*, got none of 1 \(5\)"):
         parcels(beta_maps, atlas=atlas)(given)
     made = parcels(beta_maps, atlas=atlas, missing="zero")(given)
     whole = parcels(beta_maps, atlas=atlas)(recording(signal, ijk))
@@ -231,7 +229,7 @@ def test_maps_that_were_not_recorded_or_are_alike(tmp_path: Path) -> None:
     kept = maps[..., 1].ravel() == 0
     given = recording(signal[:, kept], ijk[kept])
     atlas = write_atlas(tmp_path / "a.nii.gz", maps)
-    with pytest.raises(InputError, match=r"all 6 parcels of .*, 1 have none \(2\)"):
+    with pytest.raises(InputError, match=r"all 6 parcels of .*, got none of 1 \(2\)"):
         parcels(beta_maps, atlas=atlas)(given)
     made = parcels(beta_maps, atlas=atlas, missing="zero")(given)
     with pytest.warns(UserWarning, match="maps with the following indices were removed: {1}"):
@@ -263,7 +261,7 @@ def test_maps_of_another_number_or_grid(tmp_path: Path) -> None:
     finer[:3, 3] -= 0.45
     twice = maps.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     fine = write_atlas(tmp_path / "fine.nii.gz", twice, finer)
-    with pytest.raises(InputError, match="60 of 60 voxels do not lie on it"):
+    with pytest.raises(InputError, match="60 of 60 that do not lie on it"):
         parcels(beta_maps, atlas=fine)(given)
     made = parcels(beta_maps, atlas=fine, grid="nearest")(given)
     np.testing.assert_array_equal(made.signal, parcels(beta_maps, atlas=atlas)(given).signal)
@@ -308,7 +306,7 @@ def test_parcels_that_were_not_recorded_stay_zero_through_scaling(
     want = scaler.apply(alone, table, scaler.fit(alone, table))[..., 0]
     np.testing.assert_allclose(scaled[:, live], want, rtol=1e-5, atol=1e-6)
     # The same zeros, of a channel that nobody calls missing, are refused.
-    with pytest.raises(InputError, match=r"1 of 4 channels .* from 0: 1\)"):
+    with pytest.raises(InputError, match=r"1 of 4 that .* from 0: 1\)"):
         replace(trials, singles=table).fit_scaler(scaler)
 
 
@@ -387,7 +385,7 @@ def test_atlases_and_channels_of_another_kind_are_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="grid: expected one of"):
         parcels(beta_maps, atlas=atlas, grid="any")
     given.channels["x"] = np.nan
-    with pytest.raises(InputError, match="60 have none; parcels need volumes"):
+    with pytest.raises(InputError, match="got 60 without; parcels need volumes"):
         parcels(beta_maps, atlas=atlas)(given)
 
 

@@ -58,7 +58,7 @@ def test_a_metric_that_cannot_compare_sizes_is_refused_before_training(generator
     suite: dict[str, Any] = {"_target_": "decode.metrics.image.ImageSuite", "pairs": ["pixcorr"]}
     node = node_of(CONFIGS / f"generator/{generator}.yaml")
     config = {"generator": node, "metrics": {"image": suite}}
-    shown = pd.DataFrame({"height": [425], "width": [425]})
+    shown = pd.DataFrame({"height": [425], "width": [425], "kind": ["image"]})
     with pytest.raises(
         InputError, match=r"metrics\.image.* a Resize where .* and 425x425|425x425 and"
     ):

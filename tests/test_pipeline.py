@@ -217,7 +217,7 @@ def test_two_contents_under_one_uid_are_refused(tmp_path: Path) -> None:
     table.loc[0, "digest"] = "another"
     table.to_parquet(path)
     sign_again(path.parent)
-    with pytest.raises(InputError, match="stands for 2 different contents"):
+    with pytest.raises(InputError, match="one content per uid, got 2 of"):
         _run(tmp_path)
 
 

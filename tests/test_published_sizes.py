@@ -313,5 +313,5 @@ def test_a_thousand_wide_preset_is_what_fits_one_small_gpu() -> None:
 
 
 def test_flat_maps_of_another_size_are_refused() -> None:
-    with pytest.raises(InputError, match="reads flat maps"):
+    with pytest.raises(InputError, match="expected flat maps"):
         built("neuropictor", layouts({"subj01": 255 * 256}), {"text": (77, 1024)})

@@ -89,7 +89,7 @@ def test_a_silent_voxel_passes_as_rarely_as_is_written() -> None:
 def test_what_cannot_be_chosen_is_refused() -> None:
     brain, table, _ = made_up(n=20)
     once = table.assign(stimulus=[f"s{i}" for i in range(len(table))])
-    with pytest.raises(InputError, match="shown more than once, got 0"):
+    with pytest.raises(InputError, match=r"shown more than once, .* got 0"):
         ReliableVoxels(ZScore(), at_least=0.1).fit(brain, once)
     with pytest.raises(InputError, match="looks at test trials"):
         ReliableVoxels(ZScoreWithTest(), at_least=0.1)

@@ -499,7 +499,7 @@ def test_pictures_come_back_as_they_went_in(tmp_path: Path) -> None:
     large = np.zeros((600, 500, 3), np.uint8)
     assert 'src="data:image/jpeg' in view(large)
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"b\.png is not a readable image"):
+    with pytest.raises(InputError, match=r"b\.png: expected a readable image"):
         view(tmp_path / "b.png")
 
 

@@ -324,7 +324,7 @@ def test_too_many_voxels_and_unknown_subjects(tmp_path: Path) -> None:
     room = int(grey_matter(4)[0].sum())
     with pytest.raises(InputError, match=f"20 to {room} voxels"):
         make_cortex(room + 1, voxel_mm=4, rng=np.random.default_rng(0))
-    with pytest.raises(InputError, match="no subject 'sub-09'"):
+    with pytest.raises(InputError, match="people of the simulation, got 'sub-09'"):
         next(SimulatedFMRI(tmp_path).recordings("sub-09"))
 
 

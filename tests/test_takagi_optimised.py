@@ -142,7 +142,9 @@ def test_what_does_not_fit_is_found_before_weights_are_read(folder: Path, vgg: P
     shapes = {"text": (8, 8), "depth": (1, 5, 5), "vgg1": (64, 32, 32), "vgg2": (128, 16, 16)}
     started = sampler(folder, low_level=inversion(vgg))
     started.check(shapes)
-    with pytest.raises(InputError, match=r"scale 2 .*\(128, 16, 16\), target 'vgg2' \(128, 8, 8\)"):
+    with pytest.raises(
+        InputError, match=r"\(128, 16, 16\), that of scale 2 .* 'vgg2' of shape \(128, 8, 8\)"
+    ):
         started.check({**shapes, "vgg2": (128, 8, 8)})
     with pytest.raises(InputError, match="add a target named 'vgg1'"):
         started.check({k: v for k, v in shapes.items() if k != "vgg1"})

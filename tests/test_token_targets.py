@@ -154,7 +154,7 @@ def test_an_external_network_is_flattened_in_its_order(stimuli: list[Stimulus]) 
     plain = External(torch.nn.Flatten(), size=4, device="cpu")(stimuli)
     assert torch.equal(plain, read_images(stimuli, 4).flatten(1))
     for network, says in [
-        (lambda x: x.mean((2, 3)), "15 values per picture, the network gives 3"),
+        (lambda x: x.mean((2, 3)), "15 values per picture, got 3 from the network"),
         (lambda x: x[:1], "3 rows"),
     ]:
         with pytest.raises(InputError, match=says):

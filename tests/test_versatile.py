@@ -224,7 +224,7 @@ def test_what_does_not_fit_says_what_to_do(folder: Path) -> None:
             build(folder, **knobs)
     with pytest.raises(InputError, match="expected a caption"):
         text_target(folder)([Stimulus("x", "image", texts=(" ",))])
-    with pytest.raises(InputError, match="2 layers"):
+    with pytest.raises(InputError, match=r"expected -2 to 1, the layers of .* got 5"):
         text_target(folder, scaling="none", layer=5)([Stimulus("x", "text", texts=("a",))])
     with pytest.raises(InputError, match="set layer to -1"):
         text_target(folder, layer=3)

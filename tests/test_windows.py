@@ -49,7 +49,9 @@ def test_windows_begin_whole_volumes_after_the_onset() -> None:
     assert list(made.table["start"]) == [3, 15, 15]  # the last window leaves the run
     assert made.layout.n_times == 6
     assert made.layout.start == pytest.approx(3 * TR)
-    with pytest.raises(InputError, match=r"event 3 .* needs the volumes 61 to 66, the run has 60"):
+    with pytest.raises(
+        InputError, match=r"the volumes 61 to 66, which the window of event 3 .* got a run of 60"
+    ):
         bold_windows(_run(_noise(), onsets), incomplete="refuse")
 
 
@@ -63,7 +65,9 @@ def test_windows_heed_the_moment_that_volumes_stand_for() -> None:
 def test_what_cannot_be_standardised_is_refused() -> None:
     signal = _noise()
     signal[:, 2] = np.arange(60)
-    with pytest.raises(InputError, match=r"vary beyond a trend, 1 do not .the first is number 2"):
+    with pytest.raises(
+        InputError, match=r"vary beyond a trend, got 1 that do not .the first is number 2"
+    ):
         bold_windows(_run(signal, [0.0]))
     with pytest.raises(InputError, match="n_trs"):
         bold_windows(_run(signal, [0.0]), n_trs=0)

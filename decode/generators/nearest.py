@@ -38,7 +38,9 @@ class Nearest(Generator):
     def check_shown(self, kinds: Collection[Kind]) -> None:
         if self.makes != "text" and set(kinds) != {self.makes}:
             got = " and ".join(sorted(kinds))
-            raise refusal("generator.makes", f"{got}, as all stimuli are", self.makes, "correct it")
+            raise refusal(
+                "generator.makes", f"{got}, as all stimuli are", self.makes, "leave makes out"
+            )
 
     def learn(self, shown: Sequence[Stimulus], truth: Tensors) -> None:
         """Remember training stimuli and their targets (stimulus, *shape)."""
@@ -52,7 +54,7 @@ class Nearest(Generator):
         if lacking:
             raise refusal(
                 "generator.makes", f"what training stimuli can be shown as ({lacking[0].kind})",
-                self.makes, "correct it",
+                self.makes, "leave makes out",
             )  # fmt: skip
         self._shown = list(shown)
         self._gallery = normalize(truth[self.target].float().flatten(1), dim=1)

@@ -68,9 +68,11 @@ def open_whole(path: str) -> tuple[Image, list[str]]:
         warnings.simplefilter("always")
         with open_picture(path) as image:
             if image.mode.startswith("I") or image.mode == "F":
-                raise InputError(
-                    f"expected 8 bits per channel, got mode {image.mode} in {path}; convert the "
-                    "file to 8-bit grey or RGB"
+                raise refusal(
+                    path,
+                    "8 bits per channel",
+                    f"mode {image.mode}",
+                    "convert the file to 8-bit grey or RGB",
                 )
             found = _peculiarities(image)
             picture = on_ground(upright(image))
@@ -98,7 +100,7 @@ def glance(path: str) -> None:
             return
     except Exception as e:
         said = " ".join(str(e).split())
-        raise InputError(f"expected a picture, got {said}; replace the file") from e
+        raise refusal(path, "a picture", said, "replace the file") from e
 
 
 def look(path: str, start: float = 0.0, duration: float | None = None) -> Seen:
@@ -185,12 +187,11 @@ def _readable(path: str) -> Iterator[None]:
             "make it smaller",
         ) from e
     except FileNotFoundError as e:
-        raise InputError(
-            f"expected a picture at {path}, found no file; put it there or "
-            "correct the events that name it"
+        raise refusal(
+            path, "a picture", "no such file", "put it there or correct the events that name it"
         ) from e
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError) as e:
-        raise InputError(f"{path} is not a readable image ({e}); replace the file") from e
+        raise refusal(path, "a readable image", e, "replace the file") from e
 
 
 def upright(image: Image) -> Image:

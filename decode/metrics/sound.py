@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Kind, Measure, Media, Metric, Results
+from decode.core import Kind, Measure, Media, Metric, Results, refusal
 from decode.features.sound import FLOOR, mel_bands
 from decode.progress import progress
 from decode.scoring.identification import share_beaten
@@ -51,8 +51,11 @@ class Sound(Metric):
 
     def __call__(self, results: Results) -> pd.DataFrame:
         if results.made is None:
-            raise InputError(
-                "metric sound: nothing was generated; add a generator of sounds or drop this metric"
+            raise refusal(
+                "metric sound",
+                "made sounds",
+                "none, as nothing was generated",
+                "add a generator of sounds or drop this metric",
             )
         made = [self._mel(m) for m in progress(results.made, "made sounds")]
         parts = []
