@@ -440,7 +440,7 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("things_fmri", lambda r: _table(r / TRIALS, lambda t: t.assign(run="1,5")), "row 1: .* run"),
     ("things_fmri", lambda r: _table(r / VOXELS, lambda t: t.assign(V1="yes")), "row 1: .* V1"),
     ("things_fmri", lambda r: (r / VOXELS).write_bytes(b"voxel_id,V1\n\xfc,1\n"), "row 1: .* UTF-8"),
-    ("things_fmri", lambda r: _table(r / VOXELS, lambda t: t.assign(V1=0, IT=0)), "regions with voxels in .* none"),
+    ("things_fmri", lambda r: _table(r / VOXELS, lambda t: t.assign(V1=0, IT=0)), "regions with voxels"),
     ("things_fmri", lambda r: (r / "images").unlink(), "the picture"),
 ]  # fmt: skip
 
@@ -476,7 +476,7 @@ def test_knobs_that_contradict_the_files_are_refused(written: dict[str, Any]) ->
     with pytest.raises(InputError, match="expected 'ROI_V9'"):
         next(_cached(GOD)(bdpy, roi="V9").recordings("Subject1"))
     root = written["bold5000"][0]
-    with pytest.raises(InputError, match="runs of 36"):
+    with pytest.raises(InputError, match="a divisor of the 148 trials of CSI1, got 36"):
         next(BOLD5000(str(root), trials_per_run=36).recordings("CSI1"))
     with pytest.raises(InputError, match="1 or more"):
         BOLD5000(str(root), trials_per_run=0)

@@ -215,7 +215,9 @@ def test_channels_that_nobody_recorded_are_left_alone(scaler):
     # A mark on a real channel, even a constant one, excuses nothing.
     for value in (0.1, np.nan, brain[:, 1]):
         brain[:, 3], brain[:, 2] = brain[:, 4], value
-        with pytest.raises(InputError, match=r"0 throughout, 1 are not \(counted from 0: 2\)"):
+        with pytest.raises(
+            InputError, match=r"0 throughout, got 1 that are not \(counted from 0: 2\)"
+        ):
             scaler.fit(brain, marked)
 
 

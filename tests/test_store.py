@@ -117,7 +117,7 @@ def test_frame_refuses_misaligned_arrays(tmp_path: Path) -> None:
     back = Frame.read(tmp_path)
     np.testing.assert_array_equal(back.arrays["x.y"], np.eye(2))
     write_array(tmp_path / "x.y.npy", np.eye(3))
-    with pytest.raises(InputError, match=r"as its table, 2, got 3"):
+    with pytest.raises(InputError, match=r"as of its table, 2, got 3"):
         Frame.read(tmp_path)
 
 

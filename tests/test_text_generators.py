@@ -347,7 +347,7 @@ def test_published_configurations_read_what_the_yamls_say() -> None:
 def test_folders_of_other_models_are_named(git_folder: Path, llava_folder: Path) -> None:
     with pytest.raises(InputError, match=r"type 'git' .* got 'llava'"):
         GitCaptions(str(llava_folder), device="cpu").check({"image": (4, 16)})
-    with pytest.raises(InputError, match=r"type 'llava' .* says 'git'"):
+    with pytest.raises(InputError, match=r"type 'llava' .* got 'git'"):
         LlavaText(str(git_folder), device="cpu").check({"image": (5, 16)})
 
 
