@@ -299,7 +299,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
         InputError, match="expected answers for the shown pictures, got none for any of 4"
     ):
         Answers(str(tmp_path / "others.csv"))(results(TEXTS))
-    with pytest.raises(InputError, match="metric answers: nothing was generated"):
+    with pytest.raises(InputError, match="metric answers: expected made texts, got none"):
         Answers(file)(Results(results(TEXTS).trials, {}, {}, results(TEXTS).shown, None))
 
 

@@ -35,7 +35,9 @@ def test_a_misspelt_argument_names_the_nearest() -> None:
         InputError, match=r"config.data: expected what .* takes, got 'widht'; did you mean 'width'"
     ):
         check({"_target_": HERE, "root": "r", "widht": 5}, "data")
-    with pytest.raises(InputError, match=r"config.data.inner: .* needs 'root'"):
+    with pytest.raises(
+        InputError, match=r"config.data.inner: expected 'root', which .*Thing needs"
+    ):
         check({"_target_": HERE, "root": "r", "inner": {"_target_": HERE}}, "data")
     with pytest.raises(InputError, match="importable _target_"):
         check({"_target_": "decode.nowhere.Thing"}, "data")

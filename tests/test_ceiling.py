@@ -168,7 +168,7 @@ def test_messages() -> None:
     with pytest.raises(InputError, match="shown more than once"):
         noise_ceiling_from_repeats(np.zeros((4, 2)), ["a", "b", "c", "c"])
     silent = Truth(truth.stimuli, truth.response, np.zeros(30))
-    with pytest.raises(InputError, match="no noise"):
+    with pytest.raises(InputError, match="expected noise in every feature"):
         retrieval_ceiling(silent, repeats=1)
 
 

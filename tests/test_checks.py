@@ -122,7 +122,9 @@ def test_a_device_that_torch_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "compute.device: expected a CUDA device, as 'cuda' asks for, got none" in message
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert "torch sees 1 CUDA devices" in planned(tmp_path, compute={"device": "cuda:1"})
+    assert "one of the 1 CUDA devices that torch sees" in planned(
+        tmp_path, compute={"device": "cuda:1"}
+    )
     Run(config(tmp_path, compute={"device": "cuda:0"}))
 
 

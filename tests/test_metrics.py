@@ -245,7 +245,7 @@ def test_retrieval_refuses_what_it_cannot_mean() -> None:
     predicted[4, 0] = np.nan
     with pytest.raises(InputError, match="first in row 4"):
         Retrieval()(make_results(predicted, truth))
-    with pytest.raises(InputError, match="different true vectors"):
+    with pytest.raises(InputError, match="one true vector of 'retrieval' per stimulus"):
         Retrieval()(make_results(truth, truth, stimulus=["s0"] * 6))
     with pytest.raises(InputError, match="cosine, correlation or dot"):
         Retrieval(similarity="euclid")  # type: ignore[arg-type]
@@ -638,7 +638,7 @@ def test_weights_from_a_file_fit_or_are_refused(tmp_path: Path) -> None:
     for file, message in {"part": "expected weights that fit", "none": "found no file"}.items():
         with pytest.raises(InputError, match=message):
             Torchvision("squeezenet1_1", file=str(tmp_path / f"{file}.safetensors"), **options)(x)
-    with pytest.raises(InputError, match="no model 'squeezenot'"):
+    with pytest.raises(InputError, match="a model of torchvision, got 'squeezenot'"):
         Torchvision("squeezenot", **options)(x)
 
 

@@ -68,7 +68,7 @@ def test_channels_that_nobody_recorded_are_left_alone() -> None:
     brain[:, 3] = 5  # broken, and not marked
     with pytest.raises(InputError, match=r"got 1 of 7 that are constant.*counted from 0: 3"):
         scaler.fit(brain, marked)
-    with pytest.raises(InputError, match=r"0 throughout, 1 are not \(counted from 0: 3\)"):
+    with pytest.raises(InputError, match=r"0 throughout, got 1 that are not \(counted from 0: 3\)"):
         scaler.fit(brain, table.assign(**{MISSING: "3"}))
     # Test rows that lack a channel which training rows have.
     few = table[:4].assign(**{MISSING: ["6", "", "", "6"]})
