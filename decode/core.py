@@ -329,6 +329,24 @@ class Target(Protocol):
     def __call__(self, stimuli: Sequence[Stimulus]) -> Tensor: ...
 
 
+@runtime_checkable
+class SeriesTarget(Protocol):
+    """A target that runs in time: a stretch of a continuous stimulus -> (time, *shape) on the CPU.
+
+    Frame i stands for i / `rate` s after the beginning of the stretch. `lag` s is how long the brain lies
+    behind the stimulus: what belongs to a window of the brain begins that much earlier. `rest` is the
+    value where nothing is played.
+    """
+
+    accepts: frozenset[Kind]
+    reads: frozenset[Reads]
+    rate: float
+    lag: float
+    rest: float
+
+    def series(self, stretch: Stimulus) -> Tensor: ...
+
+
 class Generator:
     """Predictions -> one Media per row.
 

@@ -254,11 +254,11 @@ class Plan:
             return True
         return bool(self.store(task).missing(list(self.digests.values())))
 
-    def store(self, task: Task) -> FeatureStore:
-        """The features of a target, by the digests of stimuli."""
+    def store(self, task: Task, window: tuple[float, float] | None = None) -> FeatureStore:
+        """The features of a target, by the digests of stimuli; those in time for windows of the brain."""
         from decode.stages.features import open_store
 
-        return open_store(task.folder, self.stimuli_table)
+        return open_store(task.folder, self.stimuli_table, window)
 
     def is_done(self, task: Task) -> bool:
         return not self.missing_features(task) if task.stage.name == "features" else task.done

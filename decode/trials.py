@@ -92,6 +92,15 @@ class Trials:
         found = {name: self._shortened(s.layout) for name, s in self.signals.items()}
         return {EVERYONE: next(iter(found.values()))} if self.as_one else found
 
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Where windows begin after their stimulus and how long they are, in seconds; None where they
+        differ between subjects.
+        """
+        layouts = [s.layout for s in self.signals.values()]
+        found = {(x.start, x.n_times / x.sfreq) for x in layouts}
+        return found.pop() if len(found) == 1 else None
+
     def numbers(self) -> dict[str, int]:
         """The number by which encoders know each subject."""
         return {name: 0 if self.as_one else i for i, name in enumerate(self.signals)}

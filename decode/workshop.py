@@ -36,7 +36,7 @@ class Run(Plan):
         from decode.trials import open_trials
 
         trials = open_trials({str(t.item): t.folder for t in self.of("preprocess")})
-        stores = {t.label: self.store(t) for t in self.of("features")}
+        stores = {t.label: self.store(t, trials.window) for t in self.of("features")}
         drawn = {k: [stores[n] for n in names] for k, names in self.protocol.drawn.items()}
         aside = {n for names in self.protocol.drawn.values() for n in names}
         features = {k: store for k, store in stores.items() if k not in aside}

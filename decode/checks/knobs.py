@@ -70,8 +70,8 @@ RANGES: Mapping[str, Range] = {
         NOT_NEGATIVE,
     ),
     **_each(
-        """alpha clamp first frame frequencies high join last longest low rate reach sfreq step temperature
-        tr""",
+        """alpha clamp first frame frequencies high hop join last longest low power rate reach sfreq step
+        temperature tr""",
         POSITIVE,
     ),
     **_each(
@@ -80,7 +80,7 @@ RANGES: Mapping[str, Range] = {
         SHARE,
     ),
     **_each("average dropout dropout_head dropout_in smoothing validation", PART),
-    **_each("after baseline bias lift scale start theta window", NUMBER),
+    **_each("after baseline bias lag lift scale start theta window", NUMBER),
     "folds": Range(2, LARGEST),
     "inner_folds": Range(2, LARGEST),
     "n_way": Range(2, LARGEST),

@@ -10,11 +10,20 @@ from collections.abc import Callable
 
 import numpy as np
 
+from decode.core import Stimulus
+
 FRAMES_AT_ONCE = 2048
 # Power of the quietest sound that is told from silence, as a share of a tone at full scale.
 FLOOR = 1e-6
 # Samples of the analytic signal that are computed at once, and those on both sides that are thrown away.
 STRETCH, MARGIN = 2**18, 2**14
+
+
+def mono(stimulus: Stimulus) -> tuple[np.ndarray, float]:
+    """(sample,) mean over the channels of a sound, and its rate in Hz."""
+    media = stimulus.read_as("audio")
+    assert media.rate is not None
+    return media.data.mean(0).numpy(), media.rate  # type: ignore[union-attr]
 
 
 def framed(

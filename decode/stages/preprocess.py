@@ -26,6 +26,7 @@ from decode.preprocessing.prepared import Cut, Prepared
 from decode.preprocessing.streams import stretches
 from decode.progress import progress
 from decode.scratch import scratch_in
+from decode.series import stretches_of
 from decode.store import write_json, write_table
 
 
@@ -109,12 +110,15 @@ def with_blocks(trials: pd.DataFrame, known: Mapping[str, Stimulus]) -> pd.DataF
 
 def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataFrame:
     """One row per stimulus: uid, kind, the digest of its content and of each part of it and, of a picture
-    or film, height and width (else 0).
+    or film, height and width (else 0). Of what lies in a file also the stretch that its series is made
+    of (`decode.series`) and how many seconds after its beginning it is.
 
     Raises InputError for a stimulus that is not known, and for a file that is missing or cannot be
     read to its end: it would be found hours later, when targets are computed.
     """
     rows, changed = [], Counter[str]()
+    clips = {uid: known[uid] for uid in pd.unique(uids) if uid in known}
+    stretches = stretches_of(clips, known)
     for uid in pd.unique(uids):
         if uid not in known:
             raise refusal(
@@ -133,6 +137,9 @@ def describe_stimuli(uids: pd.Series, known: Mapping[str, Stimulus]) -> pd.DataF
         }
         row |= {"height": seen.height, "width": seen.width}
         row |= {str(part): hashed for part, hashed in parts.items()}
+        if (stretch := stretches.get(uid)) is not None:
+            row |= {"series": stretch.digest({"file"}), "at": stimulus.start - stretch.start}
+            row |= {"series_start": stretch.start, "series_duration": stretch.duration}
         rows.append(row)
     for what, n in changed.items():
         tell("stimuli", f"{n} of {len(rows)} pictures have {what}")
