@@ -30,7 +30,7 @@ from decode.checksums import identity
 from decode.core import Dataset, InputError
 from decode.kinds import renewed
 from decode.memory import Memory
-from decode.sources import check_sources
+from decode.sources import check_people, check_sources
 from decode.stages.table import NAMES, STAGES, Stage, up_to
 from decode.store import FeatureStore, as_file_name, is_finished, read_table
 
@@ -152,7 +152,9 @@ class Plan:
                 + (f" at {root}" if root else "")
                 + f", got {unknown[0]!r}; correct the list or add that subject's files"
             )
-        return tuple(asked) if asked else known
+        chosen = tuple(asked) if asked else known
+        check_people(chosen)
+        return chosen
 
     def _to_do(self) -> list[Stage]:
         """The stages up to `until` that are not done, or are to be done again."""

@@ -16,6 +16,8 @@ from decode.media.medium import MEDIA
 Role = Literal["decoder", "baseline", "part", "control"]
 # Folders, one inside the other.
 Place = tuple[str, ...]
+# What stands for everybody in the column `subject` of a summary.
+ALL_SUBJECTS = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,17 @@ def in_order(sources: Collection[Source]) -> list[Source]:
         given,
         key=lambda s: (fixed.get(s, ranks[s.role]), places.get(s, given[s])),
     )
+
+
+def check_people(subjects: Sequence[str]) -> None:
+    """Raise InputError for a subject who is called as all together are in tables of scores."""
+    if ALL_SUBJECTS in subjects:
+        raise refusal(
+            "subjects",
+            "names of single people",
+            f"{ALL_SUBJECTS!r}, which stands for all of them in tables of scores",
+            "rename that subject in the data or leave it out",
+        )
 
 
 def check_sources(baselines: Sequence[str], parts: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +88,21 @@ def test_the_region_that_answers_is_found() -> None:
 def test_windows_carry_their_centre_and_the_time_of_the_answer() -> None:
     parts = windows(LAYOUTS, targets=["retrieval"], width=0.1, step=0.1)
     assert list(parts) == ["-150ms", "-50ms", "50ms", "150ms", "250ms", "350ms"]
-    found = {label: skill(part) for label, part in parts.items()}
-    for label, value in found.items():
-        assert (value > 0.6) == (int(label[:-2]) > 100), label
+    for label, part in parts.items():
+        assert part.time == pytest.approx(float(label[:-2]) / 1000)
+        assert (skill(part) > 0.6) == (part.time > 0.1), label
     with pytest.raises(InputError, match="width"):
         windows(LAYOUTS, targets=["retrieval"], width=1.0, step=0.1)
+
+
+def test_windows_closer_than_a_millisecond_are_all_kept() -> None:
+    fast = {
+        name: replace(layout, sfreq=4000.0, n_times=12, start=-0.00125)
+        for name, layout in LAYOUTS.items()
+    }
+    parts = windows(fast, targets=["retrieval"], width=0.0005, step=0.00025)
+    assert len(parts) == 11
+    assert list(parts)[:5] == ["-1ms", "-0.75ms", "-0.5ms", "-0.25ms", "0ms"]
 
 
 def test_the_time_before_the_stimulus_tells_nothing_unless_it_leaks() -> None:

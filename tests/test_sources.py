@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from markupsafe import escape
 from scored import means
-from worlds import config
+from worlds import PixelWorld, config
 
 from decode.artefacts.places import place_of, truth_of
 from decode.checks.frame import check_file_names
@@ -231,3 +231,18 @@ def test_what_is_no_metric_is_refused_before_anything_runs(tmp_path: Path) -> No
                 tmp_path, metrics={"it": {"_target_": "decode.targets.pixels.Pixels", "size": 8}}
             )
         )
+
+
+def test_a_subject_is_not_called_as_all_of_them(tmp_path: Path) -> None:
+    """The line of the table over all subjects would stand in place of that one's."""
+    node = config(tmp_path)
+    node["data"] = {"_target_": f"{__name__}.Crowd", "root": str(tmp_path / "world")}
+    with pytest.raises(InputError, match="subjects: expected names of single people, got 'all'"):
+        Run(node)
+    assert Run({**node, "subjects": ["a"]}).subjects == ("a",)
+
+
+class Crowd(PixelWorld):
+    """With somebody called `all`."""
+
+    subjects = ("a", "all")

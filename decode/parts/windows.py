@@ -11,7 +11,8 @@ from decode.parting import one_length
 def windows(
     layouts: Mapping[str, Layout], *, targets: Sequence[str], width: float, step: float
 ) -> dict[str, Part]:
-    """Windows of `width` s every `step` s, labelled by their centre in ms after the stimulus.
+    """Windows of `width` s every `step` s, labelled by their centre in ms after the stimulus; no two
+    share a label.
 
     Raises InputError where the preprocessed windows are shorter than `width`.
     """
@@ -26,7 +27,7 @@ def windows(
     made = {}
     for first in range(0, n_times - size + 1, hop):
         centre = layout.start + (first + size / 2) / layout.sfreq
-        made[f"{round(1000 * centre)}ms"] = Part(
+        made[f"{round(1000 * centre, 3) + 0.0:.9g}ms"] = Part(
             tuple(targets),
             first,
             first + size,

@@ -11,9 +11,9 @@ import pandas as pd
 
 from decode.core import refusal
 from decode.scoring.intervals import interval
+from decode.sources import ALL_SUBJECTS
 from decode.store import read_json
 
-ALL_SUBJECTS = "all"
 # What tells one score from another, whoever's it is.
 SCORE = ["split", "source", "part", "metric"]
 
