@@ -141,7 +141,7 @@ def _features(run: Run, task: Task) -> None:
     features.run(
         task.folder,
         target=target,
-        stimuli=run.dataset.stimuli(),
+        stimuli=run.stimuli,
         table=run.stimuli_table,
         name=task.label,
     )
@@ -189,7 +189,7 @@ def _reconstruct(run: Run, task: Task, out: Path) -> dict[str, Any]:
         inputs=run.inputs,
         predicted=run.of("predict")[0].folder,
         trained=run.of("train")[0].folder,
-        stimuli=run.dataset.stimuli(),
+        stimuli=run.stimuli,
         generator=run.generator,
         sources=tuple(run.encoders),
         seed=run.config["seed"],
@@ -205,7 +205,7 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
     features.run(
         kept.folder,
         target=target,
-        stimuli=run.dataset.stimuli(),
+        stimuli=run.stimuli,
         table=run.stimuli_table,
         name="voxel_model",
     )
@@ -231,7 +231,7 @@ def _evaluate(run: Run, task: Task, out: Path) -> dict[str, Any]:
         predicted=run.of("predict")[0].folder,
         made=run.folder("reconstruct"),
         responses=run.folder("respond"),
-        stimuli=run.dataset.stimuli(),
+        stimuli=run.stimuli,
         metrics=run.metrics,
         sources=(*run.encoders, *run.parts),
         split=read_json(run.of("split")[0].folder / "split.json"),
@@ -249,7 +249,7 @@ def _report(run: Run, task: Task, out: Path) -> dict[str, Any]:
         out,
         config=run.config,
         dataset=run.dataset,
-        stimuli=run.dataset.stimuli(),
+        stimuli=run.stimuli,
         folders={t.stage.name: t.folder for t in run.tasks},
         artefacts=[
             {"stage": t.stage.name, "folder": str(t.folder.relative_to(run.outputs)), "key": t.key}

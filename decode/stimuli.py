@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,3 +138,12 @@ class Media:
     def view(self, label: str = "") -> str:
         """It as HTML that needs no other file; `label` says what it is where it cannot be seen."""
         return MEDIA[self.kind].view(self.data, self.rate, label)
+
+
+# What windows show that were cut wherever the recording goes on, whatever happened there.
+NOTHING = Stimulus("(nothing)", "event")
+
+
+def with_nothing(known: Mapping[str, Stimulus]) -> Mapping[str, Stimulus]:
+    """The stimuli of a data set, and NOTHING."""
+    return ChainMap({NOTHING.uid: NOTHING}, known)  # type: ignore[arg-type]

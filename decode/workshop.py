@@ -13,8 +13,10 @@ from decode.stages.table import NAMES
 from decode.store import read_table
 
 if TYPE_CHECKING:  # a run of which everything is done needs none of them
+    from collections.abc import Mapping
+
     from decode.artefacts.trained import MakeEncoder
-    from decode.core import Generator, Metric, Part, Scaler, Split
+    from decode.core import Generator, Metric, Part, Scaler, Split, Stimulus
     from decode.folds import Inputs, Protocol
     from decode.trainable import Objective
     from decode.training import Trainer
@@ -29,6 +31,13 @@ class Run(Plan):
 
         asked: str = self.config["compute"]["device"]
         return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+    @cached_property
+    def stimuli(self) -> Mapping[str, Stimulus]:
+        """All that trials may name."""
+        from decode.stimuli import with_nothing
+
+        return with_nothing(self.dataset.stimuli())
 
     @cached_property
     def inputs(self) -> Inputs:

@@ -54,7 +54,8 @@ class Bids:
     """Raw EEG, MEG or iEEG through mne-bids; BOLD from fMRIPrep's derivatives or plain NIfTI.
 
     `datatype` is the BIDS folder: "eeg", "meg", "ieeg" or "func". `task` may be None where there is
-    one. A row of events.tsv is a trial unless its `stim_column` is n/a; that column names a file
+    one. A row of events.tsv is a trial unless its `stim_column` is n/a (null: none is, as in recordings of
+    rest, which need no events.tsv and a `hop` of the last step); that column names a file
     below `stimuli` (a folder in `root`), whose kind follows from its ending, or, with `kind`
     "text" or "event", is itself the word or the class. `label_columns` are facts about the
     stimulus, kept with it and with the trials; `split_column` holds train, test or n/a. Events that
@@ -89,7 +90,7 @@ class Bids:
         datatype: str,
         task: str | None = None,
         subjects: Sequence[str] | None = None,
-        stim_column: str = "stim_file",
+        stim_column: str | None = "stim_file",
         stimuli: str = "stimuli",
         kind: Kind | None = None,
         label_columns: Sequence[str] = (),
@@ -190,7 +191,7 @@ class Bids:
             if self.derivatives is not None:
                 raw = self.root / run.path.relative_to(self.folder)
                 found += files_about(raw, self.root, tables_only=True)
-            found.append(run.events)
+            found += [run.events] if run.events is not None else []
             if self.outside and self.datatype != "func":
                 found += files_of(run, self.root, self.datatype)
             if needs_file(self.columns.kind):
@@ -269,7 +270,8 @@ class Bids:
                     f"it only in {', '.join(spaces)}",
                     "correct data.space",
                 )
-        return bids.as_runs(self.root, self.folder, files)
+        needed = self.columns.stimulus is not None
+        return bids.as_runs(self.root, self.folder, files, with_events=needed)
 
     def _bold(self, runs: Sequence[Run]) -> Iterator[Recording]:
         voxels = self._voxels(runs)

@@ -20,10 +20,10 @@ from decode.recordings.tables import read_events
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One recording file of a subject and the events that belong to it."""
+    """One recording file of a subject and the events that belong to it; None where none are needed."""
 
     path: Path
-    events: Path
+    events: Path | None
     subject: str
     session: str
     run: str
@@ -43,11 +43,11 @@ class Columns:
     """Which columns of events.tsv mean what.
 
     `stimulus` names a file below `folder`, or, where `kind` is "text" or "event", is the stimulus
-    itself. `labels` are facts about the stimulus, `split` says train or test; None: nothing does.
-    Where `within` names folders, files must lie below one of them.
+    itself; None: no event is a trial. `labels` are facts about the stimulus, `split` says train or test;
+    None: nothing does. Where `within` names folders, files must lie below one of them.
     """
 
-    stimulus: str
+    stimulus: str | None
     folder: Path
     kind: Kind | None
     labels: tuple[str, ...]
@@ -117,7 +117,9 @@ def raw_of(path: Path, root: Path, folder: Path) -> Path:
     return root / path.relative_to(folder)
 
 
-def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
+def as_runs(
+    root: Path, folder: Path, files: Sequence[Path], *, with_events: bool = True
+) -> list[Run]:
     """Runs with their events, which lie in the raw data set even for derivatives."""
     runs: dict[tuple[str, str], Run] = {}
     for path in files:
@@ -130,19 +132,22 @@ def as_runs(root: Path, folder: Path, files: Sequence[Path]) -> list[Run]:
                 f"{runs[key].path.name} and {path.name}; keep one of them there"
             )
         raw = raw_of(path, root, folder)
-        events = sidecar(raw, root, "events.tsv")
-        if events is None:
+        events = sidecar(raw, root, "events.tsv") if with_events else None
+        if events is None and with_events:
             raise InputError(
                 f"{path}: expected events beside {raw}, found none; add "
                 f"{path.name.split('_task-')[0]}_task-{names['task']}[_run-..]_events.tsv"
             )
-        check_seconds(events, root)
+        if events is not None:
+            check_seconds(events, root)
         runs[key] = Run(path, events, f"sub-{names['sub']}", session, run)
     return list(runs.values())
 
 
-def trials_of(path: Path, columns: Columns) -> pd.DataFrame:
+def trials_of(path: Path | None, columns: Columns) -> pd.DataFrame:
     """Rows of events.tsv that show a stimulus: onset, duration, stimulus, split and labels."""
+    if columns.stimulus is None or path is None:
+        return pd.DataFrame({"onset": [0.0], "duration": 0.0, "stimulus": "", "split": ""})[:0]
     table = read_events(
         path,
         shows=columns.stimulus,
@@ -163,10 +168,10 @@ def trials_of(path: Path, columns: Columns) -> pd.DataFrame:
     return trials
 
 
-def stimuli_of(paths: Iterable[Path], columns: Columns) -> dict[str, Shown]:
+def stimuli_of(paths: Iterable[Path | None], columns: Columns) -> dict[str, Shown]:
     """Everything that these events show, by uid; refuses a uid with two different contents."""
     found: dict[str, Shown] = {}
-    for path in dict.fromkeys(paths):
+    for path in dict.fromkeys(p for p in paths if p is not None):
         table = trials_of(path, columns)
         for row in table.drop_duplicates(["stimulus", *columns.labels]).to_dict("records"):
             uid = str(row["stimulus"])
@@ -201,7 +206,7 @@ def check_labels(known: Shown, labels: Mapping[str, Any], path: Path) -> None:
 
 def _stimulus(uid: str, labels: dict[str, Any], columns: Columns, events: Path) -> Stimulus:
     if columns.kind is not None and not needs_file(columns.kind):
-        return from_name(uid, columns.kind, columns.stimulus, (), labels)
+        return from_name(uid, columns.kind, str(columns.stimulus), (), labels)
     path = columns.folder / PurePosixPath(uid)
     kind = columns.kind or kind_of(path)
     if kind is None:

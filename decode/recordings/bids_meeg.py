@@ -64,7 +64,7 @@ def read_runs(
     root: Path,
     datatype: str,
     modality: Modality,
-    trials_of: Callable[[Path], pd.DataFrame],
+    trials_of: Callable[[Path | None], pd.DataFrame],
     electrodes: Asked = Asked(),  # noqa: B008 (frozen)
     *,
     outside: bool = False,

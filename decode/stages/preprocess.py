@@ -27,6 +27,7 @@ from decode.preprocessing.streams import stretches
 from decode.progress import progress
 from decode.scratch import scratch_in
 from decode.series import stretches_of
+from decode.stimuli import with_nothing
 from decode.store import write_json, write_table
 
 
@@ -72,7 +73,7 @@ def run(
             "none",
             "correct its events, or preprocess.window",
         )
-    known = dataset.stimuli()
+    known = with_nothing(dataset.stimuli())
     write_table(out / "stimuli.parquet", describe_stimuli(trials["stimulus"], known))
     write_table(out / "trials.parquet", with_blocks(trials, known))
     write_json(out / "layout.json", {**_layout_facts(first), "runs": begins})

@@ -12,6 +12,7 @@ from decode.core import Recording, refusal
 from decode.preprocessing.bold import trial_layout
 from decode.preprocessing.prepared import Prepared
 from decode.preprocessing.streams import check_finite
+from decode.stimuli import NOTHING
 
 
 class Epoch:
@@ -20,6 +21,9 @@ class Epoch:
     `window` and `baseline` are seconds after each event, the end excluded; the mean over `baseline` is
     subtracted from each channel when a window is read. Trials whose window or baseline leaves the
     recording are refused, or with `incomplete` "drop" left out: no window reaches into another run.
+    With `hop` a window begins every so many seconds of the run, as early as it is whole and as long as
+    it is, whatever the events are: for learning without targets, or of rest. Such trials show nothing
+    (`decode.stimuli.NOTHING`).
     Raises InputError for windows without a sample, for events outside the recording and for values that
     are no numbers.
     """
@@ -30,8 +34,10 @@ class Epoch:
         window: tuple[float, float] = (0.0, 1.0),
         baseline: tuple[float, float] | None = (-0.2, 0.0),
         incomplete: Literal["refuse", "drop"] = "refuse",
+        hop: float | None = None,
     ) -> None:
         self.window, self.baseline, self.incomplete = window, baseline, incomplete
+        self.hop = hop
 
     def __call__(self, recording: Recording) -> Prepared:
         rate = recording.sfreq
@@ -46,6 +52,8 @@ class Epoch:
         check_finite(recording)
         offsets = None if self.baseline is None else _baseline(self.baseline, self.window, rate)
         reach = (min(0, offsets[0]), max(n_times, offsets[1])) if offsets else (0, n_times)
+        if self.hop is not None:
+            recording = replace(recording, events=_every(self.hop, recording, self.window, reach))
         table = _table(recording, self.window, reach, self.incomplete)
         layout = replace(
             trial_layout(recording, np.ones(len(recording.channels), bool)),
@@ -78,6 +86,18 @@ def _baseline(
             "write [start, end] in s from the stimulus, or null",
         )
     return first, last
+
+
+def _every(
+    hop: float, recording: Recording, window: tuple[float, float], reach: tuple[int, int]
+) -> pd.DataFrame:
+    """Events every `hop` s, from the first to the last whose window is whole."""
+    rate, begin = recording.sfreq, round(window[0] * recording.sfreq)
+    first = max(0.0, (-reach[0] - begin) / rate)
+    last = min(len(recording.signal) - reach[1] - begin, len(recording.signal) - 1) / rate
+    onset = first + hop * np.arange(max(0, int(np.floor((last - first) / hop + 1e-9)) + 1))
+    events = pd.DataFrame({"onset": onset, "duration": window[1] - window[0]})
+    return events.assign(stimulus=NOTHING.uid, split="")
 
 
 def _table(
