@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge as SklearnRidge
-from test_configs import choice, merged
+from test_configs import choice
 from voxels import encodes
 
 from decode.core import Batch, InputError, Layout, Tensors
@@ -39,69 +40,65 @@ SHAPES = {"image": (6,), "retrieval": (6,), "tokens": (3, 4)}
 PICTURES = {"image": (1, 16, 16), "retrieval": (6,)}
 LATENTS = {"lowlevel": (2, 8, 8), "lowlevel_tokens": (4, 6)}
 TOKENS = {"image": (3, 4), "retrieval": (3, 4), "label": (5,)}
-MINDEYE2 = {"width": 16, "channels": 8, "sizes": [4, 4, 8]}
-# Encoders that ask for other targets, and published sizes at which a test must ask for less.
-SPECIAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "adapted": (
-        SHAPES,
-        {"inner": choice(FILES[0].with_name("mlp.yaml")), "weights": "scratch"},
-    ),
-    "bayesian_reconstruction": (
-        PICTURES,
-        {"voxels": [10], "noise": [0.3], "temperature": [0.1], "bank": 60, "inner_folds": 2}
-        | {"steps": 2},
-    ),
-    "mlp_prior": (SHAPES, {"depth": 1, "sample_steps": 3}),
-    "ridge_mlp_prior": (SHAPES, {"depth": 1, "sample_steps": 3}),
-    "mindeye1": (
-        TOKENS,
-        {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
-        | {"inner": {"width": 16, "projector": 8}},
-    ),
-    "mindeye1_low_level": (LATENTS, {"width": 16, "channels": 8, "sizes": [4, 4, 8]}),
-    "mindeye2": (
-        TOKENS | LATENTS,
-        {"depth": 1, "heads": 2, "head_width": 3, "sample_steps": 3, "inner": MINDEYE2},
-    ),
-    "mindeye2_factorised": (
-        TOKENS,
-        {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
-        | {"inner": MINDEYE2 | {"rank": 2}},
-    ),
-    "principal": (SHAPES, {"size": 3}),
-    "mindbridge": (
-        SHAPES,
-        {"pooled": 24, "adapter": 4, "width": 16, "projector": 8, "through": None},
-    ),
-    "umbrae": (TOKENS, {"tokens": 5, "width": 16, "depth": 2, "heads": 2, "head_width": 6}),
-    "voxel_tokens": (TOKENS, {"width": 16, "clusters": 5, "depth": 1, "heads": 2, "sample": 25}),
-    "neuroflow": (TOKENS, {"width": 16, "channels": 4, "depth": 1, "heads": 2, "steps": 3}),
-    "dynadiff": (TOKENS, {"width": 16, "projector": 8}),
-    "wave": (SHAPES, {"network": {"width": 16, "depth": 1, "heads": 2}}),
-    "wave_prior": (
-        TOKENS,
-        {"depth": 1, "heads": 2, "head_width": 4, "sample_steps": 3}
-        | {"inner": {"network": {"width": 16, "depth": 1, "heads": 2}}},
-    ),
-}
-# What goes on from other subjects is as small as what it holds.
-for name in ("mindbridge", "mindeye2", "umbrae", "voxel_tokens"):
-    shapes, knobs = SPECIAL[name]
-    for file in FILES:
-        if file.stem.startswith(f"{name}_adapted"):
-            SPECIAL[file.stem] = (shapes, {"inner": knobs, "weights": "scratch", "trained": []})
+# What a target may be; an encoder is tried with the first of these that it takes.
+TARGETS = (TOKENS | LATENTS, LATENTS, PICTURES)
+# Knobs of size, wherever they are larger than a test wants.
+SMALL: dict[str, Any] = {
+    "width": 16, "depth": 1, "heads": 2, "head_width": 4, "channels": 8, "sizes": [4, 4, 8], "steps": 3,
+    "sample_steps": 3, "projector": 8, "rank": 2, "clusters": 5, "sample": 25, "pooled": 24, "adapter": 4,
+    "tokens": 5, "size": 3, "bank": 60, "inner_folds": 2, "voxels": [10], "noise": [0.3],
+    "temperature": [0.1], "between_semantic": 6, "between_hint": 6, "flow_width": 16,
+}  # fmt: skip
 LARGE = 30_000_000  # parameters; beyond this, presets are built without memory
 
 
-def layout(modality: str, channels: int, times: int) -> Layout:
+def small(node: Any) -> Any:
+    """A node with knobs as a test can afford them, of people whom a test has, from no older weights."""
+    if isinstance(node, list):
+        return [small(v) for v in node]
+    if not isinstance(node, dict):
+        return node
+    made = {
+        k: SMALL[k] if k in SMALL and is_larger(v, SMALL[k]) else small(v) for k, v in node.items()
+    }
+    made |= {k: None for k in ("through",) if k in made}
+    if str(made.get("_target_")).endswith(".Adapted"):
+        made |= {"weights": "scratch", "trained": []}
+    if made.get("inner") == "???":
+        made["inner"] = small(choice(FOLDER / "mlp.yaml"))
+    return made
+
+
+def is_larger(value: Any, least: Any) -> bool:
+    numbers = isinstance(value, int | float) and not isinstance(value, bool)
+    return value > least if numbers and not isinstance(least, list) else isinstance(value, list)
+
+
+def layout(modality: str, channels: int, times: int, rois: Sequence[str] = ("",)) -> Layout:
     names = tuple(f"c{i}" for i in range(channels))
-    return Layout(modality, names, np.zeros((channels, 3)), ("",) * channels, 100.0, times)
+    of = tuple(rois[i % len(rois)] for i in range(channels))
+    return Layout(modality, names, np.zeros((channels, 3)), of, 100.0, times)
 
 
+def wider(of: Layout, more: int = 3) -> Layout:
+    """Another signal of the same kind, of more channels."""
+    return layout(of.modality, of.n_channels + more, of.n_times, of.rois)
+
+
+def flat_map(side: int = 16) -> Layout:
+    names = tuple(f"{row}-{column}" for row in range(side) for column in range(side))
+    return replace(layout("fmri", side * side, 1), names=names)
+
+
+REGIONS = ("early", "ventral", "midventral", "lateral", "midlateral", "parietal", "midparietal")
 WORLDS = {
     "eeg": {"sub-01": layout("eeg", 6, 90), "sub-02": layout("eeg", 5, 90)},
     "meg": {"sub-01": layout("meg", 9, 80), "sub-02": layout("meg", 9, 80)},
-    "fmri": {"sub-01": layout("fmri", 40, 1), "sub-02": layout("fmri", 30, 1)},
+    "fmri": {
+        "sub-01": layout("fmri", 40, 1, REGIONS),
+        "sub-02": layout("fmri", 30, 1, REGIONS),
+    },
+    "maps": {"sub-01": flat_map(), "sub-02": flat_map()},
 }
 
 
@@ -140,39 +137,62 @@ class Batches:
             yield whole._map(lambda x, rows=rows: x[rows])
 
 
-def build(file: Path, layouts, *, seed: int = 0) -> Encoder:
-    shapes, knobs = SPECIAL.get(file.stem, (SHAPES, {}))
-    make = hydra.utils.instantiate(merged(choice(file), knobs), _convert_="all")
+def maker(file: Path) -> Any:
+    """What makes the encoder of a yaml, small."""
+    return hydra.utils.instantiate(small(choice(file)), _convert_="all")
+
+
+@cache
+def taken(file: Path, world: str) -> dict[str, tuple[int, ...]] | str:
+    """The first targets that an encoder takes from the signals of a world, or what it says to the last."""
+    said = ""
+    for shapes in TARGETS:
+        try:
+            with torch.device("meta"):
+                made = maker(file)(WORLDS[world], shapes)
+        except InputError as e:
+            said = str(e)
+        else:
+            assert isinstance(made, Encoder)
+            return shapes
+    return said
+
+
+def shapes_of(file: Path, world: str) -> dict[str, tuple[int, ...]]:
+    found = taken(file, world)
+    assert isinstance(found, dict), found
+    return found
+
+
+def build(file: Path, world: str, layouts: Any = None, *, seed: int = 0) -> Encoder:
     torch.manual_seed(seed)
-    return make(layouts, shapes)
+    return maker(file)(layouts or WORLDS[world], shapes_of(file, world))
 
 
-def batches(file: Path, layouts, **knobs) -> Batches:
-    return Batches(layouts, shapes=SPECIAL.get(file.stem, (SHAPES, {}))[0], **knobs)
+def batches(file: Path, world: str, **knobs: Any) -> Batches:
+    return Batches(WORLDS[world], shapes=shapes_of(file, world), **knobs)
 
 
 def needs(file: Path, world: str) -> None:
-    """Some encoders cannot read some signals and must say so."""
-    refused = {
-        "neuropictor": (tuple(WORLDS), "expected flat maps"),
-        "neuropictor_256": (tuple(WORLDS), "flat maps|flat_maps"),
-        "wave": (("eeg", "fmri"), "the same parcels"),
-        "wave_prior": (("eeg", "fmri"), "the same parcels"),
-    }
-    worlds, says = refused.get(file.stem, ((), ""))
-    if world in worlds:
-        with pytest.raises(InputError, match=says):
-            build(file, WORLDS[world])
-        pytest.skip("refused, as it must be")
-    if "tsconv" in file.stem and world == "fmri":
-        with pytest.raises(InputError, match="at least 75 samples"):
-            build(file, WORLDS[world])
-        pytest.skip("refused, as it must be: volumes have no time axis")
+    """Encoders that cannot read some signals say so, with what they expect and what came."""
+    if world == "maps" and isinstance(taken(file, "fmri"), dict):
+        pytest.skip("maps are for those that do not read voxels")
+    said = taken(file, world)
+    if isinstance(said, str):
+        assert "expected" in said
+        assert "got" in said
+        pytest.skip(f"refused: {said}")
 
 
-def is_large(file: Path, layouts) -> bool:
+def is_large(file: Path, world: str) -> bool:
     with torch.device("meta"):
-        return sum(p.numel() for p in build(file, layouts).parameters()) > LARGE
+        return sum(p.numel() for p in build(file, world).parameters()) > LARGE
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_every_encoder_reads_some_signal(file: Path) -> None:
+    said = [taken(file, world) for world in WORLDS]
+    assert any(isinstance(found, dict) for found in said), said
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
@@ -180,17 +200,17 @@ def is_large(file: Path, layouts) -> bool:
 class TestContract:
     def test_life_of_an_encoder(self, file, world, tmp_path):
         needs(file, world)
-        layouts, train = WORLDS[world], batches(file, WORLDS[world])
-        batch, shapes = train.all(), SPECIAL.get(file.stem, (SHAPES, {}))[0]
-        if is_large(file, layouts):
+        layouts, train = WORLDS[world], batches(file, world)
+        batch, shapes = train.all(), shapes_of(file, world)
+        if is_large(file, world):
             with torch.device("meta"):
-                big = build(file, layouts).eval()
+                big = build(file, world).eval()
                 assert all(b.device.type == "meta" for b in big.parameters())
             pytest.skip("built without memory: the preset is for a GPU")
-        encoder = build(file, layouts).eval()
+        encoder = build(file, world).eval()
         with torch.no_grad():
             assert {k: tuple(v.shape[1:]) for k, v in encoder(batch).items()} == shapes
-            encoder.initialise(train, batches(file, layouts, n=6, seed=1))
+            encoder.initialise(train, batches(file, world, n=6, seed=1))
             encoder.eval()
             made = encoder(batch)
             assert {k: tuple(v.shape) for k, v in made.items()} == {
@@ -208,40 +228,38 @@ class TestContract:
             for name, value in encoder(replace(batch, brain=padded)).items():
                 assert torch.allclose(value, made[name], atol=1e-5), name
             write_tensors(tmp_path / "w.safetensors", encoder.state_dict())
-            again = build(file, layouts, seed=99).eval()
+            again = build(file, world, seed=99).eval()
             again.load_state_dict(read_tensors(tmp_path / "w.safetensors"))
             for name, value in again(batch).items():
                 assert torch.equal(value, made[name]), name
-        same = build(file, layouts)
-        same.initialise(train, batches(file, layouts, n=6, seed=1))
+        same = build(file, world)
+        same.initialise(train, batches(file, world, n=6, seed=1))
         for (k, v), w in zip(encoder.state_dict().items(), same.state_dict().values(), strict=True):
             assert torch.equal(v, w), f"same seed, other {k}"
 
     def test_what_is_left_to_training_hangs_on_the_first_weights(self, file, world):
         """Two random starts: what `initialise` fits is predicted alike, all else differs."""
         needs(file, world)
-        layouts, train = WORLDS[world], batches(file, WORLDS[world])
-        if is_large(file, layouts):
+        train = batches(file, world)
+        if is_large(file, world):
             pytest.skip("the preset is for a GPU")
         made = []
         for seed in (0, 1):
-            encoder = build(file, layouts, seed=seed)
-            encoder.initialise(train, batches(file, layouts, n=6, seed=1))
+            encoder = build(file, world, seed=seed)
+            encoder.initialise(train, batches(file, world, n=6, seed=1))
             with torch.no_grad():
                 made.append(encoder.eval()(train.all()))
         differ = {k for k in made[0] if not torch.allclose(made[0][k], made[1][k], atol=1e-4)}
-        shapes, knobs = SPECIAL.get(file.stem, (SHAPES, {}))
-        make = hydra.utils.instantiate(merged(choice(file), knobs), _convert_="all")
-        assert differ == set(left_to_training(make, tuple(shapes)))
+        assert differ == set(left_to_training(maker(file), tuple(shapes_of(file, world))))
 
     def test_wrong_signals_are_refused_by_name(self, file, world):
         needs(file, world)
         layouts = WORLDS[world]
-        if is_large(file, layouts):
+        if is_large(file, world):
             pytest.skip("the preset is for a GPU")
-        encoder, batch = build(file, layouts).eval(), batches(file, layouts).all()
+        encoder, batch = build(file, world).eval(), batches(file, world).all()
         widest = max(l.n_channels for l in layouts.values())
-        unit = "voxels" if world == "fmri" else "channels"
+        unit = "voxels" if world in ("fmri", "maps") else "channels"
         with pytest.raises(InputError, match=f"{widest} {unit} for sub-01, data have {widest - 1}"):
             encoder(replace(batch, brain=batch.brain[:, :-1]))
         with pytest.raises(InputError, match=f"data have {widest + 1}"):
@@ -254,24 +272,23 @@ class TestContract:
     def test_weights_of_another_signal_are_refused(self, file, world):
         needs(file, world)
         layouts = WORLDS[world]
-        if is_large(file, layouts):
+        if is_large(file, world):
             pytest.skip("the preset is for a GPU")
-        state = build(file, layouts).state_dict()
+        state = build(file, world).state_dict()
         old = layouts["sub-01"]
-        other = {k: layout(world, l.n_channels + 3, l.n_times) for k, l in layouts.items()}
+        other = {k: wider(l) for k, l in layouts.items()}
         says = f"saved model has {old.n_channels} .* for sub-01, data have {old.n_channels + 3}"
         with pytest.raises(InputError, match=says):
-            build(file, other).load_state_dict(state)
+            build(file, world, other).load_state_dict(state)
         with pytest.raises(InputError, match="as many subjects as the saved model, 2, got 1"):
-            build(file, {"sub-01": old}).load_state_dict(state)
+            build(file, world, {"sub-01": old}).load_state_dict(state)
 
     def test_gradients_reach_every_weight(self, file, world):
         needs(file, world)
-        layouts = WORLDS[world]
-        if is_large(file, layouts):
+        if is_large(file, world):
             pytest.skip("the preset is for a GPU")
-        encoder, train = build(file, layouts), batches(file, layouts)
-        encoder.initialise(train, batches(file, layouts, n=6, seed=1))
+        encoder, train = build(file, world), batches(file, world)
+        encoder.initialise(train, batches(file, world, n=6, seed=1))
         if not any(True for _ in encoder.parameters()):
             pytest.skip("solved by initialise alone")
         batch = train.all()
@@ -288,11 +305,11 @@ class TestContract:
 def test_a_stranger_is_read_through_the_layers_of_others(file):
     """With the second person as a stranger, the first one's layers speak; one layer for all is built."""
     needs(file, "meg")
-    layouts, train = WORLDS["meg"], batches(file, WORLDS["meg"])
-    if is_large(file, layouts):
+    layouts, train = WORLDS["meg"], batches(file, "meg")
+    if is_large(file, "meg"):
         pytest.skip("the preset is for a GPU")
-    encoder = build(file, layouts).eval()
-    encoder.initialise(train, batches(file, layouts, n=6, seed=1))
+    encoder = build(file, "meg").eval()
+    encoder.initialise(train, batches(file, "meg", n=6, seed=1))
     encoder.eval()
     batch = train.all()
     with torch.no_grad():
@@ -305,7 +322,7 @@ def test_a_stranger_is_read_through_the_layers_of_others(file):
         torch.testing.assert_close(value[~stranger], other[name][~stranger], atol=1e-4, rtol=1e-4)
     same = all(torch.allclose(first[n], other[n], atol=1e-6) for n in made)
     assert has_own_layers(encoder) or same, "knows subjects and does not say so"
-    everyone = build(file, {"everyone": layouts["sub-01"]}).eval()
+    everyone = build(file, "meg", {"everyone": layouts["sub-01"]}).eval()
     alone = replace(batch, subject=torch.zeros_like(batch.subject))
     everyone.initialise([alone], [])
     with torch.no_grad():
@@ -317,7 +334,7 @@ def test_a_stranger_is_read_through_the_layers_of_others(file):
 )
 def test_linear_presets_explain_held_out_trials(file):
     layouts = WORLDS["fmri"]
-    encoder = build(file, layouts)
+    encoder = hydra.utils.instantiate(choice(file), _convert_="all")(layouts, SHAPES)
     encoder.initialise(Batches(layouts, n=80), Batches(layouts, n=10, seed=1))
     encoder.eval()
     test = Batches(layouts, n=30, seed=2).all()

@@ -108,7 +108,7 @@ def test_own_statistics_of_a_stranger_know_no_labels(file: Path, tmp_path: Path)
     scaler: Scaler = build(yaml.safe_load(file.read_text()), "scaler")
     one, two = study(tmp_path / "one"), study(tmp_path / "two", labels=3)
     met = people(one, "people", 0)
-    if file.stem in ("averaged_images", "reliable", "mvnn_repeats"):
+    if scaler.reads_stimuli:
         with pytest.raises(
             InputError, match="looks at what was shown, got own; set it to training"
         ):
