@@ -36,6 +36,7 @@ from decode.metrics.explained_variance import ExplainedVariance
 from decode.metrics.variance_partition import VariancePartition
 from decode.metrics.voxel_correlation import VoxelCorrelation
 from decode.pipeline import execute
+from decode.report.voxels import MOST, over_time, voxel_cards
 from decode.scoring.ceiling import FromRepeats, noise_ceiling_from_repeats, variance_ceiling
 from decode.sources import baseline
 from decode.stages.evaluate import shuffle
@@ -338,6 +339,24 @@ def test_sensors_have_a_row_for_each_time(tmp_path: Path) -> None:
     assert measure.unit == "sensor"
 
 
+def test_a_page_has_a_curve_of_sensors_and_not_too_many_dots() -> None:
+    n = 3 * MOST
+    rows = pd.DataFrame(
+        {"metric": "sensor_r", "role": "decoder", "unit": "sensor", "split": "p", "subject": "s",
+         "channel": [f"c{i % 100}" for i in range(n)], "region": "", "ceiling": 0.9,
+         "time": np.arange(n) // 100 / 100.0, "value": np.arange(n) // 100 / n}
+    )  # fmt: skip
+    (card,) = voxel_cards(rows, VoxelCorrelation(unit="sensor", name="sensor_r").measures())
+    (cloud,) = card.clouds
+    assert len(cloud.dots["s"][0]) == MOST
+    assert cloud.note == f"n = {n}, {MOST} of them drawn"
+    (curve,) = card.curves
+    times, values = curve.lines["s"]
+    assert times == pytest.approx(np.arange(n // 100) / 100.0)
+    assert values == pytest.approx(np.arange(n // 100) / n)
+    assert over_time("sensor_r", rows).note == "mean over 100 channels"
+
+
 def test_variance_is_parted_as_it_was_made(tmp_path: Path) -> None:
     """Responses of independent parts of variance .2 (one band alone), .3 (the other), .1 (both) and .4
     (noise), predicted by what each model can know.
@@ -437,6 +456,10 @@ METRICS = {
 }
 
 
+def built(node: dict[str, Any]) -> Any:
+    return build(node, "metric")
+
+
 def encoding(folder: Path, **changes: Any) -> dict[str, Any]:
     node = {name: choice(CONFIGS / "encoder" / f"{name}.yaml") for name in
             ("banded_ridge", "encoding_ridge", "mean_response")}  # fmt: skip
@@ -523,10 +546,45 @@ def test_predictions_and_scores_are_those_of_scikit_learn(finished: Run) -> None
 @pytest.mark.slow
 def test_a_page_of_an_encoding_run_says_all_of_it(finished: Run) -> None:
     page = (finished.of("report")[0].folder / "report.html").read_text()
-    for words in ("voxel_r", "variance_shared", "mean_response", "shuffled"):
+    for words in (
+        "voxel_r",
+        "variance_shared",
+        "mean_response",
+        "shuffled",
+        "mean over the voxels of",
+    ):
         assert words in page, words
+    scores = read_table(finished.of("evaluate")[0].folder / "scores.parquet")
+    measures = {k: m for m in map(built, METRICS.values()) for k, m in m.measures().items()}
+    (card,) = voxel_cards(scores, measures)
+    assert (card.unit, [c.title for c in card.clouds]) == (
+        "voxel",
+        ["voxel_r", "explained_variance"],
+    )
+    own = scores[(scores["role"] == "decoder") & (scores["metric"] == "voxel_r")]
+    drawn = [v for _, values in card.clouds[0].dots.values() for v in values]
+    assert sorted(drawn) == pytest.approx(sorted(own["value"]))
+    assert page.count("h0") >= 2 * len(own)  # a dot each, of both scores
+    row = dict(zip(card.columns, card.rows[0].means, strict=True))
+    assert (card.rows[0].region, card.rows[0].n) == ("all", 65)
+    assert row["voxel_r"] == pytest.approx(own["value"].mean())
+    assert [r.region for r in card.rows] == ["all", "V1"]
     summary = read_json(finished.of("evaluate")[0].folder / "summary.json")
     assert {row["unit"] for row in summary if row["metric"] == "voxel_r"} == {"voxel"}
+
+
+@pytest.mark.slow
+def test_a_plain_ridge_has_no_parts_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ridge = choice(CONFIGS / "encoder" / "encoding_ridge.yaml")
+    made = Run(encoding(tmp_path, encoder=ridge, baselines={}))
+    execute(made, until="report", force=(), say=lambda _: None)
+    scores = read_table(made.of("evaluate")[0].folder / "scores.parquet")
+    assert set(scores["metric"]) == {"voxel_r", "explained_variance", "brain_correlation_all"}
+    told = "metrics.partition: found nothing of the decoder to score"
+    assert told in capsys.readouterr().err
+    assert told in (made.of("report")[0].folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from decode.report.content import Curve, Score
+from decode.report.voxels import Cloud
 
 
 def scale_of(scores: Sequence[Score]) -> tuple[float, float]:
@@ -108,6 +109,38 @@ def chart(curve: Curve, *, width: int = 420, height: int = 220) -> Markup:
     return Markup(
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(curve.title)}">{"".join(parts)}</svg>'
+    )
+
+
+def dots(cloud: Cloud, *, size: int = 300) -> Markup:
+    """Values over ceilings on equal axes, with a line where a value is its ceiling."""
+    every = np.concatenate([np.asarray(v, float) for pair in cloud.dots.values() for v in pair])
+    low, high = widened(min(0.0, float(every.min())), float(every.max()), 0.04)
+    left, bottom = 44, 34
+
+    def px(x: float) -> float:
+        return round(left + (size - left - 12) * (x - low) / (high - low), 1)
+
+    def py(y: float) -> float:
+        return round(size - bottom - (size - bottom - 12) * (y - low) / (high - low), 1)
+
+    parts = []
+    for t in ticks(low, high):
+        parts.append(f'<line class="grid" x1="{left}" x2="{size - 12}" y1="{py(t)}" y2="{py(t)}"/>')
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{py(t) + 4}" text-anchor="end">{t:.4g}</text>'
+            f'<text class="tick" x="{px(t)}" y="{size - 18}" text-anchor="middle">{t:.4g}</text>'
+        )
+    for i, (x, y) in enumerate(cloud.dots.values()):
+        path = "".join(f"M{px(a)} {py(b)}h0" for a, b in zip(x, y, strict=True))
+        parts.append(f'<path class="dots line-{i % 5}" d="{path}"/>')
+    parts.append(
+        f'<line class="level" x1="{px(low)}" y1="{py(low)}" x2="{px(high)}" y2="{py(high)}"/>'
+        f'<text class="tick" x="{(left + size) / 2}" y="{size - 3}" text-anchor="middle">ceiling</text>'
+    )
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {size} {size}" role="img" '
+        f'aria-label="{escape(cloud.title)} over its ceiling">{"".join(parts)}</svg>'
     )
 
 

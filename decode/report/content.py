@@ -123,7 +123,8 @@ class Report:
     `headline` names the metrics shown large (empty: the first four of the decoder); `about` is a
     short list of facts (data set, citation, subjects, encoder ...); `growth` has curves over
     training sessions; `regions` has lists of one metric's scores in each region; `ceilings` has noise
-    ceilings of the test data (see `ceilings.Ceiling`); `approximations` says what a
+    ceilings of the test data (see `ceilings.Ceiling`), `voxels` scores of single voxels or sensors (see
+    `voxels.VoxelCard`); `approximations` says what a
     simulation leaves out; `limits` says what a reader must not conclude;
     `published` holds published results beside those of the run (see `published.Beside`);
     `classes` has confusion matrices of class targets (see `classes.ClassCard`).
@@ -142,6 +143,7 @@ class Report:
     growth: Sequence[Curve] = ()
     regions: Sequence[Sequence[Score]] = ()
     ceilings: Sequence[Any] = ()
+    voxels: Sequence[Any] = ()
     splits: Sequence[SplitCard] = ()
     config: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from decode.report.charts import chart, known, scale_of, span
+from decode.report.charts import chart, dots, known, scale_of, span
 from decode.report.content import (
     ALL_SUBJECTS,
     Report,
@@ -129,6 +129,8 @@ def render(template: str, **content: Any) -> str:
     )
     environment.filters["number"] = number
     environment.filters["count"] = count
-    environment.globals.update(span=span, chart=chart, scale_of=scale_of, show=view, known=known)
+    environment.globals.update(
+        span=span, chart=chart, dots=dots, scale_of=scale_of, show=view, known=known
+    )
     style = resources.files(PACKAGE).joinpath("templates", "style.css").read_text("utf-8")
     return environment.get_template(template).render(style=Markup(style), **content)

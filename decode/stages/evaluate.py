@@ -19,6 +19,7 @@ from decode.artefacts.predictions import pooled
 from decode.artefacts.responses import predicted_responses, read_responses
 from decode.core import Dataset, Measure, Media, Metric, Ranking, Responses, Results, Stimulus
 from decode.linear.encoding import BRAIN
+from decode.notices import tell
 from decode.progress import progress
 from decode.scoring.rows import galleries, shuffled_rows
 from decode.scoring.summary import summarise
@@ -146,11 +147,16 @@ def _score(
     of media by `others` where they were made of other trials' predictions for this.
     """
     found = []
-    for metric in progress(metrics.values(), f"evaluate {source}", total=len(metrics)):
+    for name, metric in progress(metrics.items(), f"evaluate {source}", total=len(metrics)):
         if not applies(metric, results, source):
             continue
         found.append((source, metric(results)))
-        if source == DECODER:
+        if source == DECODER and found[-1][1].empty:
+            tell(
+                f"metrics.{name}",
+                "found nothing of the decoder to score; choose an encoder that it is for",
+            )
+        elif source == DECODER:
             every = [metric(pair) for pair in _pairs(results, metric, seed, others)]
             found.append((SHUFFLED, _mean_of(every)))
     return found

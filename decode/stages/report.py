@@ -34,6 +34,7 @@ from decode.report.content import (
 from decode.report.curves import learning_curves, region_scores, session_curves, time_curves
 from decode.report.page import index_page, page
 from decode.report.published import beside_published
+from decode.report.voxels import voxel_cards
 from decode.scoring.intervals import are_classes
 from decode.scoring.rows import is_one_hot
 from decode.scoring.summary import is_current
@@ -94,6 +95,7 @@ def run(
         regions=region_scores(found, measures),
         growth=session_curves(found, config["splits"]),
         ceilings=read_ceilings(predicted, _with_repeats(predicted, stimuli, list(split["by"]))),
+        voxels=voxel_cards(scores, measures),
         splits=_split_cards(split),
         config=text,
         versions=dict(versions),
