@@ -218,22 +218,25 @@ class Tones:
         return {n: Stimulus(n, "event", labels={"tone": n.split("/")[0]}) for n in names}
 
     def recordings(self, subject: str) -> Iterator[Recording]:
+        """A run of 30 tones to train on and one of 10 to test."""
         rng = np.random.default_rng(["a", "b", "c"].index(subject))
         tones = rng.permutation(["high", "low"] * 20)
-        onset = 1.0 + np.arange(len(tones))
-        t = np.arange(round((len(tones) + 2) * self.rate)) / self.rate
-        signal = 2e-6 * rng.normal(size=(len(t), 6))
-        for tone, start in zip(tones, onset, strict=True):
-            bump = 2e-5 * np.exp(-0.5 * ((t - start - 0.2) / 0.05) ** 2)
-            signal[:, 0 if tone == "high" else 3] += bump
-        channels = pd.DataFrame(
-            {"name": [f"E{i}" for i in range(6)], "kind": "eeg", "x": 0.0, "y": 0.0, "z": 0.0, "roi": ""}
-        )  # fmt: skip
-        split = ["train" if i < 30 else "test" for i in range(len(tones))]
         named = [f"{tone}/{i}" for i, tone in enumerate(tones)]
-        events = pd.DataFrame({"onset": onset, "duration": 0.1, "stimulus": named, "split": split})
-        signal = signal.astype(np.float32)
-        yield Recording(subject, "1", "1", "eeg", signal, self.rate, channels, events)
+        for run, part, rows in (("1", "train", slice(0, 30)), ("2", "test", slice(30, None))):
+            onset = 1.0 + np.arange(len(tones[rows]))
+            t = np.arange(round((len(onset) + 2) * self.rate)) / self.rate
+            signal = 2e-6 * rng.normal(size=(len(t), 6))
+            for tone, start in zip(tones[rows], onset, strict=True):
+                bump = 2e-5 * np.exp(-0.5 * ((t - start - 0.2) / 0.05) ** 2)
+                signal[:, 0 if tone == "high" else 3] += bump
+            channels = pd.DataFrame(
+                {"name": [f"E{i}" for i in range(6)], "kind": "eeg", "x": 0.0, "y": 0.0, "z": 0.0, "roi": ""}
+            )  # fmt: skip
+            events = pd.DataFrame(
+                {"onset": onset, "duration": 0.1, "stimulus": named[rows], "split": part}
+            )
+            signal = signal.astype(np.float32)
+            yield Recording(subject, "1", run, "eeg", signal, self.rate, channels, events)
 
     def files(self, subject: str) -> Iterable[Path]:
         return []
