@@ -344,3 +344,22 @@ def test_people_who_were_not_trained_on_are_read_as_the_run_says(
     shared = tones(tmp_path, unseen="shared").apply(MoreTones())
     assert any("one layer for all" in f.said for f in shared.fits)
     assert len(shared.predicted["tone"]) == 40
+
+
+@pytest.mark.slow
+def test_a_model_of_the_brain_decodes_nothing(tmp_path: Path) -> None:
+    settings = config(tmp_path, baselines={}, objectives={}, generator=None)
+    settings["data"]["n"] = 24
+    settings["encoder"] = {
+        "_target_": "decode.encoders.encoding_ridge.EncodingRidge",
+        "_partial_": True,
+    }
+    settings["trainer"]["epochs"] = 0
+    correlation = "decode.metrics.voxel_correlation.VoxelCorrelation"
+    settings["metrics"] = {"correlation": {"_target_": correlation}}
+    run = finished(settings)
+    assert run.targets == ["brain"]
+    assert run.predicted().shape == run.truth().shape
+    assert run.predicted().shape[:2] == (2 * NUMBERS, 35)
+    with pytest.raises(InputError, match="a run that decodes the brain"):
+        run.apply()

@@ -26,6 +26,7 @@ from decode.use.gallery import (
     gallery_of,
     rank,
     ranked_target,
+    runs_in_time,
     stimuli_in,
 )
 from decode.use.recordings import read_new
@@ -173,6 +174,9 @@ def _gallery(
         return gallery_of(decoder, target, own)
     if asked.gallery not in (None, SHOWN):
         return gallery_of(decoder, target, stimuli_in(str(asked.gallery)))
+    if asked.gallery is None and runs_in_time(decoder, target):
+        tell("gallery", f"target {target} runs in time, so nothing is ranked")
+        return None
     takes = decoder.target(target).accepts
     there = [known[u] for u in dict.fromkeys(uids) if u in known and known[u].kind in takes]
     if asked.gallery is None and not there:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from decode.content import identity
-from decode.core import InputError, Stimulus, refusal
+from decode.core import InputError, SeriesTarget, Stimulus, refusal
 from decode.media.medium import NO_FILE, kind_of
 from decode.report.classes import class_names
 from decode.store import Frame
@@ -52,8 +52,18 @@ def classes_of(decoder: Decoder, target: str) -> Gallery | None:
     return Gallery(target, tuple(class_names(node, shape[0])), torch.eye(shape[0]))
 
 
+def runs_in_time(decoder: Decoder, target: str) -> bool:
+    """Whether a target is cut per window out of a continuous stimulus, so that no entry has one vector."""
+    return isinstance(decoder.target(target), SeriesTarget)
+
+
 def gallery_of(decoder: Decoder, target: str, stimuli: Sequence[Stimulus]) -> Gallery:
     """Entries with the given content; raises InputError for a kind that the target does not take."""
+    if runs_in_time(decoder, target):
+        raise refusal(
+            "target", "one with a vector for each stimulus", f"{target}, which runs in time",
+            "rank by another target, or set gallery=none",
+        )  # fmt: skip
     wrong = [s for s in stimuli if s.kind not in decoder.target(target).accepts]
     if not stimuli or wrong:
         raise refusal(

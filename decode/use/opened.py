@@ -18,12 +18,14 @@ from decode.artefacts.places import folder_of, place_of, truth_of
 from decode.artefacts.predictions import pooled
 from decode.building import build
 from decode.core import Dataset, Media, Stimulus, refusal
+from decode.linear.encoding import BRAIN
 from decode.runs import check_current, newest_run, recorded_run
 from decode.scoring.compare import compare
 from decode.scoring.summary import read_summary
 from decode.sources import DECODER, MADE, ORACLE
 from decode.splitting import TEST
 from decode.store import read_json, read_table
+from decode.trainable import predicts_brain
 from decode.use.apply import Applied, Asked, apply
 from decode.use.decoder import Decoder
 from decode.use.trained import chosen_fold, decoder_of
@@ -114,7 +116,9 @@ class OpenedRun:
 
     @property
     def targets(self) -> list[str]:
-        """Names of what was predicted."""
+        """Names of what was predicted: of targets, or "brain"."""
+        if predicts_brain(build(self.config["encoder"], "encoder")):
+            return [BRAIN]
         return list(self.run.inputs.features)
 
     @property

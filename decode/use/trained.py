@@ -18,6 +18,7 @@ from decode.splitting import TRAIN
 from decode.stages.reconstruct import training_part
 from decode.store import read_json, read_tensors
 from decode.strangers import people, pooled_state
+from decode.trainable import predicts_brain
 from decode.trials import Trials
 from decode.use.decoder import NODES, Decoder, Person
 from decode.workshop import Run
@@ -28,6 +29,11 @@ LOOKED_AT = 200
 
 def decoder_of(run: Run, split: str | None = None, fold: int | None = None) -> Decoder:
     """The decoder of a fold, by default the first one of the first split."""
+    if predicts_brain(build(run.config["encoder"], "encoder")):
+        raise refusal(
+            run.config["name"], "a run that decodes the brain", "one that predicts it from stimuli",
+            "choose one that decodes",
+        )  # fmt: skip
     split, fold = chosen_fold(run, split, fold)
     inputs = run.inputs
     weights = fold_folder(run.of("train")[0].folder, split, fold)
