@@ -473,7 +473,8 @@ class Metric:
     without the brain, not the mean of luck. Where rows count unequally in a score from 0 to 1,
     `influence` holds numbers with the same mean whose spread is that of the score: intervals are made
     of them; `worth` says how many independent trials each is worth at most. `by_trial` says that trials
-    are independent though they share a stimulus, where each class is one.
+    are independent though they share a stimulus, where each class is one. `share` False says that values
+    are no shares of hits though they all lie between 0 and 1, as correlations may.
     """
 
     looks_at: ClassVar[Literal["predictions", "media", "brain"]] = "predictions"

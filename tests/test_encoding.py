@@ -38,6 +38,7 @@ from decode.metrics.voxel_correlation import VoxelCorrelation
 from decode.pipeline import execute
 from decode.report.voxels import MOST, over_time, voxel_cards
 from decode.scoring.ceiling import FromRepeats, noise_ceiling_from_repeats, variance_ceiling
+from decode.scoring.intervals import interval
 from decode.sources import baseline
 from decode.stages.evaluate import shuffle
 from decode.store import Frame, read_json, read_table, read_tensors, write_tensors
@@ -404,6 +405,15 @@ def test_banded_models_part_variance_among_features_that_share(tmp_path: Path) -
                 "variance_shared": [0, 0, 1, 1 / 3]}  # fmt: skip
     for name, values in expected.items():
         np.testing.assert_allclose(found.loc[name], values, atol=0.1, err_msg=name)
+
+
+def test_intervals_of_correlations_are_not_those_of_hits(tmp_path: Path) -> None:
+    """r of 0 throughout is known to be 0; hits of 0 among two people would tell nearly nothing."""
+    g = torch.Generator().manual_seed(0)
+    measured = torch.randn(40, 6, generator=g)
+    rows = VoxelCorrelation()(results_of(measured, torch.ones(40, 6), tmp_path, subjects=2))
+    assert interval(rows.assign(stimulus=None)) == (0.0, 0.0, 0.0)
+    assert interval(rows.drop(columns="share").assign(stimulus=None))[2] > 0.9
 
 
 def test_shuffled_stimuli_score_nothing(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ class BrainCorrelation(Metric):
             for label, voxels in self.members(block.rois).items():
                 mean = values[:, voxels].mean(axis=1)
                 frame = scores(results, f"{self.name}_{label}", block.rows, mean, chance=0.0)
-                parts.append(frame.assign(ceiling=float(block.ceiling[voxels].mean())))
+                ceiling = float(block.ceiling[voxels].mean())
+                parts.append(frame.assign(ceiling=ceiling, share=False))
         return table(parts)
 
     def members(self, rois: np.ndarray) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def interval(
     mean, subject, unit = float(value.mean()), *_units(rows)
     influence = _influence(rows)
     if share is None:
-        share = influence is not None or bool(((value >= 0) & (value <= 1)).all())
+        share = influence is not None or _may_be_share(rows, value)
     x = value if influence is None else influence
     if unit.max() == subject.max() == 0:
         return mean, float("nan"), float("nan")
@@ -172,6 +172,15 @@ def _worth(rows: pd.DataFrame) -> float:
     if "worth" not in rows or rows["worth"].isna().any():
         return float("inf")
     return float(rows["worth"].sum())
+
+
+def _may_be_share(rows: pd.DataFrame, value: np.ndarray) -> bool:
+    """Whether values are shares of yes and no: they lie between 0 and 1, and no metric says otherwise, as
+    correlations do (`share` False).
+    """
+    if "share" in rows and rows["share"].eq(False).all():
+        return False
+    return bool(((value >= 0) & (value <= 1)).all())
 
 
 def _are_hits(x: np.ndarray) -> bool:

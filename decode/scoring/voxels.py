@@ -45,6 +45,7 @@ class Block:
             ceiling=np.nan if ceiling is None else ceiling,
             split=self.split,
             fold=self.fold,
+            share=False,
         )
 
 
