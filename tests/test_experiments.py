@@ -211,6 +211,26 @@ def test_quickstarts_of_sensors(quickstarts: Path) -> None:
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
+def test_quickstart_of_every_voxel(quickstarts: Path) -> None:
+    """Nearly all that three repeats agree in is predicted, by the bands each and by what they share."""
+    summary = run(quickstarts, "experiment=quickstart_encoding")
+    r, ceiling = (summary[summary["metric"] == "voxel_r"].set_index(["source", "subject"])[c]
+                  for c in ("value", "ceiling"))  # fmt: skip
+    for subject in ("sub-01", "sub-02"):
+        assert (
+            0.9 * ceiling["decoder", subject] < r["decoder", subject] < ceiling["decoder", subject]
+        )
+        assert r["decoder", subject] > r["ridge", subject] > 0.4
+        assert abs(r["shuffled", subject]) < 0.02
+    parts = [
+        value(summary, f"variance_{n}", "all") for n in ("unique_image", "unique_pixels", "shared")
+    ]
+    assert min(parts) > 0.02
+    assert sum(parts) == pytest.approx(value(summary, "explained_variance", "all"), abs=1e-6)
+    agrees_with_the_page(summary, "quickstart_encoding")
+
+
 def a_second_run_finds_everything_done(folder: Path) -> None:
     command = [sys.executable, "-m", "decode.cli", f"paths.outputs={folder}", *PLAIN]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
