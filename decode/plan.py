@@ -100,11 +100,7 @@ class Plan:
         self.subjects: tuple[str, ...] = self._subjects()
         self.tasks = self._plan()
         if not recorded and (stages := self._to_do()):
-            opened = [key for stage in stages for key in stage.opens]
-            check_devices(config)
-            check_files(config, opened)
-            if not (known and config["dry"]):
-                self._check_made(opened)
+            self._check_opened([key for stage in stages for key in stage.opens], known)
         if not known:
             self.memory.add(judged)
         self.memory.keep()
@@ -122,9 +118,16 @@ class Plan:
         if "train" in [stage.name for stage in asked]:
             check_learning(self.config)
 
-    def _check_made(self, opened: Sequence[str]) -> None:
+    def _check_opened(self, opened: Sequence[str], known: bool) -> None:
+        """What a run is going to open, of which some may be gone since the config was `known` as sound."""
+        check_devices(self.config)
+        check_files(self.config, opened)
+        if known and self.config["dry"]:
+            return
         from decode.checks.made import check_made
 
+        if known:
+            self._check_choices()
         check_made(self.config, opened)
 
     @cached_property
