@@ -468,3 +468,37 @@ def test_phases_are_no_runs(bold: tuple[Path, np.ndarray]) -> None:
 def test_a_subject_is_asked_for_once(bold: tuple[Path, np.ndarray]) -> None:
     with pytest.raises(InputError, match=r"data\.subjects: expected each subject once, got sub-01"):
         Bids(str(bold[0]), datatype="func", subjects=["sub-01", "01"])
+
+
+def test_words_of_a_story_are_clips_of_one_block(eeg: Path) -> None:
+    from scipy.io import wavfile
+
+    (eeg / "stimuli" / "story.wav").write_bytes(b"")
+    wavfile.write(eeg / "stimuli" / "story.wav", 8000, np.zeros(8000 * 5, np.int16))
+    rows = [
+        {"onset": 1.0 + i / 2, "duration": 0.25, "stim_file": "story.wav", "at": 0.5 + i / 2}
+        for i in range(3)
+    ]
+    for path in eeg.rglob("*_events.tsv"):
+        write_events(path, rows)
+    made = eeg_set(eeg, label_columns=[], split_column=None, start_column="at")
+    stimuli = made.stimuli()
+    assert list(stimuli) == [f"story.wav@{0.5 + i / 2:g}+0.25" for i in range(3)]
+    word = stimuli["story.wav@1+0.25"]
+    assert (word.start, word.duration, word.block) == (1.0, 0.25, "story.wav")
+    assert word.path == str(eeg / "stimuli" / "story.wav")
+    assert word.look().seconds == pytest.approx(0.25)
+    (recording, *_) = made.recordings("sub-01")
+    assert recording.events["stimulus"].tolist() == list(stimuli)
+    assert [p for p in made.files("sub-01") if p.suffix == ".wav"]
+    write_events(path, [{**rows[0], "duration": None}])
+    with pytest.raises(InputError, match="expected seconds above 0 in duration of each clip"):
+        _ = list(
+            eeg_set(eeg, label_columns=[], split_column=None, start_column="at").recordings(
+                "sub-01"
+            )
+        )
+    with pytest.raises(
+        InputError, match=r"data\.start_column: expected null where data\.kind is text"
+    ):
+        eeg_set(eeg, label_columns=[], split_column=None, start_column="at", kind="text")

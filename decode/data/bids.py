@@ -57,7 +57,9 @@ class Bids:
     one. A row of events.tsv is a trial unless its `stim_column` is n/a (null: none is, as in recordings of
     rest, which need no events.tsv and a `hop` of the last step); that column names a file
     below `stimuli` (a folder in `root`), whose kind follows from its ending, or, with `kind`
-    "text" or "event", is itself the word or the class. `label_columns` are facts about the
+    "text" or "event", is itself the word or the class. `start_column` holds the second of a sound or film
+    at which the event begins to play it: events are clips, as words of a story, and those of one file
+    are one block. `label_columns` are facts about the
     stimulus, kept with it and with the trials; `split_column` holds train, test or n/a. Events that
     name a file above `root` and `stimuli`, and recordings that name files above their own folder, are
     followed with `outside` only.
@@ -91,6 +93,7 @@ class Bids:
         task: str | None = None,
         subjects: Sequence[str] | None = None,
         stim_column: str | None = "stim_file",
+        start_column: str | None = None,
         stimuli: str = "stimuli",
         kind: Kind | None = None,
         label_columns: Sequence[str] = (),
@@ -105,6 +108,11 @@ class Bids:
     ) -> None:
         self.root, self.datatype, self.task = Path(root), datatype, task
         self.outside = outside
+        if start_column is not None and not needs_file(kind):
+            raise refusal(
+                "data.start_column", f"null where data.kind is {kind}", repr(start_column),
+                "name a column of files in data.stim_column, or set it to null",
+            )  # fmt: skip
         if datatype not in MODALITIES:
             raise InputError(
                 f"data.datatype: expected one of {', '.join(MODALITIES)}, got {datatype!r}"
@@ -128,7 +136,7 @@ class Bids:
         folder = Path(stimuli)
         self.columns = Columns(
             stim_column, self.root / folder, kind, tuple(label_columns), split_column,
-            () if outside else (self.root, self.root / folder),
+            () if outside else (self.root, self.root / folder), start_column,
         )  # fmt: skip
         self.folder = self.root if derivatives is None else self.root / derivatives
         self.derivatives, self.space, self.mask = derivatives, space, mask
@@ -195,7 +203,7 @@ class Bids:
             if self.outside and self.datatype != "func":
                 found += files_of(run, self.root, self.datatype)
             if needs_file(self.columns.kind):
-                shown = bids.trials_of(run.events, self.columns)["stimulus"].unique()
+                shown = bids.files_named(bids.trials_of(run.events, self.columns))
                 found += [self.columns.folder / name for name in shown]
         masks = [] if self.mask is None else [self.root / self.mask.format(subject=subject)]
         return found + masks

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from decode.core import InputError, Kind, Stimulus, about, refusal
@@ -15,7 +16,7 @@ from decode.recordings.names import entities, in_order, meant
 from decode.recordings.places import check_place
 from decode.recordings.sidecars import check_seconds, read_json_object, sidecar
 from decode.recordings.stimuli import check_kind, from_file, from_name, needs_file
-from decode.recordings.tables import read_events
+from decode.recordings.tables import numbers, read_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class Columns:
 
     `stimulus` names a file below `folder`, or, where `kind` is "text" or "event", is the stimulus
     itself; None: no event is a trial. `labels` are facts about the stimulus, `split` says train or test;
-    None: nothing does. Where `within` names folders, files must lie below one of them.
+    None: nothing does. Where `within` names folders, files must lie below one of them. `begins` is the
+    second of the file at which an event begins to play it: the event is a clip as long as it lasts, and
+    those of one file are one block.
     """
 
     stimulus: str | None
@@ -53,6 +56,7 @@ class Columns:
     labels: tuple[str, ...]
     split: str | None
     within: tuple[Path, ...] = ()
+    begins: str | None = None
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
@@ -151,7 +155,7 @@ def trials_of(path: Path | None, columns: Columns) -> pd.DataFrame:
     table = read_events(
         path,
         shows=columns.stimulus,
-        others=[*columns.labels, *([columns.split] if columns.split else [])],
+        others=[*columns.labels, *filter(None, [columns.split, columns.begins])],
         remedy="add {} or correct data.stim_column, data.label_columns or data.split_column",
     ).reset_index(drop=True)
     trials = table[["onset", "duration"]].assign(
@@ -165,7 +169,27 @@ def trials_of(path: Path | None, columns: Columns) -> pd.DataFrame:
             f"{path}: expected train, test or n/a in column {columns.split!r}, got {unknown[0]!r}; "
             "correct the column or set data.split_column to another one"
         )
-    return trials
+    return trials if columns.begins is None else _clips(path, table, trials, columns.begins)
+
+
+def _clips(path: Path, table: pd.DataFrame, trials: pd.DataFrame, begins: str) -> pd.DataFrame:
+    """The trials as clips of what they name, which stands in `clip_of`, from `clip_start` s on."""
+    start, lasts = numbers(path, table, begins, least=0.0), trials["duration"].to_numpy(float)
+    for column, wrong in ((begins, np.isnan(start)), ("duration", lasts <= 0)):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0]) + 1
+            raise refusal(
+                path, f"seconds above 0 in {column} of each clip" if column == "duration"
+                else f"seconds in {column} of each clip", f"none in trial {row}", "write them there",
+            )  # fmt: skip
+    named = zip(trials["stimulus"], start, lasts, strict=True)
+    uids = [f"{name}@{begin:.6g}+{length:.6g}" for name, begin, length in named]
+    return trials.assign(clip_of=trials["stimulus"], clip_start=start, stimulus=uids)
+
+
+def files_named(trials: pd.DataFrame) -> list[str]:
+    """The files that trials name, each once."""
+    return list(trials["clip_of" if "clip_of" in trials else "stimulus"].unique())
 
 
 def stimuli_of(paths: Iterable[Path | None], columns: Columns) -> dict[str, Shown]:
@@ -179,7 +203,12 @@ def stimuli_of(paths: Iterable[Path | None], columns: Columns) -> dict[str, Show
             if uid in found:
                 check_labels(found[uid], labels, path)
             else:
-                found[uid] = Shown(_stimulus(uid, labels, columns, path), labels, path)
+                name = uid if columns.begins is None else str(row["clip_of"])
+                shown = _stimulus(name, labels, columns, path)
+                if columns.begins is not None:
+                    clip = {"start": row["clip_start"], "duration": row["duration"], "block": name}
+                    shown = replace(shown, uid=uid, **clip)
+                found[uid] = Shown(shown, labels, path)
     return found
 
 
