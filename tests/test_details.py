@@ -382,7 +382,7 @@ def test_what_cannot_be_scored_is_refused(folder: Path, results: Results, tmp_pa
     with pytest.raises(InputError, match="nothing was generated"):
         metric(Results(results.trials, {}, {}, results.shown))
     texts = [Media("text", "a disc")] * N
-    with pytest.raises(InputError, match="row 0 is of kind 'text'"):
+    with pytest.raises(InputError, match="got one of kind 'text' in row 0"):
         metric(Results(results.trials, {}, {}, results.shown, texts))
     metric = Details(describer(folder), parser(folder), wordnet=str(tmp_path / "none"))
     with pytest.raises(InputError, match=r"details\.wordnet: expected WordNet in .*/none/corpora"):
@@ -418,7 +418,7 @@ def test_networks_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> N
         del weights[lacking]
         save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
         network: Any = change(tmp_path / "gaps")
-        with pytest.raises(InputError, match="expected weights for every layer, 1 are missing"):
+        with pytest.raises(InputError, match="expected weights for every layer, got none for 1"):
             network(read, 1) if name == "llava" else network(["a disc"])
     weights = load_file(folder / "llava" / "model.safetensors")
     (last,) = (k for k in weights if "lm_head" in k)

@@ -202,7 +202,7 @@ def test_products_start_at_nothing_and_fit_the_layers_they_were_made_for(folder:
     again = UNet2DConditionModel.from_pretrained(folder, subfolder="image_unet")
     one = next(iter(kept))
     for wrong in ({one: kept[one]}, {**kept, one: kept[one][:, 1:]}, {"none.lora_up": kept[one]}):
-        with pytest.raises(InputError, match="do not fit the denoiser"):
+        with pytest.raises(InputError, match="expected low-rank products that fit the denoiser"):
             attach(again, wrong)
 
 
@@ -413,5 +413,7 @@ def test_a_generator_that_takes_no_products_is_refused_before_training(
     Run(config)
     Run({**config, "generator": None})
     nearest = {"_target_": "decode.generators.nearest.Nearest"}
-    with pytest.raises(InputError, match=r"objectives\.denoising trains weights of the generator"):
+    with pytest.raises(
+        InputError, match=r"objectives\.denoising: expected a generator that takes the weights"
+    ):
         Run({**config, "generator": nearest})

@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_said(folder: Path, wanted: Tensors) -> None:
     shapes = {k: tuple(v.shape[1:]) for k, v in wanted.items()}
     with pytest.raises(InputError, match=r"scale 3.*'one'"):
         make(folder, features={"one": 3}).check(shapes)
-    with pytest.raises(InputError, match="start is a picture"):
+    with pytest.raises(InputError, match="start: expected a target of pictures"):
         make(folder, start="all").check(shapes)
     with pytest.raises(InputError, match="multiple of 16"):
         make(folder, size=40)

@@ -18,7 +18,7 @@ from nsd_twin import write_captions, write_nsd, write_surface, write_timeseries
 from PIL import Image
 from test_packed_fmri import KINDS
 
-from decode import content
+from decode import hdf5
 from decode.checksums import identity
 from decode.core import Dataset
 from decode.data.betas_folder import BetasFolder
@@ -52,7 +52,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
         plain(self, name, *rest, **knobs)
 
     monkeypatch.setattr(h5py.File, "__init__", heard)
-    content._handle.cache_clear()
+    hdf5._handle.cache_clear()
 
     def read(data: Dataset, subject: str) -> set[str]:
         OPENED.append(set())

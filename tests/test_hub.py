@@ -91,7 +91,7 @@ def test_folders_and_other_mistakes_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="as it was"), from_hub(model):
             raise ValueError("as it was")
     with (
-        pytest.raises(InputError, match="org/absent' is not on this machine"),
+        pytest.raises(InputError, match="org/absent': expected it on this machine"),
         from_hub("org/absent"),
     ):
         raise ValueError("whatever a library says")
