@@ -77,7 +77,12 @@ def banded_ridge(
     candidate. Raises InputError for features that are not finite and sizes that do not add up.
     """
     if sum(sizes) != x.shape[1]:
-        raise refusal("banded ridge", f"{x.shape[1]} features in bands", list(sizes), "correct it")
+        raise refusal(
+            "banded ridge",
+            f"{x.shape[1]} features in bands",
+            list(sizes),
+            "name every band of the targets",
+        )
     width = y.shape[1]
     fit = BandedFit(
         x.new_zeros(x.shape[1], width),

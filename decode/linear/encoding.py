@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
+from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.linear.banded import banded_ridge, candidates
 from decode.networks.blocks import Passport, by_subject, numel
 from decode.progress import progress
@@ -159,17 +159,22 @@ class SubjectEncoding(nn.Module):
 
     def _check_fitted(self, s: int) -> None:
         if bool(self.fitted.any()) and not bool(self.fitted[s]):
-            raise InputError(
-                f"encoder: {self.passport.subjects[s]} had no training trials in this fold, and a model "
-                "of the brain has weights per subject; choose a split that has some"
+            raise refusal(
+                "encoder",
+                f"training trials of {self.passport.subjects[s]} in each fold, as a model of the brain "
+                "has weights per subject",
+                "none",
+                "choose a split that has some",
             )
 
     def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
         saved = state.get(f"{prefix}mean_0")
         if saved is not None and len(saved) != sum(self.sizes):
-            raise InputError(
-                f"encoder: saved model reads {len(saved)} features of {self.names}, the targets have "
-                f"{sum(self.sizes)}; choose the targets it was trained on or train again"
+            raise refusal(
+                "encoder",
+                f"the {len(saved)} features of {self.names} that the saved model reads",
+                f"{sum(self.sizes)} in the targets",
+                "choose the targets it was trained on or train again",
             )
         super()._load_from_state_dict(state, prefix, *args)
 

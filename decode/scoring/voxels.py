@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Responses, Results
+from decode.core import InputError, Responses, Results, refusal
 from decode.scoring.rows import galleries
 
 
@@ -56,9 +56,12 @@ def blocks(results: Results, within: Sequence[str], name: str) -> Iterator[Block
     """
     brain = results.brain
     if brain is None:
-        raise InputError(
-            f"{name}: no responses of the brain; choose an encoder that predicts the brain "
-            "(encoder=banded_ridge) or set voxel_model to a target, as in target@voxel_model=NAME"
+        raise refusal(
+            f"metric {name}",
+            "responses of the brain",
+            "none",
+            "choose an encoder that predicts the brain (encoder=banded_ridge) or set voxel_model to "
+            "a target, as in target@voxel_model=NAME",
         )
     columns = list(dict.fromkeys(("subject", "split", *within)))
     for gallery in galleries(results.trials, columns):

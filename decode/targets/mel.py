@@ -36,7 +36,10 @@ class Mel:
     ) -> None:
         if low >= high:
             raise refusal(
-                "mel target: low", f"less than high, {high:g} Hz", f"{low:g}", "correct it"
+                "mel target: low",
+                f"less than high, {high:g} Hz",
+                f"{low:g}",
+                "lower it or raise high",
             )
         self.bands, self.low, self.high = bands, low, high
         self.rate, self.frame, self.lag = rate, frame, lag
