@@ -228,7 +228,7 @@ def test_people_and_features_that_were_not_fitted_are_told() -> None:
     world = Voxels(SHAPES, n=10)
     encoder = EncodingRidge(world.layouts, SHAPES)
     encoder.initialise([rows_of(world.batch, world.batch.subject == 0)], ())
-    with pytest.raises(InputError, match="sub-1 had no training trials in this fold"):
+    with pytest.raises(InputError, match="training trials of sub-1 in each fold"):
         encoder(world.batch)
     with pytest.raises(InputError, match="3 training trials or more, got 2"):
         encoder.initialise([rows_of(world.batch, torch.arange(2))], ())
