@@ -183,7 +183,7 @@ def test_other_products_are_refused(tmp_path: Path) -> None:
             add_products(states, products(folder, told, halves | change))
     states, halves = small()
     one = {k: v for k, v in halves.items() if "list.1" not in k}
-    with pytest.raises(InputError, match="no low-rank products for clip"):
+    with pytest.raises(InputError, match="expected low-rank products for clip, got none"):
         add_products(states, products(folder, told, one))
     for odd in ({"r": 2}, {"r": 0, "lora_alpha": 1}, told | {"use_dora": True},
                 told | {"bias": "all"}, [1]):  # fmt: skip

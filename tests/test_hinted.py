@@ -193,7 +193,7 @@ def test_targets_that_do_not_fit_are_refused(folder: Path) -> None:
         objective(Known(2, hint=(3, 8, 8)), batch_of(2), 0.0)
     with pytest.raises(InputError, match=r"hint \(4, 6, 6\), got 'latents' of \(4, 8, 8\)"):
         objective(Known(2), batch_of(2, latents=(4, 6, 6)), 0.0)
-    with pytest.raises(InputError, match=r"latents \(4, h, w\), target 'latents' has \(3, 8, 8\)"):
+    with pytest.raises(InputError, match=r"latents \(4, h, w\), got 'latents' of \(3, 8, 8\)"):
         objective(Known(2), batch_of(2, latents=(3, 8, 8)), 0.0)
     with pytest.raises(InputError, match="expected a target 'words'"):
         HintedDenoising(model=str(folder), text="words")(Known(2), batch_of(2), 0.0)
