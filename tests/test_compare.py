@@ -152,6 +152,29 @@ def test_several_metrics_and_sources_are_corrected_together_and_kept_apart() -> 
         compare(a, table(np.ones(60), subject="b", metric="good"))
 
 
+def test_voxels_are_paired_by_name_and_people_are_the_unit() -> None:
+    """A thousand voxels of three people are three observations: p by all eight patterns of signs."""
+    rng = np.random.default_rng(9)
+    subject = np.repeat(["a", "b", "c"], 1000)
+    channel = np.tile([f"v{i}" for i in range(1000)], 3)
+    gain = np.repeat([0.1, 0.2, 0.4], 1000)
+    base = rng.normal(size=3000)
+    place = {"stimulus": None, "trial": None, "time": np.nan, "channel": channel}
+    a = table(base + gain, subject=subject).assign(**place)
+    b = table(base, subject=subject).assign(**place).sample(frac=1, random_state=0)
+    (d,) = compare(a, b)
+    assert (d.n, d.n_subjects) == (3000, 3)
+    assert d.value == pytest.approx(0.7 / 3)
+    assert d.p == 2 / 8
+    from scipy.stats import t
+
+    half = t.ppf(0.975, 2) * np.std([0.1, 0.2, 0.4], ddof=1) / np.sqrt(3)
+    assert (d.low, d.high) == pytest.approx((d.value - half, d.value + half))
+    (alone,) = compare(*(x[x["subject"] == "a"] for x in (a, b)))
+    assert alone.value == pytest.approx(0.1)
+    assert np.isnan(alone.low)
+
+
 # the script
 
 

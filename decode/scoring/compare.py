@@ -50,8 +50,11 @@ def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     Each frame has the columns trial, subject, stimulus, value; what stands in `influence` is taken
     instead, since only that of both runs says how sure their difference is. Where both runs scored
     the very same rows they are paired one by one, otherwise (single trials in one, averages in the
-    other; some items missing) the means of each subject and stimulus that both have.
+    other; some items missing) the means of each subject and stimulus that both have. Rows of voxels or
+    sensors have no stimulus and are paired by subject, channel and time.
     """
+    if a["stimulus"].isna().any():
+        return _pair_channels(a, b)
     keys = ["trial", "subject", "stimulus"]
     left, right = (x[keys].assign(value=weighed(x)) for x in (a, b))
     same = len(a) == len(b) and left[keys].merge(right[keys], on=keys).shape[0] == len(a)
@@ -63,6 +66,16 @@ def pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     both = left.merge(right, on=keys, suffixes=("_a", "_b"))
     both = both.rename(columns={"value_a": "a", "value_b": "b"})
     return both.assign(by_trial=same and by_trial(a))
+
+
+def _pair_channels(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    keys = ["subject", "channel", "time"]
+    left, right = (
+        x.assign(value=weighed(x)).groupby(keys, sort=False, dropna=False)["value"].mean()
+        for x in (a, b)
+    )
+    both = pd.concat({"a": left, "b": right}, axis=1, join="inner").reset_index()
+    return both.assign(stimulus=None, by_trial=False)
 
 
 def weighed(rows: pd.DataFrame) -> np.ndarray:
@@ -77,9 +90,11 @@ def sign_flip_p(rows: pd.DataFrame, *, seed: int, n: int = 10_000) -> float:
     If the runs do not differ, A and B may be exchanged for any stimulus, in all subjects and repeats
     at once. The test speaks about these subjects and other stimuli; whether it holds for other
     subjects is for the interval to say. Exact up to 12 stimuli (where a stimulus is a class shown
-    many times, rows are exchanged one by one), otherwise from `n` draws, never below 1 / (n + 1).
+    many times, rows are exchanged one by one), otherwise from `n` draws, never below 1 / (n + 1). Rows
+    that have no stimulus, of voxels or sensors, are exchanged subject by subject.
     """
-    item, items = pd.factorize(rows["stimulus"], sort=True)
+    unit = "subject" if rows["stimulus"].isna().any() else "stimulus"
+    item, items = pd.factorize(rows[unit], sort=True)
     if by_trial(rows):
         item, items = np.arange(len(rows)), pd.RangeIndex(len(rows))
     total = np.bincount(item, rows["value"].to_numpy(np.float64), minlength=len(items))
