@@ -229,6 +229,8 @@ def test_quickstart_of_every_voxel(quickstarts: Path) -> None:
     assert min(parts) > 0.02
     assert sum(parts) == pytest.approx(value(summary, "explained_variance", "all"), abs=1e-6)
     agrees_with_the_page(summary, "quickstart_encoding")
+    (page,) = (quickstarts / "report").glob("quickstart_encoding-*/report.html")
+    assert "Shuffled pairs miss chance" not in page.read_text()
 
 
 def a_second_run_finds_everything_done(folder: Path) -> None:

@@ -17,8 +17,8 @@ class VariancePartition(Metric):
 
     What a band explains alone (`unique`) is what the whole model explains more than the same model fitted
     without the band; what is left (`shared`) can be had from two bands or more. They add up to the whole.
-    Each may fall below 0 by chance, which is 0. A model that is not fitted without its bands, such as a
-    baseline, has no rows.
+    Each may fall below 0, which is the most that can be had without looking at the stimulus. A model that
+    is not fitted without its bands, such as a baseline, has no rows.
 
     Raises InputError where the model has other bands. Borcard, Legendre & Drapeau 1992,
     doi:10.2307/1940179.
@@ -60,7 +60,7 @@ class VariancePartition(Metric):
                 list(self.bands), "name these",
             )  # fmt: skip
         parts = [p for block in blocks(results, self.within, self.name) for p in self._rows(block)]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts, ignore_index=True).assign(bound=True)
 
     def _rows(self, block: Block) -> Iterator[pd.DataFrame]:
         shared = whole = explained(block.measured, block.expected)
