@@ -320,7 +320,8 @@ class Target(Protocol):
     """Stimuli -> (n, *shape) on the CPU; the same input always gives the same output.
 
     `accepts` says which kinds of stimuli it takes, `reads` what of them it looks at and nothing else:
-    features are kept by that, so that a picture has the same ones with and without captions.
+    features are kept by that, so that a picture has the same ones with and without captions. One that
+    reads the "trial" is given an event for each trial, with the columns of its row as labels.
     """
 
     accepts: frozenset[Kind]

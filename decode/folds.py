@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from decode.core import InputError
+from decode.events import contents_of
 from decode.passes import Repeats
 from decode.store import FeatureStore
 from decode.trials import Trials
@@ -82,6 +83,12 @@ class Inputs:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: store.shape for name, store in self.features.items()}
+
+    def contents(self, trials: Trials) -> Sequence[str]:
+        """What the targets of these trials are known by: of each stimulus once, unless trials differ."""
+        by_trial = any(store.of_trials for store in self.features.values())
+        table = trials.table if by_trial else trials.table.drop_duplicates("stimulus")
+        return contents_of(table, self.digests, by_trial=by_trial)
 
     def folds(self) -> list[tuple[str, int]]:
         pairs = self.manifest[["split", "fold"]].drop_duplicates()

@@ -12,6 +12,8 @@ from typing import Any
 
 from decode.building import build
 from decode.checksums import check_folder
+from decode.core import refusal
+from decode.events import events_of
 from decode.machine import DISTRIBUTION
 from decode.notices import collected
 from decode.plan import Task, check_stages
@@ -144,6 +146,7 @@ def _features(run: Run, task: Task) -> None:
         stimuli=run.stimuli,
         table=run.stimuli_table,
         name=task.label,
+        events=events_of(run.trials_table) if features.TRIAL in target.reads else None,
     )
 
 
@@ -202,6 +205,11 @@ def _respond(run: Run, task: Task, out: Path) -> dict[str, Any]:
 
     node = run.config["voxel_model"]
     target, kept = build(node, "voxel_model"), run.feature_task("voxel_model", node)
+    if features.TRIAL in target.reads:
+        raise refusal(
+            "voxel_model", "a target that reads what was shown", "one that reads trials",
+            "choose another, for example +target@voxel_model=pixels_8",
+        )  # fmt: skip
     features.run(
         kept.folder,
         target=target,

@@ -248,6 +248,15 @@ class Plan:
         return pd.concat(tables, ignore_index=True)
 
     @cached_property
+    def trials_table(self) -> pd.DataFrame:
+        """Every trial of every subject, as `open_trials` has them."""
+        import pandas as pd
+
+        folders = {str(t.item): t.folder for t in self.of("preprocess")}
+        tables = [read_table(f / "trials.parquet").assign(subject=s) for s, f in folders.items()]
+        return pd.concat(tables, ignore_index=True)
+
+    @cached_property
     def digests(self) -> dict[str, str]:
         """Hash of the content of each stimulus that the trials name, by uid."""
         table = self.stimuli_table
@@ -257,7 +266,11 @@ class Plan:
         """Whether a target still lacks stimuli; unknown counts as yes."""
         if not all(t.done for t in self.of("preprocess")):
             return True
-        return bool(self.store(task).missing(list(self.digests.values())))
+        from decode.events import trial_keys
+
+        store = self.store(task)
+        asked = trial_keys(self.trials_table) if store.of_trials else list(self.digests.values())
+        return bool(store.missing(asked))
 
     def store(self, task: Task, window: tuple[float, float] | None = None) -> FeatureStore:
         """The features of a target, by the digests of stimuli; those in time for windows of the brain."""

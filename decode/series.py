@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decode.checksums import check_of, differs
 from decode.core import Stimulus, refusal
+from decode.events import BETWEEN
 from decode.store import FeatureStore, read_array, read_json, write_array, write_json
 
 SERIES = "series.json"
@@ -99,7 +100,7 @@ class SeriesStore(FeatureStore):
         """Series are looked up one by one."""
 
     def key(self, digest: str) -> str:
-        return self.places[digest][0]
+        return self.places[digest.partition(BETWEEN)[0]][0]
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         keys = dict.fromkeys(map(self.key, digests))
@@ -139,7 +140,7 @@ class SeriesStore(FeatureStore):
         assert self.window is not None
         out = np.full((len(digests), *self.shape), self.clock.rest, self._any().dtype)
         for cut, digest in zip(out, digests, strict=True):
-            key, at = self.places[digest]
+            key, at = self.places[digest.partition(BETWEEN)[0]]
             series = self._series(key)
             moment = (at + self.window[0] - self.clock.lag) * self.clock.rate
             first = int(np.floor(moment + 0.5))

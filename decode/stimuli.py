@@ -16,8 +16,8 @@ from decode.refusals import InputError, about, refusal
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What of a stimulus something reads: its file, its texts, its labels.
-Reads = Literal["file", "text", "labels"]
+# What of a stimulus something reads: its file, its texts, its labels; or the trial that it was shown in.
+Reads = Literal["file", "text", "labels", "trial"]
 PARTS: tuple[Reads, ...] = ("file", "text", "labels")
 
 

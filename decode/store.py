@@ -32,6 +32,7 @@ from decode.checksums import (
     sealed,
 )
 from decode.core import InputError, refusal
+from decode.events import BETWEEN
 from decode.machine import in_words
 from decode.notices import tell
 
@@ -299,11 +300,14 @@ class FeatureStore:
     A shard is `values-000k.npy` and, written after it, `shard-000k.json` with the digests of its rows
     and the checksum of the values, which is compared when they are first read; values without it do
     not count and their number is written over. `keys` says by which digest the store knows that of a
-    stimulus, where a target reads a part of stimuli only; a digest that is not in it is its own.
+    stimulus, where a target reads a part of stimuli only; a digest that is not in it is its own. Where
+    a target reads trials (`of_trials`) the key of the trial, behind the digest, is what it is known by.
     """
 
-    def __init__(self, folder: Path, keys: Mapping[str, str] | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, keys: Mapping[str, str] | None = None, *, of_trials: bool = False
+    ) -> None:
+        self.folder, self.of_trials = folder, of_trials
         self._keys = dict(keys or {})
         self._place: dict[str, tuple[int, int]] = {}
         self._shards: dict[int, _Shard] = {}
@@ -335,8 +339,9 @@ class FeatureStore:
         return [d for d in dict.fromkeys(map(self.key, digests)) if d not in self._place]
 
     def key(self, digest: str) -> str:
-        """What the store knows a stimulus by, of whose digest it is."""
-        return self._keys.get(digest, digest)
+        """What the store knows a stimulus by, of whose digest it is, or a trial (`decode.events`)."""
+        stimulus, _, trial = digest.partition(BETWEEN)
+        return (trial or stimulus) if self.of_trials else self._keys.get(stimulus, stimulus)
 
     def _places(self, digests: Sequence[str]) -> np.ndarray:
         """(2, row): the number of each shard, and the row in it."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from decode.core import Batch, Layout, Scaler, Tensors, refusal
+from decode.events import contents_of
 from decode.passes import Pass, Plan, drawn, padded, units
 from decode.splitting import Spans, spans_of
 from decode.store import Columns, FeatureStore, read_array, read_json, read_table
@@ -248,10 +249,10 @@ class Loader:
         table = trials.table
         numbers = trials.numbers()
         self._subject = torch.tensor([numbers[s] for s in table["subject"]], dtype=torch.int64)
-        mine = [digests[uid] for uid in table["stimulus"]]
-        self._digests = list(dict.fromkeys(mine))
-        number = {d: i for i, d in enumerate(self._digests)}
-        self._stimulus = torch.tensor([number[d] for d in mine], dtype=torch.int64)
+        self._by_trial = any(store.of_trials for store in features.values())
+        contents = contents_of(table, digests, by_trial=self._by_trial)
+        _, self._stimulus = _numbered([digests[uid] for uid in table["stimulus"]])
+        self._digests, self._content = _numbered(contents)
         self._follow(Pass())
         layouts = trials.layouts.values()
         self._width = max(layout.n_channels for layout in layouts)
@@ -303,10 +304,11 @@ class Loader:
                 here = rows.flatten().to(self.device)
                 batch = trials._map(lambda x, here=here: x.index_select(0, here))
                 batch = _weighed(batch, weights)
-                place = dict.fromkeys(self._stores, batch.stimulus)
+                content = self._content_of(batch)
+                place = dict.fromkeys(self._stores, content)
                 for name, stores in self._drawn.items():
                     one = (chance % len(stores)).to(self.device)
-                    place[name] = one * len(self._digests) + batch.stimulus
+                    place[name] = one * len(self._digests) + content
                 yield self._named(
                     batch, {k: stored[k].index_select(0, i) for k, i in place.items()}
                 )
@@ -338,8 +340,16 @@ class Loader:
 
     def columns(self, names: Sequence[str], trial: Tensor) -> Columns:
         """Targets of the given trials, read from disk a block of columns at a time."""
-        digests = [self._digests[int(i)] for i in self._stimulus[trial.cpu()]]
+        digests = [self._digests[int(i)] for i in self._content[trial.cpu()]]
         return Columns([self.features[name] for name in names], digests)
+
+    def _content_of(self, batch: Batch) -> Tensor:
+        """(batch,) numbers of what the targets of each row are known by: its stimulus, unless there are
+        targets of trials, which are never mixed.
+        """
+        if not self._by_trial:
+            return batch.stimulus
+        return self._content.to(batch.trial.device)[batch.trial]
 
     def _windows(self, rows: Tensor) -> Batch:
         """The given trials without targets, on the CPU, from disk."""
@@ -355,7 +365,7 @@ class Loader:
         """The given trials and, by store, their targets as they are stored; pinned for a GPU."""
         rows, weights, chance = chunk
         batch = _weighed(self._windows(rows.flatten()), weights)
-        names = [self._digests[int(i)] for i in batch.stimulus]
+        names = [self._digests[int(i)] for i in self._content_of(batch)]
         stored = {key: store.stored(names) for key, store in self._stores.items()}
         for name, stores in self._drawn.items():
             stored[name] = _from_one_of(stores, names, chance)
@@ -379,6 +389,13 @@ class Loader:
             there = {k: v.to(self.device) for k, v in stored.items()}
             self._kept = (_join(parts).to(self.device), there)
         return self._kept
+
+
+def _numbered(names: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Each name once, in order, and the number of each in that list."""
+    known = list(dict.fromkeys(names))
+    number = {name: i for i, name in enumerate(known)}
+    return known, torch.tensor([number[name] for name in names], dtype=torch.int64)
 
 
 def one_ahead(read: Callable[[T], R], asked: Iterable[T]) -> Iterator[R]:

@@ -56,8 +56,15 @@ class Run(Plan):
         return found
 
     def _check_inputs(self, inputs: Inputs) -> None:
-        from decode.checks.trials import check_galleries, check_picture_sizes, check_voxel_people
+        from decode.checks.trials import (
+            check_answers,
+            check_galleries,
+            check_picture_sizes,
+            check_voxel_people,
+        )
 
+        of_trials = {name for name, store in inputs.features.items() if store.of_trials}
+        check_answers(self.config, of_trials)
         check_galleries(self.config, inputs.trials.singles, inputs.manifest)
         check_voxel_people(self.config, inputs.manifest)
         check_picture_sizes(self.config, self.stimuli_table, inputs.shapes)

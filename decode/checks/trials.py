@@ -12,6 +12,34 @@ from decode.keys import Config
 from decode.scoring.rows import galleries
 
 
+def check_answers(config: Config, of_trials: Collection[str]) -> None:
+    """Raise InputError where targets that read trials meet what knows stimuli only: means over repeats, whose
+    trials have different answers, and ranks among stimuli.
+    """
+    if not of_trials:
+        return
+    first = sorted(of_trials)[0]
+    for key in ("train_repeats", "test_repeats"):
+        asked = bound({"_target_": "decode.folds.Protocol", **config["protocol"]})[key]
+        if asked != "single":
+            raise refusal(
+                f"protocol.{key}",
+                f"single, since targets.{first} differs from trial to trial of one stimulus",
+                asked,
+                f"write protocol.{key}=single",
+            )
+    for name, node in config["metrics"].items():
+        metric = build(node, f"metrics.{name}")
+        ranks = any(measure.ranks is not None for measure in metric.measures().values())
+        if ranks and metric.target in of_trials:
+            raise refusal(
+                f"metrics.{name}.target",
+                "a target that reads stimuli, which it ranks",
+                f"{metric.target}, which reads trials",
+                "choose accuracy, auc or vector_correlation for it",
+            )
+
+
 def check_galleries(config: Config, trials: pd.DataFrame, manifest: pd.DataFrame) -> None:
     """Raise InputError, before training, when a metric asks for more rivals than a gallery has.
 

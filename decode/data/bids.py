@@ -59,10 +59,10 @@ class Bids:
     below `stimuli` (a folder in `root`), whose kind follows from its ending, or, with `kind`
     "text" or "event", is itself the word or the class. `start_column` holds the second of a sound or film
     at which the event begins to play it: events are clips, as words of a story, and those of one file
-    are one block. `label_columns` are facts about the
-    stimulus, kept with it and with the trials; `split_column` holds train, test or n/a. Events that
-    name a file above `root` and `stimuli`, and recordings that name files above their own folder, are
-    followed with `outside` only.
+    are one block. `label_columns` are facts about the stimulus, kept with it and with the trials;
+    `trial_columns`, as answers, are of each trial alone; `split_column` holds train, test or n/a.
+    Events that name a file above `root` and `stimuli`, and recordings that name files above their own
+    folder, are followed with `outside` only.
 
     For "func", `derivatives` is fMRIPrep's folder in `root`: `desc-preproc_bold` in `space` (None:
     the scanner's own) within `desc-brain_mask`, and the columns of the confounds table that match
@@ -105,6 +105,7 @@ class Bids:
         scale: Scale = "percent",
         outside: bool = False,
         region_columns: Sequence[str] = (),
+        trial_columns: Sequence[str] = (),
     ) -> None:
         self.root, self.datatype, self.task = Path(root), datatype, task
         self.outside = outside
@@ -136,7 +137,7 @@ class Bids:
         folder = Path(stimuli)
         self.columns = Columns(
             stim_column, self.root / folder, kind, tuple(label_columns), split_column,
-            () if outside else (self.root, self.root / folder), start_column,
+            () if outside else (self.root, self.root / folder), start_column, tuple(trial_columns),
         )  # fmt: skip
         self.folder = self.root if derivatives is None else self.root / derivatives
         self.derivatives, self.space, self.mask = derivatives, space, mask

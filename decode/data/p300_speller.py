@@ -15,17 +15,20 @@ from decode.recordings.matlab import read_mat
 
 CLASSES = {1: "target", -1: "nontarget"}
 PAUSE_S = 2.0
+FLASH = "p300_speller/flash"
 
 
 class P300Speller:
-    """Flashes that were attended (target) or not, as one `S<n>.mat` per subject.
+    """Flashes of a speller, of which some were attended, as one `S<n>.mat` per subject.
 
     A file holds `y` (time, channel) in microvolts, `trig` (time,), which is 1 where an attended and
     -1 where an ignored flash begins, and `fs` in Hz. The subject spells a few characters one after
     the other with a pause between them. Each character becomes one recording, cut in the middle of
     the pause, so that neither an epoch nor a filter reaches from one run into the next: leaving
-    runs out gives contiguous folds without leak. The electrodes are not named in the files; they
-    are called EEG1 to EEG8 and have no positions. Raises InputError for missing or broken files.
+    runs out gives contiguous folds without leak. What flashed is not documented, so every trial shows
+    the same stimulus; whether it was attended is the trial's column `class` (target, nontarget). The
+    electrodes are not named in the files; they are called EEG1 to EEG8 and have no positions. Raises
+    InputError for missing or broken files.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -35,7 +38,7 @@ class P300Speller:
         n_subjects=3,
         n_channels=8,
         sfreq=250.0,
-        n_stimuli=2,
+        n_stimuli=1,
         n_trials=3600,
     )
 
@@ -67,7 +70,7 @@ class P300Speller:
                 {
                     "onset": (flashes - first) / sfreq,
                     "duration": 0.0,
-                    "stimulus": [f"p300_speller/{kind}" for kind in kinds],
+                    "stimulus": FLASH,
                     "split": "",
                     "class": kinds,
                 }
@@ -85,8 +88,7 @@ class P300Speller:
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
-        uids = {f"p300_speller/{kind}": kind for kind in CLASSES.values()}
-        return {u: Stimulus(u, "event", labels={"class": kind}) for u, kind in uids.items()}
+        return {FLASH: Stimulus(FLASH, "event", labels={"shown": "flash"})}
 
     def files(self, subject: str) -> Iterable[Path]:
         return [self.root / f"{subject}.mat"]

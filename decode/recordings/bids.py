@@ -44,10 +44,10 @@ class Columns:
     """Which columns of events.tsv mean what.
 
     `stimulus` names a file below `folder`, or, where `kind` is "text" or "event", is the stimulus
-    itself; None: no event is a trial. `labels` are facts about the stimulus, `split` says train or test;
-    None: nothing does. Where `within` names folders, files must lie below one of them. `begins` is the
-    second of the file at which an event begins to play it: the event is a clip as long as it lasts, and
-    those of one file are one block.
+    itself; None: no event is a trial. `labels` are facts about the stimulus, `trial` about the trial
+    alone, `split` says train or test; None: nothing does. Where `within` names folders, files must lie
+    below one of them. `begins` is the second of the file at which an event begins to play it: the event
+    is a clip as long as it lasts, and those of one file are one block.
     """
 
     stimulus: str | None
@@ -57,6 +57,7 @@ class Columns:
     split: str | None
     within: tuple[Path, ...] = ()
     begins: str | None = None
+    trial: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
@@ -155,13 +156,17 @@ def trials_of(path: Path | None, columns: Columns) -> pd.DataFrame:
     table = read_events(
         path,
         shows=columns.stimulus,
-        others=[*columns.labels, *filter(None, [columns.split, columns.begins])],
-        remedy="add {} or correct data.stim_column, data.label_columns or data.split_column",
+        others=[
+            *columns.labels,
+            *columns.trial,
+            *filter(None, [columns.split, columns.begins]),
+        ],
+        remedy="add {} or correct the data.*_column that names it",
     ).reset_index(drop=True)
     trials = table[["onset", "duration"]].assign(
         stimulus=table[columns.stimulus],
         split=table[columns.split].fillna("") if columns.split else "",
-        **{c: table[c] for c in columns.labels},
+        **{c: table[c] for c in (*columns.labels, *columns.trial)},
     )
     unknown = sorted(set(trials["split"]) - {"train", "test", ""})
     if unknown:

@@ -17,6 +17,7 @@ from decode.store import FeatureStore, read_json, write_json
 
 SHARD = 512
 READS = "reads.json"
+TRIAL: Reads = "trial"
 
 
 def run(
@@ -26,11 +27,13 @@ def run(
     stimuli: Mapping[str, Stimulus],
     table: pd.DataFrame,
     name: str,
+    events: Mapping[str, Stimulus] | None = None,
 ) -> int:
     """Append what is missing in `out`; returns how many stimuli, or stretches of them, were computed.
 
     `stimuli` are by uid, `table` has a row for each with the digests of its parts; those that are equal
-    in what the target reads are computed once, and so is a stretch of several clips.
+    in what the target reads are computed once, and so is a stretch of several clips. A target that reads
+    trials is given `events`, by key.
     """
     from filelock import FileLock
 
@@ -40,7 +43,11 @@ def run(
             return _series(out, target, stimuli, table, name)
         write_reads(out, target.reads)
         store = FeatureStore(out)
-        uid_of = dict(zip(keys_of(table, target.reads), table["uid"], strict=True))
+        if TRIAL in target.reads:
+            stimuli = events or {}
+            uid_of = {key: key for key in stimuli}
+        else:
+            uid_of = dict(zip(keys_of(table, target.reads), table["uid"], strict=True))
         missing = store.missing(list(uid_of))
         _accepts(target, [stimuli[uid_of[d]] for d in missing], name)
         chunks = [missing[i : i + SHARD] for i in range(0, len(missing), SHARD)]
@@ -89,7 +96,7 @@ def _series(
 def write_reads(out: Path, reads: Collection[Reads]) -> None:
     """Keep beside the features what of stimuli they were made of, for those who only look them up."""
     if not (out / READS).is_file():
-        write_json(out / READS, [part for part in PARTS if part in reads])
+        write_json(out / READS, [part for part in (*PARTS, TRIAL) if part in reads])
 
 
 def keys_of(table: pd.DataFrame, reads: Collection[Reads]) -> list[str]:
@@ -110,6 +117,8 @@ def open_store(
     if (folder / SERIES).is_file():
         places = zip(table["series"], table["at"], strict=True)
         return SeriesStore(folder, dict(zip(table["digest"], places, strict=True)), window)
+    if (folder / READS).is_file() and TRIAL in read_json(folder / READS):
+        return FeatureStore(folder, of_trials=True)
     if not (folder / READS).is_file() or not set(PARTS) <= set(table.columns):
         return FeatureStore(folder)
     keys = keys_of(table, read_json(folder / READS))

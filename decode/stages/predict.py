@@ -194,10 +194,9 @@ def _joined(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 def _training_truth(
     encoder: Encoder, train: Trials, inputs: Inputs, device: str
 ) -> dict[str, np.ndarray]:
-    uids = train.table["stimulus"].unique()
+    contents = inputs.contents(train)
     targets: Tensors = {
-        name: store.rows([inputs.digests[u] for u in uids]).to(device)
-        for name, store in inputs.features.items()
+        name: store.rows(contents).to(device) for name, store in inputs.features.items()
     }
     with torch.no_grad():
         return {k: v.cpu().numpy() for k, v in encoder.embed(targets).items()}

@@ -106,7 +106,9 @@ def training_part(
     """
     uids = inputs.part(split, fold, TRAIN).table["stimulus"].unique()
     digests = [inputs.digests[u] for u in uids]
-    truth = {name: inputs.features[name].rows(digests) for name in sorted(names or inputs.features)}
+    # What a trial was answered with is nothing of its stimulus.
+    shown = [name for name, store in inputs.features.items() if not store.of_trials]
+    truth = {name: inputs.features[name].rows(digests) for name in sorted(names or shown)}
     return [stimuli[u] for u in uids], truth
 
 

@@ -1,10 +1,10 @@
-"""A known fact about each stimulus as a one-hot target."""
+"""A known fact about each stimulus, or about each trial, as a one-hot target."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,15 +13,21 @@ from decode.core import Kind, Reads, Stimulus, refusal
 
 
 class Labels:
-    """One-hot code (class,) of `stimulus.labels[column]`; `classes` fixes the order."""
+    """One-hot code (class,) of a label of the stimulus; `classes` fixes the order.
+
+    With `of` "trial" it is the value that the trial has in that column: an answer, or whether the stimulus
+    was attended, which may differ from one showing to the next.
+    """
 
     accepts: ClassVar[frozenset[Kind]] = frozenset(
         {"image", "text", "audio", "video", "mesh", "event"}
     )
-    reads: ClassVar[frozenset[Reads]] = frozenset({"labels"})
 
-    def __init__(self, column: str, classes: Sequence[Any]) -> None:
-        self.column = column
+    def __init__(
+        self, column: str, classes: Sequence[Any], *, of: Literal["stimulus", "trial"] = "stimulus"
+    ) -> None:
+        self.column, self.of = column, of
+        self.reads: frozenset[Reads] = frozenset({"trial" if of == "trial" else "labels"})
         self.classes = list(classes)
         if len(self.classes) < 2 or len(set(map(str, self.classes))) != len(self.classes):
             raise refusal(

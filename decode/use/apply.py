@@ -14,6 +14,7 @@ import torch
 from decode.artefacts.media import write_media
 from decode.building import build
 from decode.core import Dataset, Media, Stimulus
+from decode.events import events_of, trial_keys
 from decode.notices import collected, tell
 from decode.stages.reconstruct import CHUNK, seed_of
 from decode.store import Frame, write_json, write_table
@@ -136,7 +137,10 @@ def apply(
         table, matches = frame.table, None
         if gallery is not None:
             matches, similar = rank(frame, gallery, asked.top_k)
-            table = table.assign(found_at=found_at(decoder, gallery, similar, uids, new.stimuli))
+            names, known = uids, new.stimuli
+            if "trial" in decoder.target(gallery.target).reads:
+                names, known = trial_keys(table), events_of(table)
+            table = table.assign(found_at=found_at(decoder, gallery, similar, names, known))
         media = _generate(decoder, frame, shown, asked) if asked.generate else None
     return Applied(
         decoder, table, frame.arrays, new.fits, told, shown, gallery, matches, media, asked.top_k
