@@ -161,7 +161,8 @@ def trials_of(path: Path | None, columns: Columns) -> pd.DataFrame:
             *columns.trial,
             *filter(None, [columns.split, columns.begins]),
         ],
-        remedy="add {} or correct the data.*_column that names it",
+        remedy="add {} or correct data.stim_column, data.label_columns, data.trial_columns or "
+        "data.split_column",
     ).reset_index(drop=True)
     trials = table[["onset", "duration"]].assign(
         stimulus=table[columns.stimulus],
