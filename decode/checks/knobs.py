@@ -95,6 +95,7 @@ RANGES: Mapping[str, Range] = {
     "Laplacian.at_least": COUNT,
     "Own.weights": NOT_NEGATIVE,
     "ReliableVoxels.at_least": Range(-1, 1),
+    "BandedRidge.draws": WHOLE,
     "BayesianReconstruction.noise": POSITIVE,
     "BayesianReconstruction.steps": WHOLE,
     "BayesianReconstruction.voxels": COUNT,
