@@ -15,6 +15,7 @@ from scipy.signal import resample
 from sklearn.metrics.pairwise import cosine_similarity
 from worlds import PixelWorld, config
 
+from decode import open_run
 from decode.artefacts.media import read_media
 from decode.building import build
 from decode.core import Dataset, Facts, InputError, Recording, Stimulus, Truth
@@ -363,3 +364,21 @@ def test_a_model_of_the_brain_decodes_nothing(tmp_path: Path) -> None:
     assert run.predicted().shape[:2] == (2 * NUMBERS, 35)
     with pytest.raises(InputError, match="a run that decodes the brain"):
         run.apply()
+
+
+@pytest.mark.slow
+def test_the_data_of_the_run_need_not_be_at_hand(
+    pixels: OpenedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = world(pixels)
+    again = open_run(pixels.folder, packages=["worlds"])
+
+    def gone(*_: object, **__: object) -> None:
+        raise InputError("the data are not there any more")
+
+    monkeypatch.setattr(PixelWorld, "__init__", gone)
+    applied = again.apply(there, trials=TESTED, generate=False)
+    assert np.array_equal(applied.predicted["pixels"], own(pixels, "pixels"))
+    assert applied.decoder.facts["simulated"] is True
+    with pytest.raises(InputError, match="not there any more"):
+        again.apply(trials=TESTED)

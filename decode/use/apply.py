@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,9 @@ def apply(
     work: Path,
     asked: Asked,
     *,
-    own: Sequence[Stimulus] = (),
+    own: Callable[[], Sequence[Stimulus]] = tuple,
 ) -> Applied:
-    """Read new recordings with a decoder; `work` is an empty folder for what is preprocessed, `own` are
+    """Read new recordings with a decoder; `work` is an empty folder for what is preprocessed, `own` gives
     the run's test stimuli, for the gallery of that name.
 
     Nothing is fitted to the new recordings, unless `protocol.unseen_scaling: own` of the run says so.
@@ -166,7 +166,7 @@ def _gallery(
     asked: Asked,
     known: Mapping[str, Stimulus],
     uids: Sequence[str],
-    own: Sequence[Stimulus],
+    own: Callable[[], Sequence[Stimulus]],
 ) -> Gallery | None:
     target = ranked_target(decoder, asked.target)
     if asked.gallery == NONE:
@@ -175,7 +175,7 @@ def _gallery(
     if asked.gallery is None and classes is not None:
         return classes
     if asked.gallery == OWN:
-        return gallery_of(decoder, target, own)
+        return gallery_of(decoder, target, own())
     if asked.gallery not in (None, SHOWN):
         return gallery_of(decoder, target, stimuli_in(str(asked.gallery)))
     if asked.gallery is None and runs_in_time(decoder, target):

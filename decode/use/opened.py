@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -48,12 +48,13 @@ def open_run(folder: str | Path | None = None, *, packages: Sequence[str] = ()) 
 
 @dataclass(frozen=True, eq=False)
 class UsableDecoder:
-    """A decoder that reads new recordings; `own` are the stimuli that its run was tested on, if known."""
+    """A decoder that reads new recordings; `own` gives the stimuli that its run was tested on, and
+    `dataset` the recordings of its run, where they are at hand.
+    """
 
     decoder: Decoder
-    own: Sequence[Stimulus] = ()
-    dataset: Dataset | None = None
-    packages: tuple[str, ...] = ()
+    own: Callable[[], Sequence[Stimulus]] = tuple
+    dataset: Callable[[], Dataset] | None = None
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class UsableDecoder:
             raise refusal("data", "a data set", "none", "name the recordings to read")
         if data is None:
             assert self.dataset is not None
-            return self.dataset
+            return self.dataset()
         made: Dataset = build(data, "data") if isinstance(data, Mapping) else data
         return made
 
@@ -174,9 +175,10 @@ class OpenedRun:
         """The decoder of a fold, by default the first, to read new recordings with."""
         split, fold = chosen_fold(self.run, split, fold)
         uids = self.run.inputs.part(split, fold, TEST).table["stimulus"].unique()
-        own = [self.stimuli[u] for u in uids]
         return UsableDecoder(
-            decoder_of(self.run, split, fold), own, self.run.dataset, self.packages
+            decoder_of(self.run, split, fold),
+            own=lambda: [self.stimuli[u] for u in uids],
+            dataset=lambda: self.run.dataset,
         )
 
     def apply(self, data: Dataset | Mapping[str, Any] | None = None, **asked: Any) -> Applied:

@@ -204,7 +204,7 @@ def open_decoder(
         facts=told["facts"],
         device=device,
     )
-    return UsableDecoder(decoder, packages=tuple(packages))
+    return UsableDecoder(decoder)
 
 
 def _read_person(kept: Mapping[str, Any]) -> Person:

@@ -11,6 +11,7 @@ import numpy as np
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.trained import load_scaler, tuned_with, weights_file
 from decode.building import build
+from decode.checksums import read_manifest
 from decode.core import Generator, Scaler, refusal
 from decode.folds import Inputs
 from decode.sources import DECODER
@@ -75,12 +76,14 @@ def chosen_fold(run: Run, split: str | None, fold: int | None) -> tuple[str, int
 def facts_of(run: Run, scaler: Scaler, split: str, fold: int) -> dict[str, Any]:
     """Where a decoder comes from."""
     told = read_json(run.of("split")[0].folder / "split.json")
+    reported = read_manifest(run.of("report")[0].folder) or {}
     return {
         "key": run.of("train")[0].key,
         "split": split,
         "fold": fold,
         "folds": sum(s == split for s, _ in run.inputs.folds()),
         "split_hash": told["hashes"][split],
+        "simulated": bool(reported.get("facts", {}).get("simulated")),
         "test_conditioned": run.protocol.test_conditioned or scaler.test_conditioned,
     }
 
