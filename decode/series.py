@@ -39,21 +39,22 @@ def stretches_of(
     """The stretch that each of the clips in a file belongs to, by uid.
 
     A block that is itself among the `known` stimuli lasts as long as that says, any other from its first
-    clip to the end of its last one. Raises InputError for a block whose clips lie in several files.
+    clip to the end of its last one. Of a block in several files each file is a stretch of its own.
     """
-    blocks: dict[str, Stimulus] = {}
-    for clip in clips.values():
-        if clip.path is None or clip.block is None:
-            continue
-        block = blocks.get(clip.block) or known.get(clip.block) or replace(clip, uid=clip.block)
-        if block.path != clip.path:
-            raise refusal(
-                f"block {clip.block!r}", f"clips in one file, {block.path}", clip.path,
-                "give what lies in another file a block of its own",
-            )  # fmt: skip
-        blocks[clip.block] = block if clip.block in known else _joined(block, clip)
     there = {uid: clip for uid, clip in clips.items() if clip.path is not None}
-    return {uid: clip if clip.block is None else blocks[clip.block] for uid, clip in there.items()}
+    blocks: dict[tuple[str | None, str | None], Stimulus] = {}
+    for clip in there.values():
+        if clip.block is None:
+            continue
+        said, key = known.get(clip.block), (clip.block, clip.path)
+        if said is not None and said.path == clip.path:
+            blocks[key] = said
+        else:
+            blocks[key] = _joined(blocks.get(key, replace(clip, uid=clip.block)), clip)
+    return {
+        uid: clip if clip.block is None else blocks[clip.block, clip.path]
+        for uid, clip in there.items()
+    }
 
 
 def _joined(block: Stimulus, clip: Stimulus) -> Stimulus:
