@@ -18,9 +18,11 @@ from worlds import config, sign_again
 
 from decode import open_decoder
 from decode.core import Batch, InputError, Stimulus
+from decode.diffusion.sampler import of, within
 from decode.encoders.ridge import Ridge
 from decode.generators.nearest import Nearest
 from decode.generators.pixels import PixelGenerator
+from decode.generators.unclip import Unclip
 from decode.store import read_json, read_tensors, write_tensors
 from decode.trainable import held_by
 from decode.use.card import PRIVATE
@@ -279,3 +281,21 @@ def test_a_generator_of_training_pictures_keeps_nothing_to_give_away() -> None:
     nearest.learn([Stimulus("a", "image", path="a.png")], {"pixels": torch.ones(1, 4)})
     assert nearest.kept() is None
     assert PixelGenerator("pixels").kept() == {}
+
+
+def test_norms_of_training_embeddings_are_recalled_exactly(tmp_path: Path) -> None:
+    """Of a diffusion model and of what makes the picture that it starts from."""
+    first = Unclip(model="package:tiny/unclip", norm="train")
+    trained = {"image": torch.randn(9, 128, generator=torch.Generator().manual_seed(0)) * 3}
+    first.learn([], trained)
+    kept = first.kept()
+    assert kept is not None
+    write_tensors(tmp_path / "kept.safetensors", kept)
+    again = Unclip(model="package:tiny/unclip", norm="train")
+    again.recall(read_tensors(tmp_path / "kept.safetensors"))
+    predicted = {"image": torch.ones(2, 128)}
+    one, other = (g._conditioned(predicted)["image"] for g in (first, again))
+    assert torch.equal(one, other)
+    assert torch.allclose(one.norm(dim=1), trained["image"].norm(dim=1).mean())
+    inside = within("start", {"a": torch.ones(1), "start.b": torch.zeros(2)})
+    assert of("start", {**inside, "norm.a": torch.ones(3)}).keys() == {"a", "start.b"}
