@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from decode.core import InputError, Layout, Part
+from decode.core import InputError, Layout
+from decode.division import Part
 from decode.sources import Role, Source
 
 

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, State, refusal
+from decode.core import InputError, refusal
+from decode.division import State
 
 ALL = "all"
 MISSING = "missing_channels"

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, InputError, refusal
+from decode.core import InputError, refusal
+from decode.division import Fold
 from decode.notices import tell
 
 # What a value counts within: an onset from the start of its run, runs from the start of their session.

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from decode.core import Batch, Layout, Scaler, State, Tensors, refusal
+from decode.core import Batch, Layout, Tensors, refusal
+from decode.division import Scaler, State
 from decode.folds import Inputs, Protocol
 from decode.linear.subject_ridge import SubjectRidge
 from decode.networks.blocks import Passport, scatter

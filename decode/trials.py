@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decode.core import Batch, Layout, Scaler, Tensors, refusal
+from decode.core import Batch, Layout, Tensors, refusal
+from decode.division import Scaler
 from decode.events import contents_of
 from decode.passes import Pass, Plan, drawn, padded, units
 from decode.splitting import Spans, spans_of

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # a run of which everything is done needs none of them
     from collections.abc import Mapping
 
     from decode.artefacts.trained import MakeEncoder
-    from decode.core import Generator, Metric, Part, Scaler, Split, Stimulus
+    from decode.core import Generator, Metric, Stimulus
+    from decode.division import Part, Scaler, Split
     from decode.folds import Inputs, Protocol
     from decode.trainable import Objective
     from decode.training import Trainer

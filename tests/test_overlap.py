@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from worlds import PixelWorld, config
 
-from decode.core import Fold, InputError, Layout, Recording, Stimulus
+from decode.core import InputError, Layout, Recording, Stimulus
+from decode.division import Fold
 from decode.notices import collected
 from decode.pipeline import execute
 from decode.splits.kfold import kfold

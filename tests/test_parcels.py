@@ -21,7 +21,8 @@ from scipy.sparse import csr_array
 from scored import means
 from test_configs import composed
 
-from decode.core import Facts, InputError, Recording, Scaler, Stimulus
+from decode.core import Facts, InputError, Recording, Stimulus
+from decode.division import Scaler
 from decode.pipeline import execute
 from decode.preprocessing.betas import beta_maps
 from decode.preprocessing.windows import bold_windows

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from worlds import config
 
-from decode.core import Batch, InputError, Layout, Part
+from decode.core import Batch, InputError, Layout
+from decode.division import Part
 from decode.encoders.by_region import ByRegion
 from decode.linear.part_ridge import PartRidge
 from decode.linear.subject_ridge import RidgeKnobs, SubjectRidge

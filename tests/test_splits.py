@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decode.core import Fold, InputError
+from decode.core import InputError
+from decode.division import Fold
 from decode.splits.kfold import kfold
 from decode.splits.leave_one_out import leave_one_out
 from decode.splits.published import published

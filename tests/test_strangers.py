@@ -14,7 +14,8 @@ import yaml
 from worlds import PixelWorld, config
 
 from decode.building import build
-from decode.core import InputError, Layout, Recording, Scaler, Tensors
+from decode.core import InputError, Layout, Recording, Tensors
+from decode.division import Scaler
 from decode.encoders.mlp import MLP
 from decode.encoders.ridge import Ridge
 from decode.encoders.tsconv import TSConv

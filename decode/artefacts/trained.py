@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from decode.artefacts.places import folder_of
-from decode.core import State, Tensors, refusal
+from decode.core import Tensors, refusal
+from decode.division import State
 from decode.folds import Inputs
 from decode.sources import Source
 from decode.store import as_file_name, from_file_name, read_tensors, write_tensors

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from decode.core import Batch, Layout, Part, Shape, Tensors, refusal
+from decode.core import Batch, Layout, Shape, Tensors, refusal
+from decode.division import Part
 from decode.linear.part_ridge import PartRidge
 from decode.linear.subject_ridge import Per
 from decode.trainable import Encoder, Learned

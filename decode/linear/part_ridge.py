@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from decode.core import Batch, InputError, Layout, Part, Shape, Tensors
+from decode.core import Batch, InputError, Layout, Shape, Tensors
+from decode.division import Part
 from decode.linear.subject_ridge import Per, RidgeKnobs, SubjectRidge
 from decode.networks.blocks import Passport
 from decode.trainable import Encoder

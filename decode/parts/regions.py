@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from decode.core import Layout, Part, refusal
+from decode.core import Layout, refusal
+from decode.division import Part
 from decode.parting import one_length
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Scaler, State, refusal
+from decode.core import InputError, refusal
+from decode.division import Scaler, State
 from decode.scaling import CHUNK_BYTES, marks, missing_channels
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from decode.core import InputError, Scaler, State
+from decode.core import InputError
+from decode.division import Scaler, State
 from decode.scaling import (
     apply_by_group,
     check_rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from decode.core import Scaler, State
+from decode.division import Scaler, State
 
 
 class Unscaled(Scaler):

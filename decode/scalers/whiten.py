@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import Scaler, State, refusal
+from decode.core import refusal
+from decode.division import Scaler, State
 from decode.scaling import (
     ALL,
     apply_by_group,

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from decode.core import Scaler, State
+from decode.division import Scaler, State
 from decode.scaling import (
     apply_by_group,
     check_rows,

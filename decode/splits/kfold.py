@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, Overlap, refusal
+from decode.core import refusal
+from decode.division import Fold, Overlap
 from decode.splitting import TEST, TRAIN, distinct, groups_of, hold_out, instead
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from decode.core import Fold, InputError, Overlap, refusal
+from decode.core import InputError, refusal
+from decode.division import Fold, Overlap
 from decode.splitting import TEST, TRAIN, UNUSED, distinct, groups_of, hold_out
 
 

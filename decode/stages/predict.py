@@ -18,7 +18,8 @@ from decode.artefacts.places import ablated_of, place_of, truth_of
 from decode.artefacts.responses import write_response_ceilings, write_sites
 from decode.artefacts.trained import MakeEncoder, load_encoder, load_scaler, weights_file
 from decode.ceilings import from_repeats, response_ceilings
-from decode.core import Batch, Scaler, Tensors
+from decode.core import Batch, Tensors
+from decode.division import Scaler
 from decode.folds import Inputs, Protocol
 from decode.linear.encoding import BRAIN
 from decode.scoring.ceiling import (

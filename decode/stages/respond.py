@@ -22,7 +22,8 @@ from decode.artefacts.responses import (
 from decode.artefacts.trained import MakeEncoder, load_scaler
 from decode.ceilings import response_ceilings
 from decode.checksums import check_finished
-from decode.core import Batch, InputError, Scaler, Stimulus, Target, Tensors, about
+from decode.core import Batch, InputError, Stimulus, Target, Tensors, about
+from decode.division import Scaler
 from decode.folds import Inputs, Protocol
 from decode.linear.encoding import BRAIN
 from decode.progress import progress

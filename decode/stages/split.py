@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from decode.core import Fold, InputError, refusal
+from decode.core import InputError, refusal
+from decode.division import Fold
 from decode.splitting import digest, manifest
 from decode.store import write_json, write_table
 from decode.trials import Trials

@@ -15,7 +15,8 @@ import torch
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.places import folder_of
 from decode.artefacts.trained import TUNED, MakeEncoder, save_scaler, weights_file
-from decode.core import Generator, Scaler, refusal
+from decode.core import Generator, refusal
+from decode.division import Scaler
 from decode.folds import Inputs, Protocol
 from decode.progress import progress
 from decode.sources import DECODER, Source

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from decode.building import build, made
-from decode.core import Generator, Layout, Scaler, Shape, State, Tensors, refusal
+from decode.core import Generator, Layout, Shape, Tensors, refusal
+from decode.division import Scaler, State
 from decode.folds import Protocol
 from decode.scaling import MISSING
 from decode.stages.predict import BATCH, predict, repeats_of

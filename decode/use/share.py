@@ -15,7 +15,8 @@ import numpy as np
 
 from decode.artefacts.trained import load_scaler, save_scaler
 from decode.checksums import check_folder
-from decode.core import Generator, Layout, State, Tensors, refusal
+from decode.core import Generator, Layout, Tensors, refusal
+from decode.division import State
 from decode.notices import tell
 from decode.store import (
     fill_folder,

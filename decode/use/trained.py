@@ -12,7 +12,8 @@ from decode.artefacts.folds import fold_folder
 from decode.artefacts.trained import load_scaler, tuned_with, weights_file
 from decode.building import build
 from decode.checksums import read_manifest
-from decode.core import Generator, Scaler, refusal
+from decode.core import Generator, refusal
+from decode.division import Scaler
 from decode.folds import Inputs
 from decode.sources import DECODER
 from decode.splitting import TRAIN
