@@ -83,6 +83,79 @@ def test_a_brainvision_file_that_was_cut_is_refused(
         read(path)
 
 
+ROWS = [" ".join(f"{v:.3f}" for v in row) for row in VOLTS.T * 1e6]
+
+
+def in_text(
+    root: Path, text: str, *, points: int | None = None, infos: str = "SkipLines=1"
+) -> Path:
+    path = brainvision(root, points=points, markers=(10,))
+    _replaced(path, "DataFormat=BINARY", "DataFormat=ASCII")
+    _replaced(path, "[Binary Infos]\nBinaryFormat=IEEE_FLOAT_32", f"[ASCII Infos]\n{infos}")
+    path.with_suffix(".eeg").write_text(text)
+    return path
+
+
+def test_a_brainvision_file_in_text_is_read_whole(tmp_path: Path, capsys) -> None:
+    text = "\n".join([" ".join(NAMES), *ROWS])
+    for i, content in enumerate([text + "\n", text.replace("\n", "\r\n") + "\r\n"]):
+        run = read(in_text(tmp_path / str(i), content, points=1000))
+        np.testing.assert_allclose(run.signal.T, VOLTS, atol=6e-10)
+    assert "last row" not in capsys.readouterr().err
+    read(in_text(tmp_path / "2", text, points=1000))
+    assert "whether the last number is whole" in capsys.readouterr().err
+
+
+def test_a_brainvision_file_in_text_with_decimal_commas_is_read(tmp_path: Path) -> None:
+    text = "\n".join(ROWS).replace(".", ",") + "\n"
+    run = read(in_text(tmp_path, text, points=1000, infos="SkipLines=0\nDecimalSymbol=,"))
+    np.testing.assert_allclose(run.signal.T, VOLTS, atol=6e-10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "points", "message"),
+    [
+        (ROWS[:500], 1000, "expected 1000 samples as .*vhdr says, got 500"),
+        ([*ROWS[:500], "1.0 2.0"], None, "line 502: expected a number for each of 3 .*got 2 num"),
+        ([*ROWS[:500], "", *ROWS[500:]], None, "line 502: expected .* got 0 num"),
+        (ROWS[:5], None, "expected 10 samples, where .*vmrk has a marker, got 5"),
+    ],
+)
+def test_a_brainvision_file_in_text_that_was_cut_is_refused(
+    tmp_path: Path, kept: list[str], points: int | None, message: str
+) -> None:
+    path = in_text(tmp_path, "\n".join([" ".join(NAMES), *kept]) + "\n", points=points)
+    with pytest.raises(InputError, match=message):
+        read(path)
+
+
+def test_text_of_a_channel_per_row_is_refused_in_words(tmp_path: Path) -> None:
+    path = in_text(tmp_path, "\n".join(ROWS) + "\n", infos="SkipLines=0")
+    _replaced(path, "MULTIPLEXED", "VECTORIZED")
+    with pytest.raises(
+        InputError, match=r"DataOrientation=MULTIPLEXED .*got VECTORIZED; export it"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize("points", [1000, 900, 1100])
+def test_channel_after_channel_is_as_long_as_the_header_says(tmp_path: Path, points: int) -> None:
+    path = _replaced(brainvision(tmp_path, points=points), "MULTIPLEXED", "VECTORIZED")
+    path.with_suffix(".eeg").write_bytes((VOLTS * 1e6).astype("<f4").tobytes())
+    if points == 1000:
+        np.testing.assert_allclose(read(path).signal.T, VOLTS, rtol=1e-6)
+        return
+    with pytest.raises(InputError, match=f"expected {points} samples .* got 1000"):
+        read(path)
+
+
+def test_a_key_twice_in_a_sidecar_of_eeg_is_refused(tmp_path: Path) -> None:
+    path = brainvision(tmp_path)
+    path.with_suffix(".json").write_text('{"PowerLineFrequency": 50, "PowerLineFrequency": 60}')
+    with pytest.raises(InputError, match=r"_eeg\.json: expected each key once .*'PowerLineFreq"):
+        read(path)
+
+
 def test_pauses_of_a_brainvision_recording_are_told(tmp_path: Path, capsys) -> None:
     path = brainvision(tmp_path)
     with path.with_suffix(".vmrk").open("a") as file:

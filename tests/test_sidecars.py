@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from decode.core import InputError
+from decode.recordings.json_files import read_json_object
 from decode.recordings.names import in_order
 from decode.recordings.sidecars import Timing, check_seconds, said_of, sidecar, volume_timing
 
@@ -214,3 +215,25 @@ def test_what_is_odd_is_told(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(words)
     assert not words or (words in lines[0] and NAME in lines[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"RepetitionTime": 2.0, "RepetitionTime": 0.8}',
+        '{"onset": {"RepetitionTime": 1, "RepetitionTime": 1}}',
+    ],
+)
+def test_a_key_twice_is_refused_at_any_depth(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bold.json"
+    path.write_text(text)
+    with pytest.raises(
+        InputError, match=r"bold\.json: expected each key once .*'RepetitionTime' twice"
+    ):
+        read_json_object(path)
+
+
+def test_one_key_in_two_objects_is_no_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "bold.json"
+    path.write_text('\ufeff{"a": {"Units": "s"}, "b": {"Units": "m"}}', encoding="utf-8")
+    assert read_json_object(path) == {"a": {"Units": "s"}, "b": {"Units": "m"}}

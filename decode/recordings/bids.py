@@ -12,9 +12,10 @@ import pandas as pd
 
 from decode.core import InputError, Kind, Stimulus, about, refusal
 from decode.media.medium import MEDIA, SUFFIXES, kind_of
+from decode.recordings.json_files import read_json_object
 from decode.recordings.names import entities, in_order, meant
 from decode.recordings.places import check_place
-from decode.recordings.sidecars import check_seconds, read_json_object, sidecar
+from decode.recordings.sidecars import check_seconds, sidecar
 from decode.recordings.stimuli import check_kind, from_file, from_name, needs_file
 from decode.recordings.tables import numbers, read_events
 

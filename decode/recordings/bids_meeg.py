@@ -22,9 +22,10 @@ from decode.recordings.complete import (
     tell_pauses,
 )
 from decode.recordings.electrodes import Asked, contacts_of, with_contacts
+from decode.recordings.json_files import read_json_object
 from decode.recordings.meeg import KINDS, WHOLE, WRONG, as_recording, unreadable
 from decode.recordings.names import entities
-from decode.recordings.sidecars import sidecar
+from decode.recordings.sidecars import said_of, sidecar
 from decode.recordings.tables import check_columns, read_words
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def open_run(run: Run, root: Path, datatype: str, *, outside: bool = False) -> O
     channels = read_channels(path, root)
     check_types(channels, path)
     check_status(channels, path)
+    said_of(path, root)  # MNE-BIDS takes the last of two values of one key
     header = edf.check_file(path) if path.suffix.lower() in edf.ENDINGS else None
     named = brainvision_files(path) if path.suffix.lower() == ".vhdr" else []
     check_beside(path, named, outside=outside)
@@ -209,6 +211,8 @@ def read_channels(path: Path, root: Path) -> pd.DataFrame:
         if place is not None and not entities(place).items() <= entities(path).items():
             remedy = f"spell its name as {path.name} does"
             raise refusal(place, "run-01 or run-1 in all names of a run", "both", remedy)
+        if place is not None and ending.endswith(".json"):
+            read_json_object(place)
     table = pd.DataFrame(columns=["name"]) if place is None else read_words(place)
     if place is not None:
         check_columns(place, table, ["name", "type"], "add the column {}")

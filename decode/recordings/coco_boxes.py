@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from decode.core import InputError, refusal
+from decode.recordings.json_files import parse_json
 from decode.recordings.tables import check_columns, read_words, whole_numbers
 
 Boxes = dict[str, list[tuple[float, float, float, float]]]
@@ -52,7 +52,7 @@ def _read(
 ) -> tuple[dict[int, str], dict[int, tuple[int, int]], list[Any]]:
     """Names of categories, (width, height) of the wanted pictures, and their annotations."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = parse_json(file.read_bytes())
         names = {c["id"]: str(c["name"]) for c in told["categories"]}
         sizes = {i["id"]: (i["width"], i["height"]) for i in told["images"] if i["id"] in wanted}
         mine = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,32 +43,72 @@ def brainvision_files(path: Path) -> list[Path]:
 
 
 def check_brainvision(path: Path) -> None:
-    """Refuse a .vhdr whose data file ends within a sample, before DataPoints or before a marker, or is
-    written with the most significant byte first, which MNE does not look at.
+    """Refuse a .vhdr whose data file, binary or text, ends within a sample, before DataPoints or before a
+    marker, or is written with the most significant byte first, which MNE does not look at.
     """
     header = _values(path)
     if header.get("usebigendianorder", "").upper() == "YES":
         remedy = "export it with the least significant byte first"
         raise refusal(path, "UseBigEndianOrder=NO", "YES", remedy)
     data = _beside(path, header.get("datafile", ""))
-    width, channels = (
-        BYTES.get(header.get("binaryformat", "").upper()),
-        header.get("numberofchannels"),
-    )
-    if not data.is_file() or width is None or not (channels or "").isdecimal():
-        return  # text formats, and what MNE has its own words for
-    frame = width * int(channels or 0)
-    n, rest = divmod(data.stat().st_size, max(1, frame))
-    if rest:
-        raise refusal(
-            data, f"whole samples of {frame} bytes", f"{rest} bytes beyond the last", AGAIN
-        )
+    n = _samples(path, header, data) if data.is_file() else None
+    if n is None:
+        return  # what MNE has its own words for
     promised = int(header["datapoints"]) if header.get("datapoints", "").isdecimal() else 0
-    if n < promised:
+    # Channel after channel, every one begins where the samples of those before it end.
+    by_channel = header.get("dataorientation", "").upper() == "VECTORIZED"
+    if n < promised or (by_channel and n > promised > 0):
         raise refusal(data, f"{promised} samples as {path.name} says", f"{n}", AGAIN)
     markers = _beside(path, header.get("markerfile", ""))
     if markers.is_file():
         _check_markers(markers, data, n)
+
+
+def _samples(path: Path, header: Mapping[str, str], data: Path) -> int | None:
+    """How many samples a data file holds, found whole; None where its header does not say how to count."""
+    said = header.get("numberofchannels", "")
+    channels = int(said) if said.isdecimal() else 0
+    if not channels:
+        return None
+    if header.get("dataformat", "").upper() == "ASCII":
+        return _samples_of_text(path, header, data, channels)
+    width = BYTES.get(header.get("binaryformat", "").upper())
+    if width is None:
+        return None
+    frame = width * channels
+    n, rest = divmod(data.stat().st_size, frame)
+    if rest:
+        raise refusal(
+            data, f"whole samples of {frame} bytes", f"{rest} bytes beyond the last", AGAIN
+        )
+    return n
+
+
+def _samples_of_text(path: Path, header: Mapping[str, str], data: Path, channels: int) -> int:
+    """How many rows of a number per channel stand below the lines that the header says to skip."""
+    if header.get("dataorientation", "").upper() != "MULTIPLEXED":
+        remedy = "export it multiplexed, or in binary format"
+        got = header.get("dataorientation", "none")
+        raise refusal(path, "DataOrientation=MULTIPLEXED of data in text", got, remedy)
+    above = int(header["skiplines"]) if header.get("skiplines", "").isdecimal() else 0
+    comma = header.get("decimalsymbol", ".") == ","
+    n, line = 0, b"\n"
+    with data.open("rb") as file:
+        for line in islice(file, above, None):
+            n += 1
+            # As MNE parts them: by commas where there is no blank and the comma is no decimal sign.
+            text = line.strip()
+            numbers = (
+                text.split(b",")
+                if b"," in text and b" " not in text and not comma
+                else text.split()
+            )
+            if len(numbers) != channels:
+                where, got = f"{data}, line {above + n}", f"{len(numbers)} numbers"
+                raise refusal(where, f"a number for each of {channels} channels", got, AGAIN)
+    if not line.endswith((b"\n", b"\r")):
+        tell(data, "no line break ends its last row: whether the last number is whole is not known")
+    return n
 
 
 def _check_markers(path: Path, data: Path, n_samples: int) -> None:

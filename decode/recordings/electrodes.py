@@ -15,8 +15,9 @@ import pandas as pd
 
 from decode.core import refusal
 from decode.notices import tell
+from decode.recordings.json_files import read_json_object
 from decode.recordings.names import meant
-from decode.recordings.sidecars import read_json_object, sidecar
+from decode.recordings.sidecars import sidecar
 from decode.recordings.tables import check_columns, numbers, read_words
 
 # What makes metres of a unit of BIDS; of the others nothing does.

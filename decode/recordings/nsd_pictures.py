@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from decode import content, hdf5
 from decode.core import InputError, Stimulus, refusal
 from decode.recordings import packed
+from decode.recordings.json_files import parse_json
 from decode.recordings.nsd import DESIGN, Design
 from decode.recordings.tables import check_columns, read_words, whole_numbers
 
@@ -170,7 +170,7 @@ def _caption_table(path: Path, n: int) -> np.ndarray:
 
 def _annotations(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        rows = parse_json(path.read_bytes())["annotations"]
         if rows and not {"image_id", "caption"} <= set(rows[0]):
             raise ValueError(f"annotations with the keys {sorted(rows[0])}")
     except FileNotFoundError as e:

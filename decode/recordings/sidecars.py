@@ -17,6 +17,7 @@ import numpy as np
 
 from decode.core import refusal
 from decode.notices import tell
+from decode.recordings.json_files import read_json_object
 from decode.recordings.names import entities, meant
 from decode.volumes import open_image
 
@@ -101,17 +102,6 @@ def check_seconds(events: Path, root: Path) -> None:
                 f"Units {unit!r}",
                 "write seconds, as BIDS has it",
             )
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; InputError where it is not an object."""
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise refusal(path, "JSON in UTF-8", e, "correct the file") from e
-    if not isinstance(content, dict):
-        raise refusal(path, "a JSON object in braces", type(content).__name__, "correct the file")
-    return content
 
 
 def volume_timing(
