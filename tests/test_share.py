@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_apply import TESTED, Changed, MoreTones, finished, larger, tones, world
-from test_encoders import FILES, WORLDS, Batches, batches, build, is_large
+from test_encoders import FILES, WORLDS, Batches, batches, build, is_large, needs
 from test_feature_inversion import SEEDS, folder, make, shown, wanted  # noqa: F401
 from torch import Tensor
 from worlds import config, sign_again
@@ -192,16 +192,12 @@ def finds(encoder: torch.nn.Module, batch: Batch) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
 def test_every_encoder_says_what_of_its_training_lies_in_its_weights(file: Path) -> None:
-    layouts = WORLDS["fmri"]
-    try:
-        if is_large(file, layouts):
-            pytest.skip("built without memory: the preset is for a GPU")
-        encoder = build(file, layouts)
-    except InputError:
-        pytest.skip("it does not read voxels")
-    train = batches(file, layouts)
+    needs(file, "fmri")
+    if is_large(file, "fmri"):
+        pytest.skip("built without memory: the preset is for a GPU")
+    encoder, train = build(file, "fmri"), batches(file, "fmri")
     with torch.no_grad():
-        encoder.initialise(train, batches(file, layouts, n=6, seed=1))
+        encoder.initialise(train, batches(file, "fmri", n=6, seed=1))
     assert finds(encoder, train.all()) <= held_by(encoder)
 
 
