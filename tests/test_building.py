@@ -123,7 +123,9 @@ def test_what_a_class_refuses_names_the_node(
         raise fault("two\nlines")
 
     monkeypatch.setattr(Thing, "__init__", refuse)
-    with pytest.raises(InputError, match=r"config\.data: .*Thing refused .*\(two lines\)") as told:
+    with pytest.raises(
+        InputError, match=r"config\.data: .*Thing takes, got a refusal \(two lines\)"
+    ) as told:
         build({"_target_": HERE, "root": "r"}, "data")
     assert isinstance(told.value.__cause__, fault)
 
