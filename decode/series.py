@@ -126,11 +126,10 @@ class SeriesStore(FeatureStore):
     def _series(self, key: str) -> np.ndarray:
         if key not in self._known:
             path, kept = self.folder / f"{key}.npy", self.folder / f"{key}.json"
-            if fault := differs(path, read_json(kept)):
-                raise refusal(
-                    path, "what was written", fault, f"delete it and {kept.name} and run again"
-                )
-            self._known[key] = read_array(path)
+            remedy = f"delete {path.name} and {kept.name}, where they are there, and run again"
+            if fault := differs(path, read_json(kept, remedy)):
+                raise refusal(path, "what was written", fault, remedy)
+            self._known[key] = read_array(path, remedy)
         return self._known[key]
 
     @property

@@ -112,12 +112,12 @@ def unreadable(path: Path, expected: str, e: Exception, remedy: str) -> InputErr
     return refusal(path, f"{expected}", e, f"{remedy}")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = RUN_AGAIN) -> Any:
     check_finished(path)
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as e:
-        raise unreadable(path, "readable JSON", e, f"delete {path.parent} and run again") from e
+        raise unreadable(path, "readable JSON", e, remedy) from e
 
 
 def write_array(path: Path, value: np.ndarray) -> None:
@@ -125,13 +125,13 @@ def write_array(path: Path, value: np.ndarray) -> None:
         np.save(f, np.ascontiguousarray(value), allow_pickle=False)
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path, remedy: str = RUN_AGAIN) -> np.ndarray:
     """Memory-mapped array; InputError when the file is missing, damaged or holds objects."""
     check_finished(path)
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
-        raise unreadable(path, "a whole .npy array", e, RUN_AGAIN) from e
+        raise unreadable(path, "a whole .npy array", e, remedy) from e
     return array
 
 
@@ -319,7 +319,8 @@ class FeatureStore:
         for path in sorted(self.folder.glob("shard-*.json")):
             number, kept = int(path.stem.removeprefix("shard-")), _read_shard(path)
             values = self.folder / f"values-{number:04d}.npy"
-            self._shards[number] = _Shard(values, read_array(values), kept["values"])
+            array = read_array(values, shard_remedy(values))
+            self._shards[number] = _Shard(values, array, kept["values"])
             self._place.update({d: (number, row) for row, d in enumerate(kept["digests"])})
             self._shards[number].check_rows(len(kept["digests"]))
 
@@ -405,9 +406,7 @@ class _Shard:
 
     def __init__(self, path: Path, array: np.ndarray, check: Check) -> None:
         self.path, self.array, self.check = path, array, check
-        self.remedy = (
-            f"delete it and {path.name.replace('values', 'shard')[:-4]}.json and run again"
-        )
+        self.remedy = shard_remedy(path)
 
     def check_rows(self, n: int) -> None:
         if len(self.array) != n:
@@ -428,13 +427,21 @@ class _Shard:
         return self.array
 
 
+def shard_remedy(values: Path) -> str:
+    """What mends a damaged shard: its vectors alone are made again, those of other shards stay."""
+    return f"delete {values.name} and {_told_by(values)}, where they are there, and run again"
+
+
+def _told_by(values: Path) -> str:
+    return f"{values.stem.replace('values', 'shard')}.json"
+
+
 def _read_shard(path: Path) -> dict[str, Any]:
-    kept = read_json(path)
+    remedy = shard_remedy(path.with_name(f"{path.stem.replace('shard', 'values')}.npy"))
+    kept = read_json(path, remedy)
     if not isinstance(kept, dict) or not {"digests", "values"} <= set(kept):
-        raise InputError(
-            f"{path}: expected digests and the checksum of their values, got something else; delete "
-            "it and run again"
-        )
+        got = type(kept).__name__ if not isinstance(kept, dict) else f"keys {sorted(kept)}"
+        raise refusal(path, "digests and the checksum of their values", got, remedy)
     return kept
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,30 @@ def test_damaged_features_are_refused_and_made_again_when_deleted(tmp_path: Path
     last = FeatureStore(tmp_path)
     assert last.missing(["a", "b", "c"]) == ["b"]
     last.append(["b"], np.full((1, 4), 7.0))
+    assert FeatureStore(tmp_path).rows(["a", "b", "c"])[:, 0].tolist() == [0, 7, 2]
+
+
+@pytest.mark.parametrize("name", ["values-0001.npy", "shard-0001.json"])
+@pytest.mark.parametrize("what", ["head", "cut", "emptied", "list", "gone"])
+def test_what_a_refusal_of_features_says_mends_them_and_loses_one_shard(
+    tmp_path: Path, name: str, what: str
+) -> None:
+    for i, digest in enumerate("abc"):
+        FeatureStore(tmp_path).append([digest], np.full((1, 4), float(i)))
+    path, content = tmp_path / name, (tmp_path / name).read_bytes()
+    damaged = {"head": b"?" + content[1:], "cut": content[:20], "emptied": b"", "list": b"[1, 2]"}
+    path.write_bytes(damaged[what]) if what in damaged else path.unlink()
+    if (what, name) == ("gone", "shard-0001.json"):
+        found = FeatureStore(tmp_path)  # vectors that nothing speaks of are no features
+    else:
+        with pytest.raises(InputError, match=rf"{name}: expected .*; delete .*run again") as told:
+            FeatureStore(tmp_path)
+        advice = str(told.value).rsplit("; ", 1)[1]
+        for file in re.findall(r"[a-z]+-[0-9]{4}\.[a-z]+", advice):
+            (tmp_path / file).unlink(missing_ok=True)
+        found = FeatureStore(tmp_path)
+    assert found.missing(["a", "b", "c"]) == ["b"]
+    found.append(["b"], np.full((1, 4), 7.0))
     assert FeatureStore(tmp_path).rows(["a", "b", "c"])[:, 0].tolist() == [0, 7, 2]
 
 
