@@ -62,8 +62,19 @@ class Task:
 
 
 def digest_of(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
+    """Hash of a config node: arguments have names, and no order; targets, steps and other things that
+    are listed by name are in the order that they are used in.
+    """
+    text = json.dumps(in_one_order(value), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def in_one_order(node: Any) -> Any:
+    """A node with the arguments of everything that it builds sorted by name."""
+    if isinstance(node, Mapping):
+        items = sorted(node.items()) if "_target_" in node else node.items()
+        return {name: in_one_order(value) for name, value in items}
+    return [in_one_order(value) for value in node] if isinstance(node, list | tuple) else node
 
 
 def short_name(node: Mapping[str, Any]) -> str:
