@@ -227,6 +227,15 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """A Dataset whose stimuli are told by the tables of several subjects, and that can leave some out."""
+
+    def only(self, subjects: Sequence[str]) -> Dataset:
+        """The same data set without the other subjects: what their tables say is not looked at."""
+        ...
+
+
 class Target(Protocol):
     """Stimuli -> (n, *shape) on the CPU; the same input always gives the same output.
 

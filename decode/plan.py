@@ -27,7 +27,7 @@ from decode.checks.frame import (
 )
 from decode.checks.resources import check_devices, check_files, check_rights
 from decode.checksums import identity
-from decode.core import Dataset, InputError
+from decode.core import Dataset, InputError, Narrowing
 from decode.kinds import renewed
 from decode.memory import Memory
 from decode.sources import check_people, check_sources
@@ -143,21 +143,32 @@ class Plan:
 
     @cached_property
     def dataset(self) -> Dataset:
+        """The data, of the subjects asked for: those of others do not stop a run."""
+        made, asked = self.whole_dataset, self.config["subjects"] or self._recorded_subjects()
+        chosen = [s for s in asked or () if s in made.subjects]
+        return made.only(chosen) if chosen and isinstance(made, Narrowing) else made
+
+    @cached_property
+    def whole_dataset(self) -> Dataset:
+        """The data with all its subjects."""
         check_rights(self.config["data"].get("root"))
         made: Dataset = build(self.config["data"], "data")
         return made
 
+    def _recorded_subjects(self) -> tuple[str, ...]:
+        places = (name.partition(":") for name in self.recorded)
+        return tuple(item for stage, _, item in places if stage == "preprocess")
+
     def _subjects(self) -> tuple[str, ...]:
         if self.recorded:
-            places = (name.partition(":") for name in self.recorded)
-            return tuple(item for stage, _, item in places if stage == "preprocess")
+            return self._recorded_subjects()
         asked = self.config["subjects"]
         if asked is not None:
             check_subjects(asked)
-        known = tuple(self.dataset.subjects)
+        known = tuple(self.whole_dataset.subjects)
         unknown = [s for s in asked or () if s not in known]
         if unknown:
-            explains = getattr(self.dataset, "check_subject", None)
+            explains = getattr(self.whole_dataset, "check_subject", None)
             if explains is not None:
                 explains(unknown[0])
             root = self.config["data"].get("root")

@@ -219,6 +219,24 @@ def test_other_bad_input(lab: Path, tmp_path: Path) -> None:
         BetasFolder(str(lab), label_columns=["button"]).stimuli()
 
 
+def test_tables_of_subjects_that_are_left_out_say_nothing(lab: Path) -> None:
+    table = _table()
+    for name, content in (("s2", table.assign(category="other", caption="of s2")), ("s3", table)):
+        (lab / name).mkdir()
+        content.to_csv(lab / name / "trials.tsv", sep="\t", index=False)
+    (lab / "s3/trials.tsv").write_text("stimulus\n1\t2\t3\n")
+    data = BetasFolder(str(lab), label_columns=["category"])
+    with pytest.raises(InputError, match="s3"):
+        data.stimuli()
+    with pytest.raises(InputError, match="expected one 'category'"):
+        data.only(["s1", "s2"]).stimuli()
+    mine, theirs = data.only(["s1"]).stimuli(), data.only(["s2"]).stimuli()
+    shown = dict(zip(table["stimulus"], table["category"], strict=True))
+    assert {uid: s.labels["category"] for uid, s in mine.items()} == shown
+    assert {s.labels["category"] for s in theirs.values()} == {"other"}
+    assert not any("of s2" in s.texts for s in mine.values())
+
+
 def test_classes_and_words_need_no_file(lab: Path) -> None:
     np.save(lab / "s1/betas.npy", _betas())
     table = _table().assign(stimulus=_table()["category"])

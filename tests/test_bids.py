@@ -12,10 +12,12 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import worlds
 from PIL import Image
 
 from decode.core import InputError
 from decode.data.bids import Bids
+from decode.workshop import Run
 
 SFREQ, N_TIMES = 100.0, 600
 NAMES = ["Fz", "Cz", "Pz", "Oz"]
@@ -274,6 +276,28 @@ def test_other_subjects_do_not_stop_a_run(eeg: Path, capsys: pytest.CaptureFixtu
     again = eeg_set(eeg, task="look")
     assert again.stimuli()["a/two.png"].labels == {"concept": "moon"}
     assert "'sun'" in message_of(lambda: again.stimuli()["a/one.png"])
+    assert again.only(["sub-01"]).stimuli()["a/one.png"].labels == {"concept": "sun"}
+    assert again.only(["sub-05"]).stimuli()["a/one.png"].labels == {"concept": "star"}
+    assert again.subjects == ("sub-01", "sub-03", "sub-04", "sub-05")
+
+
+def test_a_run_looks_at_the_subjects_that_it_was_asked_for(eeg: Path, tmp_path: Path) -> None:
+    folder = eeg / "sub-02/eeg"
+    folder.mkdir(parents=True)
+    (folder / "sub-02_task-look_eeg.vhdr").touch()
+    write_events(folder / "sub-02_task-look_events.tsv", [{**shown()[0], "concept": "star"}])
+    node = {
+        "_target_": "decode.data.bids.Bids", "root": str(eeg), "datatype": "eeg",
+        "stim_column": "stim_file", "label_columns": ["concept"],
+    }  # fmt: skip
+    labels = {}
+    for asked in (["sub-01"], ["sub-02"]):
+        run = Run(worlds.config(tmp_path, data=node, subjects=asked, until="preprocess"))
+        assert run.subjects == tuple(asked)
+        labels[asked[0]] = run.stimuli["a/one.png"].labels["concept"]
+    assert labels == {"sub-01": "sun", "sub-02": "star"}
+    with pytest.raises(InputError, match="concept='sun' of stimulus"):
+        Run(worlds.config(tmp_path, data=node, until="preprocess")).stimuli["a/one.png"]
 
 
 def test_rooms_without_a_person_are_no_subjects(tmp_path: Path) -> None:

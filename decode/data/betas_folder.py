@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -108,7 +109,7 @@ class BetasFolder:
             )
 
     def stimuli(self) -> Mapping[str, Stimulus]:
-        """What any subject saw, by the value of the column `stimulus`."""
+        """What the subjects saw, with captions of all of them, by the value of the column `stimulus`."""
         return self._stimuli
 
     def files(self, subject: str) -> Iterable[Path]:
@@ -125,6 +126,14 @@ class BetasFolder:
 
     def truth(self, subject: str) -> Truth | None:
         return None
+
+    def only(self, subjects: Sequence[str]) -> BetasFolder:
+        """Without the other subjects, whose tables may say something else about a stimulus."""
+        other = copy(self)
+        other.subjects = tuple(subjects)
+        for kept in ("_tables", "_stimuli"):
+            vars(other).pop(kept, None)
+        return other
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cached_property, partial
@@ -211,6 +212,13 @@ class Bids:
 
     def truth(self, subject: str) -> Truth | None:
         return None
+
+    def only(self, subjects: Sequence[str]) -> Bids:
+        """Without the other subjects, whose events may say something else about a stimulus."""
+        other = copy(self)
+        other.subjects, other._shown_to = tuple(subjects), {}
+        vars(other).pop("_stimuli", None)
+        return other
 
     @cached_property
     def _stimuli(self) -> Mapping[str, Stimulus]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,6 +103,12 @@ class ThingsFMRI:
                 yield Recording(
                     subject, *name, "fmri", signal[at], 1.0, channels, events, source=file
                 )
+
+    def only(self, subjects: Sequence[str]) -> ThingsFMRI:
+        """Without the other subjects, whose tables need not be whole."""
+        other = copy(self)
+        other.subjects = tuple(subjects)
+        return other
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """The pictures that any subject's table names, labelled with their concept."""

@@ -178,7 +178,7 @@ class OpenedRun:
         return UsableDecoder(
             decoder_of(self.run, split, fold),
             own=lambda: [self.stimuli[u] for u in uids],
-            dataset=lambda: self.run.dataset,
+            dataset=lambda: self.run.whole_dataset,
         )
 
     def apply(self, data: Dataset | Mapping[str, Any] | None = None, **asked: Any) -> Applied:

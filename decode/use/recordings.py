@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from decode.core import Dataset, Facts, Layout, Recording, Stimulus, Truth, refusal
+from decode.core import Dataset, Facts, Layout, Narrowing, Recording, Stimulus, Truth, refusal
 from decode.notices import tell
 from decode.preprocessing.prepared import Prepared
 from decode.stages import preprocess
@@ -91,6 +91,8 @@ def read_new(
     `known_as` says which subject of the decoder a new one is, where it is called otherwise.
     """
     names = _subjects(dataset, subjects)
+    if isinstance(dataset, Narrowing):
+        dataset = dataset.only(names)
     called = _called(names, {str(k): str(v) for k, v in (known_as or {}).items()}, decoder)
     fits: list[Fit] = []
     folders: dict[str, Path] = {}
