@@ -229,6 +229,47 @@ def test_a_damaged_header_names_the_file(eeg: Path) -> None:
     assert header.name in message_of(lambda: next(runs))
 
 
+def test_one_of_several_recordings_of_a_run_is_chosen_by_its_entities(tmp_path: Path) -> None:
+    ones = np.full((4, 4, 4, 12), 100.0)
+    ones[:, :, :, ::2] += np.arange(64).reshape(4, 4, 4, 1) % 7 + 1
+    for echo in (1, 2):
+        name = f"sub-01_task-look_run-1_echo-{echo}_bold.nii.gz"
+        write_bold(tmp_path / "sub-01/func" / name, ones * echo)
+    write_events(tmp_path / "task-look_events.tsv", shown())
+    pictures(tmp_path)
+
+    def data(**knobs: object) -> Bids:
+        return Bids(str(tmp_path), datatype="func", scale="as_is", **knobs)  # type: ignore[arg-type]
+
+    said = message_of(lambda: next(data().recordings("sub-01")))
+    assert "got sub-01_task-look_run-1_echo-1_bold.nii.gz and" in said
+    assert "choose by data.entities={echo:1}" in said
+    signals = {}
+    for asked in ("1", 2, "02"):
+        (run,) = data(entities={"echo": asked}).recordings("sub-01")
+        signals[asked] = run.signal.max()
+    assert signals == {"1": 107.0, 2: 214.0, "02": 214.0}
+    said = message_of(lambda: next(data(entities={"echo": 3}).recordings("sub-01")))
+    assert "expected recordings with echo: 3, got only such with echo: 1 or echo: 2" in said
+    said = message_of(lambda: next(data(entities={"acq": "fast", "echo": 1}).recordings("sub-01")))
+    assert "got only such with acq: null, echo: 1 or acq: null, echo: 2" in said
+    assert "set data.task" in message_of(lambda: data(entities={"task": "look"}))
+    assert "correct it" in message_of(lambda: data(entities={"echo": "1_2"}))
+
+
+def test_null_chooses_the_recording_without_the_entity(eeg: Path) -> None:
+    for path in list(eeg.glob("sub-01/eeg/*run-02*")):
+        renamed = path.name.replace("run-02", "acq-new_run-01")
+        path.write_bytes(path.read_bytes().replace(b"run-02", b"acq-new_run-01"))
+        path.rename(path.with_name(renamed))
+    assert (
+        "{acq:null}" in message_of(lambda: next(eeg_set(eeg).recordings("sub-01"))) or "{acq:new}"
+    )
+    for asked in (None, "new"):
+        (run,) = eeg_set(eeg, entities={"acq": asked}).recordings("sub-01")
+        assert ("acq-new" in str(run.source)) == (asked == "new")
+
+
 def test_several_tasks_must_be_chosen_from(eeg: Path) -> None:
     for path in list(eeg.glob("sub-01/eeg/*run-02*")):
         renamed = path.name.replace("task-look", "task-hear")

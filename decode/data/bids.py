@@ -41,7 +41,7 @@ from decode.recordings.bold import (
 )
 from decode.recordings.electrodes import Asked
 from decode.recordings.masks import bright_voxels
-from decode.recordings.names import entities
+from decode.recordings.names import chosen_entities, meant, with_entities
 from decode.recordings.sidecars import sidecar, volume_timing
 from decode.recordings.stimuli import needs_file
 from decode.recordings.tables import numbers, read_words
@@ -64,6 +64,9 @@ class Bids:
     `trial_columns`, as answers, are of each trial alone; `split_column` holds train, test or n/a.
     Events that name a file above `root` and `stimuli`, and recordings that name files above their own
     folder, are followed with `outside` only.
+
+    Where a run was recorded or written several times, `entities` chooses by what file names say, as
+    {"acq": "fast", "echo": 1, "res": 2}; None: names without that entity.
 
     For "func", `derivatives` is fMRIPrep's folder in `root`: `desc-preproc_bold` in `space` (None:
     the scanner's own) within `desc-brain_mask`, and the columns of the confounds table that match
@@ -101,6 +104,7 @@ class Bids:
         split_column: str | None = None,
         derivatives: str | None = None,
         space: str | None = None,
+        entities: Mapping[str, str | int | None] | None = None,
         mask: str | None = None,
         confounds: Sequence[str] = (),
         scale: Scale = "percent",
@@ -141,6 +145,7 @@ class Bids:
             () if outside else (self.root, self.root / folder), start_column, tuple(trial_columns),
         )  # fmt: skip
         self.folder = self.root if derivatives is None else self.root / derivatives
+        self.chosen = chosen_entities(entities or {})
         self.derivatives, self.space, self.mask = derivatives, space, mask
         check_scale(scale)
         self.scale = scale
@@ -276,10 +281,10 @@ class Bids:
 
     def _runs(self, subject: str) -> list[Run]:
         tasks, where = self._files[subject], self.folder / subject
-        files = bids.of_task(tasks, self.task, where, self.datatype)
+        files = with_entities(bids.of_task(tasks, self.task, where, self.datatype), self.chosen)
         if self.derivatives is not None:
-            spaces = sorted({entities(p).get("space", "null") for p in files})
-            files = [p for p in files if entities(p).get("space") == self.space]
+            spaces = sorted({meant(p).get("space", "null") for p in files})
+            files = [p for p in files if meant(p).get("space") == self.space]
             if not files:
                 raise refusal(
                     where,
@@ -336,7 +341,7 @@ def common_mask(images: Sequence[Path]) -> Voxels:
     for image in images:
         path = sidecar(image, image.parent, "desc-brain_mask.nii.gz", ignore=["desc"])
         # A mask without a space is in the scanner's own and fits no other.
-        same = path and entities(path).get("space") == entities(image).get("space")
+        same = path and meant(path).get("space") == meant(image).get("space")
         if path is None or not same:
             raise InputError(
                 f"{image}: expected *_desc-brain_mask.nii.gz of its space beside it, found none; "

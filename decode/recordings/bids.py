@@ -13,7 +13,7 @@ import pandas as pd
 from decode.core import InputError, Kind, Stimulus, about, refusal
 from decode.media.medium import MEDIA, SUFFIXES, kind_of
 from decode.recordings.json_files import read_json_object
-from decode.recordings.names import entities, in_order, meant
+from decode.recordings.names import entities, in_order, meant, told_apart
 from decode.recordings.places import check_place
 from decode.recordings.sidecars import check_seconds, sidecar
 from decode.recordings.stimuli import check_kind, from_file, from_name, needs_file
@@ -133,9 +133,12 @@ def as_runs(
         session, run = names.get("ses", ""), names.get("run", "")
         key = session, meant(path).get("run", "")
         if key in runs:
-            raise InputError(
-                f"{path.parent}: expected one recording per session and run, got "
-                f"{runs[key].path.name} and {path.name}; keep one of them there"
+            other = runs[key].path
+            raise refusal(
+                path.parent,
+                "one recording per session and run",
+                f"{other.name} and {path.name}",
+                told_apart(other, path),
             )
         raw = raw_of(path, root, folder)
         events = sidecar(raw, root, "events.tsv") if with_events else None
