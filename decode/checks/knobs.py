@@ -99,6 +99,7 @@ RANGES: Mapping[str, Range] = {
     "BayesianReconstruction.noise": POSITIVE,
     "BayesianReconstruction.steps": WHOLE,
     "BayesianReconstruction.voxels": COUNT,
+    "Bids.entities": WHOLE,
     "External.first": WHOLE,
     "windows.width": POSITIVE,
 }
