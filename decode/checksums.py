@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from decode.core import InputError, refusal
 
@@ -44,8 +44,15 @@ def check_of(path: Path) -> Check:
     return check
 
 
+def is_check(value: object) -> TypeGuard[Check]:
+    """Whether what was read from a file is what `check_of` says of one."""
+    return isinstance(value, dict) and {"size", "crc32"} <= set(value)
+
+
 def differs(path: Path, known: Check) -> str | None:
     """In words, how a file differs from what is known of it; None where it is the same."""
+    if not path.is_file():
+        return "no such file"
     stat = path.stat()
     if stat.st_size != known["size"]:
         return f"expected {known['size']} bytes, as were written, got {stat.st_size}"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decode.checksums import check_of, differs
+from decode.checksums import check_of, differs, is_check
 from decode.core import Stimulus, refusal
 from decode.events import BETWEEN
 from decode.store import FeatureStore, read_array, read_json, write_array, write_json
@@ -127,7 +127,10 @@ class SeriesStore(FeatureStore):
         if key not in self._known:
             path, kept = self.folder / f"{key}.npy", self.folder / f"{key}.json"
             remedy = f"delete {path.name} and {kept.name}, where they are there, and run again"
-            if fault := differs(path, read_json(kept, remedy)):
+            said = read_json(kept, remedy)
+            if not is_check(said):
+                raise refusal(kept, "size and checksum of a series", str(said)[:60], remedy)
+            if fault := differs(path, said):
                 raise refusal(path, "what was written", fault, remedy)
             self._known[key] = read_array(path, remedy)
         return self._known[key]

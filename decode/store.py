@@ -28,6 +28,7 @@ from decode.checksums import (
     check_of,
     checks_of,
     differs,
+    is_check,
     read_manifest,
     sealed,
 )
@@ -439,7 +440,8 @@ def _told_by(values: Path) -> str:
 def _read_shard(path: Path) -> dict[str, Any]:
     remedy = shard_remedy(path.with_name(f"{path.stem.replace('shard', 'values')}.npy"))
     kept = read_json(path, remedy)
-    if not isinstance(kept, dict) or not {"digests", "values"} <= set(kept):
+    whole = isinstance(kept, dict) and isinstance(kept.get("digests"), list)
+    if not whole or not is_check(kept.get("values")):
         got = type(kept).__name__ if not isinstance(kept, dict) else f"keys {sorted(kept)}"
         raise refusal(path, "digests and the checksum of their values", got, remedy)
     return kept

@@ -18,6 +18,7 @@ from decode.checksums import check_finished, check_folder, check_of, differs
 from decode.core import InputError
 from decode.pipeline import execute
 from decode.runs import recorded_run
+from decode.series import Clock, SeriesStore, write_clock, write_series
 from decode.store import FeatureStore, fill_folder, read_array, read_table, write_array
 from decode.workshop import Run
 
@@ -130,7 +131,7 @@ def test_damaged_features_are_refused_and_made_again_when_deleted(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["values-0001.npy", "shard-0001.json"])
-@pytest.mark.parametrize("what", ["head", "cut", "emptied", "list", "gone"])
+@pytest.mark.parametrize("what", ["head", "cut", "emptied", "list", "unchecked", "gone"])
 def test_what_a_refusal_of_features_says_mends_them_and_loses_one_shard(
     tmp_path: Path, name: str, what: str
 ) -> None:
@@ -138,6 +139,7 @@ def test_what_a_refusal_of_features_says_mends_them_and_loses_one_shard(
         FeatureStore(tmp_path).append([digest], np.full((1, 4), float(i)))
     path, content = tmp_path / name, (tmp_path / name).read_bytes()
     damaged = {"head": b"?" + content[1:], "cut": content[:20], "emptied": b"", "list": b"[1, 2]"}
+    damaged["unchecked"] = b'{"digests": ["b"], "values": 3}'
     path.write_bytes(damaged[what]) if what in damaged else path.unlink()
     if (what, name) == ("gone", "shard-0001.json"):
         found = FeatureStore(tmp_path)  # vectors that nothing speaks of are no features
@@ -151,6 +153,32 @@ def test_what_a_refusal_of_features_says_mends_them_and_loses_one_shard(
     assert found.missing(["a", "b", "c"]) == ["b"]
     found.append(["b"], np.full((1, 4), 7.0))
     assert FeatureStore(tmp_path).rows(["a", "b", "c"])[:, 0].tolist() == [0, 7, 2]
+
+
+@pytest.mark.parametrize("ending", ["npy", "json"])
+@pytest.mark.parametrize("what", ["flipped", "cut", "emptied", "list", "gone"])
+def test_what_a_refusal_of_a_series_says_mends_it_and_loses_no_other(
+    tmp_path: Path, ending: str, what: str
+) -> None:
+    write_clock(tmp_path, Clock(rate=1.0, lag=0.0, rest=0.0))
+    for i, key in enumerate("ab"):
+        write_series(tmp_path, key, np.full((4, 2), i + 1.0))
+    path, content = tmp_path / f"b.{ending}", (tmp_path / f"b.{ending}").read_bytes()
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    damaged = {"flipped": flipped, "cut": content[:20], "emptied": b"", "list": b"[1, 2]"}
+    path.write_bytes(damaged[what]) if what in damaged else path.unlink()
+    places = {"a": ("a", 0.0), "b": ("b", 0.0)}
+    store = SeriesStore(tmp_path, places, (0.0, 2.0))
+    assert store.stored(["a"]).numpy().tolist() == [[[1.0, 1.0], [1.0, 1.0]]]
+    if store.missing(["a", "b"]) != ["b"]:
+        with pytest.raises(InputError, match=rf"b\.{ending}: expected .*delete .*again") as told:
+            store.stored(["b"])
+        for file in re.findall(r"\bb\.(?:npy|json)", str(told.value).rsplit("delete ", 1)[1]):
+            (tmp_path / file).unlink(missing_ok=True)
+    assert store.missing(["a", "b"]) == ["b"]
+    write_series(tmp_path, "b", np.full((4, 2), 5.0))
+    again = SeriesStore(tmp_path, places, (0.0, 2.0))
+    assert again.stored(["b", "a"])[:, 0, 0].tolist() == [5.0, 1.0]
 
 
 @pytest.fixture(scope="module")
