@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from decode.batches import from_one_of, joined, numbered, one_ahead, weighed
 from decode.core import Batch, Layout, Tensors, refusal
 from decode.division import Scaler
 from decode.events import contents_of
@@ -26,8 +25,6 @@ EVERYONE = "everyone"
 # Trials (row, of each), their weights where they are mixed, and one number per row that says which of
 # several targets is drawn.
 Chunk = tuple[Tensor, Tensor | None, Tensor]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,8 +249,8 @@ class Loader:
         self._subject = torch.tensor([numbers[s] for s in table["subject"]], dtype=torch.int64)
         self._by_trial = any(store.of_trials for store in features.values())
         contents = contents_of(table, digests, by_trial=self._by_trial)
-        _, self._stimulus = _numbered([digests[uid] for uid in table["stimulus"]])
-        self._digests, self._content = _numbered(contents)
+        _, self._stimulus = numbered([digests[uid] for uid in table["stimulus"]])
+        self._digests, self._content = numbered(contents)
         self._follow(Pass())
         layouts = trials.layouts.values()
         self._width = max(layout.n_channels for layout in layouts)
@@ -304,7 +301,7 @@ class Loader:
             for rows, weights, chance in chunks:
                 here = rows.flatten().to(self.device)
                 batch = trials._map(lambda x, here=here: x.index_select(0, here))
-                batch = _weighed(batch, weights)
+                batch = weighed(batch, weights)
                 content = self._content_of(batch)
                 place = dict.fromkeys(self._stores, content)
                 for name, stores in self._drawn.items():
@@ -365,11 +362,11 @@ class Loader:
     def _read(self, chunk: Chunk) -> tuple[Batch, Tensors]:
         """The given trials and, by store, their targets as they are stored; pinned for a GPU."""
         rows, weights, chance = chunk
-        batch = _weighed(self._windows(rows.flatten()), weights)
+        batch = weighed(self._windows(rows.flatten()), weights)
         names = [self._digests[int(i)] for i in self._content_of(batch)]
         stored = {key: store.stored(names) for key, store in self._stores.items()}
         for name, stores in self._drawn.items():
-            stored[name] = _from_one_of(stores, names, chance)
+            stored[name] = from_one_of(stores, names, chance)
         if self.device.type == "cuda":
             return batch.pin_memory(), {k: v.pin_memory() for k, v in stored.items()}
         return batch, stored
@@ -388,65 +385,8 @@ class Loader:
             for name, stores in self._drawn.items():
                 stored[name] = torch.cat([store.stored(self._digests) for store in stores])
             there = {k: v.to(self.device) for k, v in stored.items()}
-            self._kept = (_join(parts).to(self.device), there)
+            self._kept = (joined(parts).to(self.device), there)
         return self._kept
-
-
-def _numbered(names: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Each name once, in order, and the number of each in that list."""
-    known = list(dict.fromkeys(names))
-    number = {name: i for i, name in enumerate(known)}
-    return known, torch.tensor([number[name] for name in names], dtype=torch.int64)
-
-
-def one_ahead(read: Callable[[T], R], asked: Iterable[T]) -> Iterator[R]:
-    """What `read` gives for each thing asked for, in order; a thread reads one ahead."""
-    with ThreadPoolExecutor(1) as thread:
-        coming: Future[R] | None = None
-        for one in asked:
-            now, coming = coming, thread.submit(read, one)
-            if now is not None:
-                yield now.result()
-        if coming is not None:
-            yield coming.result()
-
-
-def _from_one_of(stores: Sequence[FeatureStore], digests: Sequence[str], chance: Tensor) -> Tensor:
-    """(len(digests), *shape), row i from the store number `chance[i]`, counted around."""
-    which = chance % len(stores)
-    parts = {}
-    for number, store in enumerate(stores):
-        rows = torch.nonzero(which == number).flatten()
-        parts[number] = store.stored([digests[i] for i in rows.tolist()])
-    out = torch.empty(len(digests), *stores[0].shape, dtype=parts[0].dtype)
-    for number, values in parts.items():
-        out[which == number] = values
-    return out
-
-
-def _weighed(batch: Batch, weights: Tensor | None) -> Batch:
-    """Weighted means of as many rows in a row as there are weights (row, of each); None: as they are."""
-    if weights is None:
-        return batch
-    n, k = weights.shape
-    share = weights.to(batch.brain).view(n, k, 1, 1)
-    first = batch._map(lambda x: x.view(n, k, *x.shape[1:])[:, 0])
-    brain = (batch.brain.view(n, k, *batch.brain.shape[1:]) * share).sum(1)
-    single = (weights > 0).sum(1) == 1
-    return replace(
-        first, brain=brain, trial=torch.where(single.to(first.trial.device), first.trial, -1)
-    )
-
-
-def _join(parts: Sequence[Batch]) -> Batch:
-    """One batch of several without targets."""
-    return Batch(
-        torch.cat([p.brain for p in parts]),
-        {},
-        torch.cat([p.subject for p in parts]),
-        torch.cat([p.stimulus for p in parts]),
-        torch.cat([p.trial for p in parts]),
-    )
 
 
 def open_trials(folders: Mapping[str, Path]) -> Trials:

@@ -14,12 +14,13 @@ import yaml
 from torch import Tensor
 from voxels import Voxels
 
-from decode import training
+from decode import checkpoints
+from decode.checkpoints import State, tidy
 from decode.cli import CONFIGS
 from decode.core import Batch
 from decode.encoders.mlp import MLP
 from decode.trainable import Encoder, Objective
-from decode.training import Trainer, fit, set_pace, tidy
+from decode.training import Trainer, fit, set_pace
 
 EPOCHS, CUT, KEPT_ROWS = 12, 8, 40
 
@@ -79,15 +80,15 @@ def test_a_run_cut_off_ends_as_one_that_was_not(
     whole, history = learn(tmp_path / "whole", keep, None)
     best = min(range(EPOCHS), key=lambda i: history[i]["validation"])
     assert 4 < best < CUT, "the best epoch must lie between a save and the cut"
-    state, after = training._State, training._State.after_epoch
+    state, after = State, State.after_epoch
 
     def at(self: Any, row: dict[str, float], *rest: Any) -> None:
         due = int(row["epoch"]) + 1 in saved
-        monkeypatch.setattr(training, "SAVED_EVERY", 0.0 if due else float("inf"))
+        monkeypatch.setattr(checkpoints, "SAVED_EVERY", 0.0 if due else float("inf"))
         after(self, row, *rest)
 
     monkeypatch.setattr(state, "after_epoch", at)
-    monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(checkpoints, "SAVING_SHARE", float("inf"))
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path / "cut", keep, CUT)
     left = [int(p.stem.split("-")[1]) for p in (tmp_path / "cut").glob("last-*.safetensors")]
@@ -110,15 +111,15 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(
         saved.append(now[0])
         now[0] += seconds
 
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(training._State, "_save", save)
-    state = training._State(tmp_path)
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(State, "_save", save)
+    state = State(tmp_path)
     for epoch in range(1000):
         now[0] += 1.0
         row = {"epoch": float(epoch), "validation": 1.0}
-        state.after_epoch(row, torch.nn.Linear(1, 1), None, Trainer(keep="last"))
+        state.after_epoch(row, torch.nn.Linear(1, 1), None, keep_best=False)
     between = np.diff(saved) - seconds
-    wanted = max(training.SAVED_EVERY, seconds / training.SAVING_SHARE)
+    wanted = max(checkpoints.SAVED_EVERY, seconds / checkpoints.SAVING_SHARE)
     assert len(between) > 10
     assert (between >= wanted).all()
     assert (between < wanted + 2).all()
@@ -136,8 +137,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(training, "SAVED_EVERY", 0.0)
-    monkeypatch.setattr(training, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(checkpoints, "SAVED_EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVING_SHARE", float("inf"))
     whole, history = learn(tmp_path / "whole", "best", None)
     assert min(range(EPOCHS), key=lambda i: history[i]["validation"]) == 6
     folder = tmp_path / "cut"

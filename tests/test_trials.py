@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from decode.batches import one_ahead
 from decode.core import InputError, Layout
 from decode.scalers.zscore import ZScore
 from decode.store import FeatureStore
-from decode.trials import SubjectSignal, Trials, one_ahead
+from decode.trials import SubjectSignal, Trials
 
 
 def _layout(channels: int, n_times: int) -> Layout:

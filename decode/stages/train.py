@@ -15,6 +15,7 @@ import torch
 from decode.artefacts.folds import fold_folder
 from decode.artefacts.places import folder_of
 from decode.artefacts.trained import TUNED, MakeEncoder, save_scaler, weights_file
+from decode.checkpoints import tidy
 from decode.core import Generator, refusal
 from decode.division import Scaler
 from decode.folds import Inputs, Protocol
@@ -24,7 +25,7 @@ from decode.splitting import TRAIN, VALIDATION
 from decode.store import write_tensors
 from decode.strangers import check_reads, first_strangers, fit_scaler, people
 from decode.trainable import Objective
-from decode.training import Trainer, fit, tidy
+from decode.training import Trainer, fit
 from decode.trials import Loader, Trials
 
 
