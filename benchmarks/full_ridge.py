@@ -23,9 +23,10 @@ from benchmarks.memory import watched
 from benchmarks.training import layout
 from decode.building import build
 from decode.cli import CONFIGS
-from decode.store import FeatureStore, read_tensors, write_tensors
+from decode.store import read_tensors, write_tensors
 from decode.trainable import Encoder
 from decode.trials import Loader, SubjectSignal, Trials
+from decode.vectors import FeatureStore
 
 TRIALS, TEST, VOXELS = 8859, 982, 15724
 TARGETS = {"image": (257, 768), "text": (77, 768), "lowlevel": (91168,)}

@@ -26,9 +26,9 @@ from benchmarks.training import layout
 from decode.building import build
 from decode.cli import CONFIGS
 from decode.core import Shape
-from decode.store import FeatureStore
 from decode.training import Trainer, optimiser_of
 from decode.trials import SubjectSignal, Trials
+from decode.vectors import FeatureStore
 
 VOXELS = {"subj01": 15724, "subj02": 14278, "subj05": 13039, "subj07": 12682}
 BIGG, VITL = (256, 1664), (257, 768)

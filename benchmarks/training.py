@@ -31,11 +31,11 @@ from decode.objectives.own import Own
 from decode.simulation.fmri import CEILING_REPEATS, MEDIAN_CEILING
 from decode.simulation.scenes import draw, training_scenes
 from decode.simulation.visual_cortex import Responses, make_cortex
-from decode.store import FeatureStore
 from decode.targets.open_clip import block_tokens
 from decode.trainable import Encoder
 from decode.training import Trainer, fit, optimiser_of
 from decode.trials import Loader, SubjectSignal, Trials
+from decode.vectors import FeatureStore
 from decode.weights.reading import find_weights
 
 SCALE = 16

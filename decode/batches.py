@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode.core import Batch
-from decode.store import FeatureStore
+from decode.vectors import FeatureStore
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,8 +10,8 @@ import pandas as pd
 from decode.core import InputError
 from decode.events import contents_of
 from decode.passes import Repeats
-from decode.store import FeatureStore
 from decode.trials import Trials
+from decode.vectors import FeatureStore
 
 
 @dataclass(frozen=True, slots=True)

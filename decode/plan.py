@@ -32,7 +32,8 @@ from decode.kinds import renewed
 from decode.memory import Memory
 from decode.sources import check_people, check_sources
 from decode.stages.table import NAMES, STAGES, Stage, up_to
-from decode.store import FeatureStore, as_file_name, is_finished, read_table
+from decode.store import as_file_name, is_finished, read_table
+from decode.vectors import FeatureStore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,8 @@ from torch import Tensor
 from decode.checksums import check_of, differs, is_check
 from decode.core import Stimulus, refusal
 from decode.events import BETWEEN
-from decode.store import FeatureStore, read_array, read_json, write_array, write_json
+from decode.store import read_array, read_json, write_array, write_json
+from decode.vectors import FeatureStore
 
 SERIES = "series.json"
 

@@ -18,7 +18,8 @@ from decode.division import Scaler
 from decode.events import contents_of
 from decode.passes import Pass, Plan, drawn, padded, units
 from decode.splitting import Spans, spans_of
-from decode.store import Columns, FeatureStore, read_array, read_json, read_table
+from decode.store import read_array, read_json, read_table
+from decode.vectors import Columns, FeatureStore
 
 RESIDENT_BYTES = 4 * 2**30
 EVERYONE = "everyone"

@@ -19,7 +19,8 @@ from decode.core import InputError
 from decode.pipeline import execute
 from decode.runs import recorded_run
 from decode.series import Clock, SeriesStore, write_clock, write_series
-from decode.store import FeatureStore, fill_folder, read_array, read_table, write_array
+from decode.store import fill_folder, read_array, read_table, write_array
+from decode.vectors import FeatureStore
 from decode.workshop import Run
 
 

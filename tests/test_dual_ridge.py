@@ -18,7 +18,8 @@ from decode.linear import subject_ridge
 from decode.linear.dual import FixedDual, solve_dual
 from decode.linear.ridge import factor, left_out, solve
 from decode.pipeline import execute
-from decode.store import Columns, FeatureStore, read_tensors, write_tensors
+from decode.store import read_tensors, write_tensors
+from decode.vectors import Columns, FeatureStore
 from decode.workshop import Run
 
 SHAPES = {"image": (7,), "lowlevel": (2, 3)}

@@ -14,8 +14,9 @@ from decode.core import Layout
 from decode.generators.unclip import Unclip
 from decode.networks.prior_dalle2 import hear
 from decode.pipeline import execute
-from decode.store import FeatureStore, read_json
+from decode.store import read_json
 from decode.trials import SubjectSignal, Trials
+from decode.vectors import FeatureStore
 from decode.workshop import Run
 
 pytestmark = [

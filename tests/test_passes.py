@@ -12,9 +12,9 @@ import torch
 
 from decode.core import InputError, Layout
 from decode.passes import Pass, Plan, drawn, padded, units
-from decode.store import FeatureStore
 from decode.training import Trainer
 from decode.trials import Loader, SubjectSignal, Trials
+from decode.vectors import FeatureStore
 
 SIZES = {"a": 30, "b": 20, "c": 45}
 SUBJECT = torch.cat([torch.full((n,), i) for i, n in enumerate(SIZES.values())])

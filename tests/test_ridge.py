@@ -9,13 +9,13 @@ from sklearn.linear_model import Ridge
 
 from decode.core import InputError
 from decode.linear import ridge as module
+from decode.linear.ranking import rank_features
 from decode.linear.ridge import (
     choose,
     factor,
     generalised_errors,
     left_out,
     left_out_errors,
-    rank_features,
     ridge,
     solve,
     strengths,

@@ -15,7 +15,6 @@ import torch
 
 from decode.core import InputError
 from decode.store import (
-    FeatureStore,
     Frame,
     fill_folder,
     is_finished,
@@ -26,6 +25,7 @@ from decode.store import (
     write_array,
     write_tensors,
 )
+from decode.vectors import FeatureStore
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from decode.folds import Inputs, Protocol
 from decode.pipeline import execute
 from decode.scalers.whiten import Whiten
 from decode.scalers.zscore import ZScore, ZScoreWithTest
-from decode.store import FeatureStore
 from decode.strangers import (
     MeanOfSubjects,
     check_alike,
@@ -35,6 +34,7 @@ from decode.strangers import (
 )
 from decode.trainable import Encoder
 from decode.trials import EVERYONE, SubjectSignal, Trials
+from decode.vectors import FeatureStore
 from decode.workshop import Run
 
 SCALERS = sorted((Path(__file__).resolve().parents[1] / "configs" / "scaler").glob("*.yaml"))

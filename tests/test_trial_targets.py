@@ -21,11 +21,11 @@ from decode.core import InputError, Recording
 from decode.data.p300_speller import P300Speller
 from decode.events import contents_of, events_of, trial_keys
 from decode.pipeline import execute
-from decode.store import FeatureStore
 from decode.targets.labels import Labels
 from decode.targets.number import Number
 from decode.trials import Trials
 from decode.use.opened import OpenedRun
+from decode.vectors import FeatureStore
 from decode.workshop import Run
 
 __all__ = ["eeg", "eeg_template", "trials"]  # fixtures

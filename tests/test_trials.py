@@ -13,8 +13,8 @@ import torch
 from decode.batches import one_ahead
 from decode.core import InputError, Layout
 from decode.scalers.zscore import ZScore
-from decode.store import FeatureStore
 from decode.trials import SubjectSignal, Trials
+from decode.vectors import FeatureStore
 
 
 def _layout(channels: int, n_times: int) -> Layout:

@@ -14,7 +14,7 @@ from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.inversion.image_bank import warped_pictures
 from decode.inversion.picture_consensus import Crowd, consensus
 from decode.inversion.voxel_model import PictureKernel, ResponseModel, fit_responses
-from decode.linear.ridge import rank_features
+from decode.linear.ranking import rank_features
 from decode.networks.blocks import Passport, by_subject, scatter
 from decode.progress import progress
 from decode.trainable import Encoder, Held, Learned

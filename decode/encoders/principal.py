@@ -13,8 +13,8 @@ from decode.core import Batch, InputError, Layout, Shape, Tensors
 from decode.linear.principal import principal
 from decode.linear.subject_ridge import Streamed
 from decode.networks.blocks import numel
-from decode.store import Columns
 from decode.trainable import Encoder, Learned, left_to_training, predicts_brain
+from decode.vectors import Columns
 
 
 class Principal(Encoder):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decode.core import InputError, refusal
-from decode.store import Columns
+from decode.vectors import Columns
 
 BLOCK = 2**26  # numbers of targets held at once
 

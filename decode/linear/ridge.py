@@ -60,7 +60,7 @@ class Fit:
         return x @ self.weights + self.intercept
 
 
-def _blocks(width: int, height: int) -> Iterator[slice]:
+def blocks(width: int, height: int) -> Iterator[slice]:
     """Slices over `width` so that height x slice stays within BLOCK numbers."""
     step = max(1, BLOCK // max(height, 1))
     for first in range(0, width, step):
@@ -147,7 +147,7 @@ def centred_gram(x: Tensor, *, of: Literal["trials", "features"]) -> tuple[Tenso
     mean = x.mean(0, dtype=torch.float64)
     size = n if of == "trials" else p
     gram = torch.zeros(size, size, dtype=torch.float64, device=x.device)
-    for b in _blocks(p, n) if of == "trials" else _blocks(n, p):
+    for b in blocks(p, n) if of == "trials" else blocks(n, p):
         if of == "trials":
             part = x[:, b].to(torch.float64, copy=True).sub_(mean[b])
         else:
@@ -171,7 +171,7 @@ def factor(x: Array) -> Factor:
     if dual:
         return Factor(x, mean, vectors.to(x.dtype), values, None)
     left = torch.empty(n, rank, dtype=x.dtype, device=x.device)
-    for b in _blocks(n, p):
+    for b in blocks(n, p):
         rows = x[b].to(torch.float64, copy=True).sub_(mean)
         left[b] = (rows @ vectors).div_(values.sqrt()).to(x.dtype)
     return Factor(x, mean, left, values, vectors.to(x.dtype))
@@ -219,7 +219,7 @@ def _leverage(f: Factor, rows: Tensor, lost: Tensor) -> Tensor:
     n, m = rows.shape
     gap = torch.empty(lost.shape[1], n, m, m, dtype=torch.float64, device=f.left.device)
     eye = torch.eye(m, dtype=gap.dtype, device=gap.device) - 1 / len(f.left)
-    for b in _blocks(n, m * f.left.shape[1]):
+    for b in blocks(n, m * f.left.shape[1]):
         left = f.left[rows[b]].double()
         if m == 1:
             power = left[:, 0].square_()
@@ -262,7 +262,7 @@ def left_out_errors(
     lost = _lost(f, alphas)
     leverage = [_leverage(f, r, lost) for r in rows]
     out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
-    for b in _blocks(y.shape[1], len(f.x)):
+    for b in blocks(y.shape[1], len(f.x)):
         _, centred, coordinates = _projected(f, y, b)
         unreached = _unreached(f, centred, coordinates)
         for i, k in enumerate(lost.T):
@@ -278,7 +278,7 @@ def generalised_errors(f: Factor, y: Array, alphas: Sequence[float]) -> Tensor:
     lost = _lost(f, alphas).T
     freedom = (n - 1 - len(f.values) + lost.sum(1)) / n
     out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
-    for b in _blocks(y.shape[1], n):
+    for b in blocks(y.shape[1], n):
         _, centred, coordinates = _projected(f, y, b)
         power = coordinates.double().square()
         unreached = _unreached(f, centred, coordinates).double().square().sum(0)
@@ -302,7 +302,7 @@ def validation_errors(
     scores = _scores(f, new)
     kept = _kept(f, alphas)
     out = torch.empty(len(alphas), y.shape[1], dtype=torch.float64, device=f.left.device)
-    for b in _blocks(y.shape[1], len(f.x) + len(new)):
+    for b in blocks(y.shape[1], len(f.x) + len(new)):
         mean, _, coordinates = _projected(f, y, b)
         wanted = _columns(truth, b, f.left) - mean.to(f.left)
         for i, k in enumerate(kept.T):
@@ -314,7 +314,7 @@ def validation_errors(
 def _scores(f: Factor, x: Tensor) -> Tensor:
     """Coordinates (row, rank) of new rows in the units of `left`."""
     total = torch.zeros(len(x), len(f.values), dtype=torch.float64, device=x.device)
-    for b in _blocks(x.shape[1], len(f.x)):
+    for b in blocks(x.shape[1], len(f.x)):
         part = x[:, b].double() - f.mean[b]
         if f.right is None:
             total += (part @ (f.x[:, b].double() - f.mean[b]).T) @ f.left.double() / f.values
@@ -357,12 +357,12 @@ def solve(f: Factor, y: Array, alpha: Tensor) -> tuple[Tensor, Tensor]:
     alpha = alpha.to(f.values).expand(y.shape[1])
     weights = torch.empty(p, y.shape[1], dtype=f.x.dtype, device=f.x.device)
     intercept = torch.empty(y.shape[1], dtype=torch.float64, device=f.x.device)
-    for b in _blocks(y.shape[1], max(n, p)):
+    for b in blocks(y.shape[1], max(n, p)):
         mean, _, coordinates = _projected(f, y, b)
         shrunk = coordinates.double() / (f.values[:, None] + alpha[b])
         if f.right is None:
             carried = (f.left.double() @ shrunk).to(f.x)
-            for c in _blocks(p, n):
+            for c in blocks(p, n):
                 weights[c, b] = (f.x[:, c] - f.mean[c].to(f.x)).T @ carried
         else:
             weights[:, b] = f.right @ (shrunk * f.values.sqrt()[:, None]).to(f.x)
@@ -379,7 +379,7 @@ def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None)
     lost = _lost(f, used)
     leverage = [_leverage(f, r, lost) for r in rows]
     out = torch.empty(n, y.shape[1], dtype=f.left.dtype, device=f.left.device)
-    for b in _blocks(y.shape[1], n):
+    for b in blocks(y.shape[1], n):
         mean, centred, coordinates = _projected(f, y, b)
         unreached = _unreached(f, centred, coordinates).expand(centred.shape)
         for i, (a, k) in enumerate(zip(used, lost.T, strict=True)):
@@ -392,25 +392,6 @@ def left_out(f: Factor, y: Array, alpha: Tensor, *, groups: Array | None = None)
             place = torch.arange(b.start, b.stop, device=out.device)[mine]
             out[:, place] = centred[:, mine] - residual + mean[mine].to(out)
     return out
-
-
-def rank_features(x: Array, y: Array, *, components: int = 10) -> Tensor:
-    """How much of the targets' first principal components each feature explains alone (feature,).
-
-    The score of a feature is its squared correlation with each component, weighted by that
-    component's variance; constant features score 0.
-    """
-    x, target = torch.as_tensor(x), factor(y)
-    k = min(components, len(target.values))
-    parts = target.left[:, :k].double() * target.values[:k].sqrt()
-    scores = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for b in _blocks(x.shape[1], len(x)):
-        columns = x[:, b].double()
-        columns = columns - columns.mean(0)
-        norm = columns.norm(dim=0)
-        scores[b] = (columns.T @ parts.to(columns)).norm(dim=1) / norm.clamp(min=1e-12)
-        scores[b][norm <= 1e-12 * len(x)] = 0
-    return scores.square()
 
 
 def ridge(
@@ -453,6 +434,6 @@ def ridge(
 def variance(y: Array, *, like: Tensor) -> Tensor:
     """Variance (target,) float64 of the columns, block by block, on the device of `like`."""
     out = torch.empty(y.shape[1], dtype=torch.float64, device=like.device)
-    for b in _blocks(y.shape[1], len(y)):
+    for b in blocks(y.shape[1], len(y)):
         out[b] = _columns(y, b, like).double().var(0, unbiased=False)
     return out

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from decode.core import Batch, InputError, Layout, Shape, Tensors, refusal
 from decode.linear.dual import FixedDual, solve_dual
+from decode.linear.ranking import rank_features
 from decode.linear.ridge import (
     Factor,
     choose,
@@ -21,7 +22,6 @@ from decode.linear.ridge import (
     generalised_errors,
     left_out,
     left_out_errors,
-    rank_features,
     solve,
     strengths,
     validation_errors,
@@ -29,8 +29,8 @@ from decode.linear.ridge import (
 )
 from decode.networks.blocks import Passport, by_subject, numel, scatter
 from decode.progress import progress
-from decode.store import Columns
 from decode.trainable import Held
+from decode.vectors import Columns
 
 Per = Literal["target", "name", "all"]
 By = Literal["loo", "gcv", "validation"]

@@ -13,7 +13,8 @@ from torch import Tensor
 from decode.core import PARTS, Reads, SeriesTarget, Stimulus, Target, joint_digest, refusal
 from decode.progress import progress
 from decode.series import SERIES, Clock, SeriesStore, write_clock, write_series
-from decode.store import FeatureStore, read_json, write_json
+from decode.store import read_json, write_json
+from decode.vectors import FeatureStore
 
 SHARD = 512
 READS = "reads.json"

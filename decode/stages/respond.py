@@ -29,9 +29,10 @@ from decode.linear.encoding import BRAIN
 from decode.progress import progress
 from decode.sources import MADE, ORACLE, SHOWN, Source
 from decode.splitting import TEST, TRAIN
-from decode.store import FeatureStore, Frame
+from decode.store import Frame
 from decode.trainable import Encoder
 from decode.trials import Loader, Trials
+from decode.vectors import FeatureStore
 
 # What the model of the brain calls what it reads.
 PICTURE = "picture"
