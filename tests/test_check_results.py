@@ -134,5 +134,5 @@ def test_the_page_says_something_of_every_experiment_that_comes_with_its_data() 
     of_networks = {f"digits69_{n}" for n in ("mlp", "umbrae", "mindbridge", "voxel_tokens")}
     of_people = {f"p300_people_{n}" for n in ("shared", "mean", "own")}
     assert runs == of_networks | of_people | {"digits69", "haxby2001", "p300_speller", "feis"} | {
-        f"quickstart{kind}" for kind in ("", "_eeg", "_meg")
+        f"quickstart{kind}" for kind in ("", "_eeg", "_meg", "_encoding")
     }

@@ -813,4 +813,4 @@ def test_a_model_goes_into_the_cache_that_experiments_read(server: Server, tmp_p
         assert not list((tmp_path / "other").rglob("*.tar"))
     done = ask([*script[:2], "lab/brains", "--model"], env={**os.environ, **here})
     assert done.returncode == 2
-    assert "hub model lab/brains at main: got" in done.stderr
+    assert "hub model lab/brains at main: expected a list of its files, got" in done.stderr

@@ -269,7 +269,9 @@ def test_leaving_people_out_scores_above_chance_or_is_refused_before_training(
         execute(run, until="evaluate", force=(), say=lambda _: None)
         folder = run.folder("evaluate")
         assert folder is not None
-        return pd.read_parquet(folder / "scores.parquet").query("metric == 'retrieval_top1'")
+        return pd.read_parquet(folder / "scores.parquet").query(
+            "metric == 'retrieval_top1' and source == 'decoder'"
+        )
 
     with pytest.raises(InputError, match=r"protocol\.unseen: expected who reads a"):
         scores()
