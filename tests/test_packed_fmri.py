@@ -133,6 +133,39 @@ def test_pictures_are_those_that_were_stored(name: str, written: dict[str, Any])
         np.testing.assert_array_equal(np.asarray(open_image(stimuli[uid])), picture)
 
 
+# What tells the files of the subject from those of another one.
+OTHERS = {
+    "mindeye1": {"subj01": "subj02"},
+    "mindeye1_extracted": {"subj01": "subj02"},
+    "brain_diffuser": {"subj01": "subj02", "sub1": "sub2"},
+    "god_bdpy": {"Subject1": "Subject2"},
+    "bold5000": {"CSI1": "CSI2"},
+    "things_fmri": {"sub-01": "sub-02"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_damaged_files_of_another_subject_stop_nothing(
+    name: str, written: dict[str, Any], spoil: Callable[[str], Path]
+) -> None:
+    kind, root = KINDS[name], spoil(name)
+    for path in [p for p in root.rglob("*") if p.is_file()]:
+        other = str(path.relative_to(root))
+        for mine, theirs in OTHERS[name].items():
+            other = other.replace(mine, theirs)
+        if not (root / other).exists():
+            (root / other).parent.mkdir(parents=True, exist_ok=True)
+            (root / other).write_bytes(b"\xffdamaged")
+    both = kind.open(root)
+    assert len(both.subjects) == 2
+    with pytest.raises(InputError):
+        both.stimuli()
+    alone, sound = both.only([kind.subject]), kind.open(written[name][0])
+    assert alone.subjects == sound.subjects
+    assert set(alone.stimuli()) == set(sound.stimuli())
+    np.testing.assert_array_equal(_read(alone, kind.subject)[0], _read(sound, kind.subject)[0])
+
+
 def _retrieval(data: Any, subject: str, *, shuffle: bool) -> tuple[float, float]:
     """Share of test pictures that are nearest to the pixels decoded from their trials, and chance."""
     signal, table = _read(data, subject)

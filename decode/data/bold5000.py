@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,6 +91,10 @@ class BOLD5000:
             events = packed.beta_events(uids, split[rows], repeat=repeats[rows])
             run = f"{number:03d}" if self.trials_per_run else ""
             yield Recording(subject, "", run, "fmri", betas[rows], 1.0, channels, events)
+
+    def only(self, subjects: Sequence[str]) -> BOLD5000:
+        """Without the other subjects, whose files need not be whole."""
+        return packed.narrowed(self, subjects)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """The pictures that any subject's list names."""

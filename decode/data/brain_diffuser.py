@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,6 +61,10 @@ class BrainDiffuser:
             channels = packed.voxels(betas.shape[1], "nsdgeneral")
             signal = np.asarray(betas, np.float32)
             yield Recording(subject, "", "", "fmri", signal, 1.0, channels, events)
+
+    def only(self, subjects: Sequence[str]) -> BrainDiffuser:
+        """Without the other subjects, whose files need not be whole."""
+        return packed.narrowed(self, subjects)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         uids = [

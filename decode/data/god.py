@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -102,6 +102,12 @@ class GOD:
             yield from _runs(self._bdata(subject), subject, self.roi, self.imagery)
         else:
             yield self._npz(subject)
+
+    def only(self, subjects: Sequence[str]) -> GOD:
+        """Without the other subjects, whose files need not be whole."""
+        other = packed.narrowed(self, subjects)
+        other._names = []
+        return other
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         if self.layout == "bdpy":

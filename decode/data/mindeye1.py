@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,6 +103,10 @@ class MindEye1:
             channels = packed.voxels(len(rows[0]), "nsdgeneral")
             signal = np.stack(rows).astype(np.float32)
             yield Recording(subject, "", "", "fmri", signal, 1.0, channels, events)
+
+    def only(self, subjects: Sequence[str]) -> MindEye1:
+        """Without the other subjects, whose files need not be whole."""
+        return packed.narrowed(self, subjects)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """Pictures of all subjects that are there, by their number among the 73,000."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,9 +105,7 @@ class ThingsFMRI:
 
     def only(self, subjects: Sequence[str]) -> ThingsFMRI:
         """Without the other subjects, whose tables need not be whole."""
-        other = copy(self)
-        other.subjects = tuple(subjects)
-        return other
+        return packed.narrowed(self, subjects)
 
     def stimuli(self) -> Mapping[str, Stimulus]:
         """The pictures that any subject's table names, labelled with their concept."""

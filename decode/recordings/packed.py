@@ -12,9 +12,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,22 @@ from decode.pictures import to_bytes, write_picture
 from decode.volumes import read_rest
 
 AGAIN = "fetch it again"
+
+
+class OfSubjects(Protocol):
+    """What has recordings of subjects."""
+
+    subjects: tuple[str, ...]
+
+
+D = TypeVar("D", bound=OfSubjects)
+
+
+def narrowed(dataset: D, subjects: Sequence[str]) -> D:
+    """The data set without its other subjects, whose files need not be whole."""
+    other = copy(dataset)
+    other.subjects = tuple(subjects)
+    return other
 
 
 def check_subject(name: str, subject: str, subjects: Sequence[str], root: Path) -> None:
