@@ -361,8 +361,14 @@ def _misspelt(error: BaseException, arguments: list[str]) -> str:
     )
     if not found:
         return text
-    wrong = found.group(1).split(".")[-1]
-    argument = next((a for a in arguments if wrong in a.split("=")[0]), wrong)
+    key = found.group(1)
+    if "@" in key:
+        return (
+            f"{key}: expected a choice that the experiment has, got another; to add one write "
+            f"+{key}=NAME"
+        )
+    wrong = key.split(".")[-1]
+    argument = next((a for a in arguments if wrong in re.split(r"[.+~]", a.split("=")[0])), wrong)
     advice = _class_says(argument, arguments) or _nearest(wrong, _all_keys())
     return f"unknown key {argument.split('=')[0]!r}; {advice}"
 

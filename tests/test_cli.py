@@ -99,6 +99,8 @@ def test_help_lists_every_choice_of_every_group() -> None:
         (["encoder.head=dense"], ["'encoder.head'", "RidgeMLP takes, got 'head'"]),
         (["encoder=mlp", "encoder.head=dense"], ["'encoder.head'", "write +encoder.head=dense"]),
         (["encoder.widht=3"], ["unknown key 'encoder.widht'", "did you mean 'width'"]),
+        (["split@splits.x=kfold"], ["split@splits.x: expected", "write +split@splits.x="]),
+        (["split@splits.x=kfold", "splits.xx=1"], ["split@splits.x: expected"]),
         (["encoder=adapted"], ["encoder.inner", "???", "+encoder@encoder.inner=mlp"]),
         (
             ["encoder=adapted", "+encoder@encoder.inner=mlp"],
