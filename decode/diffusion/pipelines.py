@@ -56,15 +56,9 @@ def check_embedding(
 ) -> None:
     """Compare a target's shape with the width that the folder gives or, if unknown, with `said`."""
     expected = agreed_width(width, said, model)
-    shape = tuple(shapes[name])
-    if len(shape) != 1 or (expected is not None and shape[0] != expected):
-        wanted = f"({expected},)" if expected is not None else "one vector"
-        raise refusal(
-            "generator",
-            f"an image embedding of shape {wanted}, which conditions {model!r}",
-            f"target {name!r} of shape {shape}",
-            "choose the target whose embedding the model was trained with",
-        )
+    wanted = f"({expected},)" if expected is not None else "one vector"
+    what = f"an image embedding of shape {wanted}, which conditions {model!r}"
+    _check_width(shapes, name, 1, expected, what, "embedding")
 
 
 def check_tokens(
@@ -72,15 +66,19 @@ def check_tokens(
 ) -> None:
     """The same for a target of tokens (token, width)."""
     expected = agreed_width(width, said, model)
+    wanted = f"(token, {expected})" if expected is not None else "(token, width)"
+    what = f"tokens of shape {wanted}, which condition {model!r}"
+    _check_width(shapes, name, 2, expected, what, "tokens")
+
+
+def _check_width(
+    shapes: Mapping[str, Shape], name: str, ndim: int, width: int | None, what: str, word: str
+) -> None:
+    """Refuse a target that has not `ndim` axes, the last of them `width` long where that is known."""
     shape = tuple(shapes[name])
-    if len(shape) != 2 or (expected is not None and shape[1] != expected):
-        wanted = f"(token, {expected})" if expected is not None else "(token, width)"
-        raise refusal(
-            "generator",
-            f"tokens of shape {wanted}, which condition {model!r}",
-            f"target {name!r} of shape {shape}",
-            "choose the target whose tokens the model was trained with",
-        )
+    if len(shape) != ndim or (width is not None and shape[-1] != width):
+        remedy = f"choose the target whose {word} the model was trained with"
+        raise refusal("generator", what, f"target {name!r} of shape {shape}", remedy)
 
 
 def agreed_width(width: int | None, said: int | None, model: str) -> int | None:

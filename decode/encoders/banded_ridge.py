@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from torch import nn
 
 from decode.core import Batch, Layout, Shape, Tensors, refusal
-from decode.linear.encoding import BRAIN, EncodingKnobs, SubjectEncoding, inputs_of
-from decode.trainable import Encoder, Learned
+from decode.linear.encoding import BRAIN, BrainModel, EncodingKnobs, SubjectEncoding, inputs_of
 
 
-class BandedRidge(Encoder):
+class BandedRidge(BrainModel):
     """A linear map per subject from bands of features to the brain, with penalties per band and voxel.
 
     Each target in `inputs` (None: all) is a band, so that a band of many features, or of useless ones,
@@ -58,14 +57,6 @@ class BandedRidge(Encoder):
             for band in self.bands
         )
 
-    @classmethod
-    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
-        return {}
-
-    @classmethod
-    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
-        return True
-
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.model.fit(train, validation, "banded ridge")
         for band, model in zip(self.bands, self.without, strict=True):
@@ -77,6 +68,3 @@ class BandedRidge(Encoder):
     def ablated(self, batch: Batch) -> dict[str, Tensors]:
         pairs = zip(self.bands, self.without, strict=True)
         return {band: {BRAIN: model(batch)} for band, model in pairs}
-
-    def truth(self, batch: Batch) -> Tensors:
-        return {BRAIN: batch.brain}

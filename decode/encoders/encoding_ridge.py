@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from decode.core import Batch, Layout, Shape, Tensors
-from decode.linear.encoding import BRAIN, EncodingKnobs, SubjectEncoding, inputs_of
-from decode.trainable import Encoder, Learned
+from decode.linear.encoding import BRAIN, BrainModel, EncodingKnobs, SubjectEncoding, inputs_of
 
 
-class EncodingRidge(Encoder):
+class EncodingRidge(BrainModel):
     """A linear map per subject from targets to the brain, all channels and samples from one factorisation.
 
     Reads the targets in `inputs` (None: all) as one vector, each feature brought to mean zero and unit
@@ -38,19 +37,8 @@ class EncodingRidge(Encoder):
         knobs = EncodingKnobs(alphas, by, leave_out, use_validation)
         self.model = SubjectEncoding(layouts, shapes, [inputs_of(shapes, inputs)], knobs)
 
-    @classmethod
-    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
-        return {}
-
-    @classmethod
-    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
-        return True
-
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         self.model.fit(train, validation, "encoding ridge")
 
     def forward(self, batch: Batch) -> Tensors:
         return {BRAIN: self.model(batch)}
-
-    def truth(self, batch: Batch) -> Tensors:
-        return {BRAIN: batch.brain}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any
 
 import torch
 
 from decode.core import Batch, Layout, Shape, Tensors
-from decode.linear.encoding import BRAIN
+from decode.linear.encoding import BRAIN, BrainModel
 from decode.networks.blocks import Passport
-from decode.trainable import Encoder, Learned
 
 
-class MeanResponse(Encoder):
+class MeanResponse(BrainModel):
     """Predicts the mean of each subject's training and validation trials for every stimulus."""
 
     per_subject = True
@@ -25,14 +23,6 @@ class MeanResponse(Encoder):
         self.passport = Passport(layouts)
         size = len(layouts), max(self.passport.n_channels), max(self.passport.n_times)
         self.register_buffer("mean", torch.zeros(size))
-
-    @classmethod
-    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
-        return {}
-
-    @classmethod
-    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
-        return True
 
     def initialise(self, train: Iterable[Batch], validation: Iterable[Batch]) -> None:
         total, count = torch.zeros_like(self.mean), self.mean.new_zeros(len(self.mean), 1, 1)
@@ -45,6 +35,3 @@ class MeanResponse(Encoder):
     def forward(self, batch: Batch) -> Tensors:
         self.passport.check(batch)
         return {BRAIN: self.mean[batch.subject]}
-
-    def truth(self, batch: Batch) -> Tensors:
-        return {BRAIN: batch.brain}

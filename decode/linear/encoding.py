@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -14,8 +14,26 @@ from decode.core import Batch, Layout, Shape, Tensors, refusal
 from decode.linear.banded import banded_ridge, candidates
 from decode.networks.blocks import Passport, by_subject, numel
 from decode.progress import progress
+from decode.trainable import Encoder, Learned
 
 BRAIN = "brain"
+
+
+class BrainModel(Encoder):
+    """A model of the brain that is solved in closed form: nothing is left to training, and what it is held
+    against is the brain itself.
+    """
+
+    @classmethod
+    def learned(cls, targets: Collection[str], knobs: Mapping[str, Any]) -> Learned:
+        return {}
+
+    @classmethod
+    def predicts_brain(cls, knobs: Mapping[str, Any]) -> bool:
+        return True
+
+    def truth(self, batch: Batch) -> Tensors:
+        return {BRAIN: batch.brain}
 
 
 @dataclass(frozen=True, slots=True)
