@@ -10,6 +10,7 @@ import mne
 import mne_bids
 import numpy as np
 import pandas as pd
+from brainvision import FLOATS, write_brainvision
 from scipy.signal import firwin, oaconvolve
 
 SFREQ = 500.0
@@ -40,7 +41,9 @@ def write_ieeg(
     for run in range(1, runs + 1):
         kinds = rng.permutation(["face", "house"] * (trials // 2))
         volts = _volts(onsets, kinds, rng, gain)
-        raw = mne.io.read_raw(write_brainvision(root / "source", volts), verbose="error")
+        raw = mne.io.read_raw(
+            write_brainvision(root / "source", volts, CONTACTS, SFREQ, FLOATS), verbose="error"
+        )
         raw.set_channel_types(dict.fromkeys(CONTACTS, "seeg"), verbose="error")
         raw.info["line_freq"] = 50
         path = mne_bids.BIDSPath(subject, task="look", run=f"{run:02d}", root=root, datatype="ieeg")
@@ -57,38 +60,6 @@ def write_ieeg(
         table.to_csv(file, sep="\t", index=False)
     write_electrodes(folder, subject)
     return onsets
-
-
-def write_brainvision(folder: Path, volts: np.ndarray) -> Path:
-    """`volts` (channel, time) as a BrainVision triple of float32 in microvolts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    header = [
-        "Brain Vision Data Exchange Header File Version 1.0",
-        "[Common Infos]",
-        "Codepage=UTF-8",
-        "DataFile=raw.eeg",
-        "MarkerFile=raw.vmrk",
-        "DataFormat=BINARY",
-        "DataOrientation=MULTIPLEXED",
-        f"NumberOfChannels={len(volts)}",
-        f"SamplingInterval={1e6 / SFREQ:g}",
-        "[Binary Infos]",
-        "BinaryFormat=IEEE_FLOAT_32",
-        "[Channel Infos]",
-        *[f"Ch{i + 1}={name},,1,µV" for i, name in enumerate(CONTACTS)],
-    ]
-    (folder / "raw.vhdr").write_text("\n".join(header) + "\n", encoding="utf-8")
-    markers = [
-        "Brain Vision Data Exchange Marker File, Version 1.0",
-        "[Common Infos]",
-        "Codepage=UTF-8",
-        "DataFile=raw.eeg",
-        "[Marker Infos]",
-        "Mk1=New Segment,,1,1,0",
-    ]
-    (folder / "raw.vmrk").write_text("\n".join(markers) + "\n", encoding="utf-8")
-    (folder / "raw.eeg").write_bytes((volts.T / 1e-6).astype("<f4").tobytes())
-    return folder / "raw.vhdr"
 
 
 def _volts(

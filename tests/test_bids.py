@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import worlds
+from brainvision import write_brainvision
 from PIL import Image
 
 from decode.core import InputError
@@ -54,45 +55,15 @@ def shown() -> list[dict[str, object]]:
     ]
 
 
-def write_brainvision(folder: Path, volts: np.ndarray) -> Path:
-    """`volts` (channel, time) as a BrainVision triple, in tenths of a microvolt."""
-    folder.mkdir(parents=True, exist_ok=True)
-    header = [
-        "Brain Vision Data Exchange Header File Version 1.0",
-        "[Common Infos]",
-        "Codepage=UTF-8",
-        "DataFile=raw.eeg",
-        "MarkerFile=raw.vmrk",
-        "DataFormat=BINARY",
-        "DataOrientation=MULTIPLEXED",
-        f"NumberOfChannels={len(volts)}",
-        f"SamplingInterval={1e6 / SFREQ:g}",
-        "[Binary Infos]",
-        "BinaryFormat=INT_16",
-        "[Channel Infos]",
-        *[f"Ch{i + 1}={name},,0.1,µV" for i, name in enumerate(NAMES)],
-    ]
-    (folder / "raw.vhdr").write_text("\n".join(header) + "\n", encoding="utf-8")
-    markers = [
-        "Brain Vision Data Exchange Marker File, Version 1.0",
-        "[Common Infos]",
-        "Codepage=UTF-8",
-        "DataFile=raw.eeg",
-        "[Marker Infos]",
-        "Mk1=New Segment,,1,1,0",
-    ]
-    (folder / "raw.vmrk").write_text("\n".join(markers) + "\n", encoding="utf-8")
-    (folder / "raw.eeg").write_bytes(np.round(volts.T / 1e-7).astype("<i2").tobytes())
-    return folder / "raw.vhdr"
-
-
 @pytest.fixture(scope="module")
 def eeg_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """A data set with one subject and two runs of EEG, and its voltages (run, channel, time)."""
     root = tmp_path_factory.mktemp("eeg")
     volts = np.random.default_rng(0).normal(0, 2e-5, (2, len(NAMES), N_TIMES))
     for run in (0, 1):
-        raw = mne.io.read_raw(write_brainvision(root / f"source{run}", volts[run]), verbose="error")
+        raw = mne.io.read_raw(
+            write_brainvision(root / f"source{run}", volts[run], NAMES, SFREQ), verbose="error"
+        )
         raw.set_montage("colin27_1020")
         raw.info["line_freq"] = 50
         raw.info["bads"] = ["Pz"]
